@@ -1,0 +1,140 @@
+//! Files and directories that appear whole or not at all: written beside, synced, renamed.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::{Error, Result};
+
+/// A file that takes its name only on [`commit`](AtomicFile::commit); dropped before, it leaves nothing.
+pub struct AtomicFile {
+    path: PathBuf,
+    file: BufWriter<NamedTempFile>,
+}
+
+impl AtomicFile {
+    /// Opens a temporary file in the directory of `path`, which must exist.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        if path.is_dir() {
+            let source = io::Error::from(io::ErrorKind::IsADirectory);
+            return Err(Error::io(path, "write a file", source));
+        }
+        let file = tempfile::Builder::new()
+            .prefix(".lorb-")
+            .permissions(default_permissions())
+            .tempfile_in(directory_of(&path))
+            .map_err(|e| Error::io(&path, "create it", e))?;
+        Ok(AtomicFile { path, file: BufWriter::with_capacity(1 << 16, file) })
+    }
+
+    /// Syncs the content to disk and renames it into place.
+    pub fn commit(self) -> Result<()> {
+        let AtomicFile { path, file } = self;
+        let file = file.into_inner().map_err(|e| Error::io(&path, "write it", e.into_error()))?;
+        file.as_file().sync_all().map_err(|e| Error::io(&path, "sync it", e))?;
+        file.persist(&path).map_err(|e| Error::io(&path, "rename it into place", e.error))?;
+        sync_directory(directory_of(&path))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part.
+pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).map_err(|e| Error::io(path, "write it", e))?;
+    file.commit()
+}
+
+/// Fills a new directory with `fill`, syncs it, and renames it to `path`, which must not exist yet.
+pub fn create_directory(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    let parent = directory_of(path);
+    let staging = tempfile::Builder::new()
+        .prefix(".lorb-")
+        .permissions(directory_permissions())
+        .tempdir_in(parent)
+        .map_err(|e| Error::io(path, "create it", e))?;
+    fill(staging.path())?;
+    sync_directory(staging.path())?;
+    fs::rename(staging.path(), path).map_err(|e| Error::io(path, "rename it into place", e))?;
+    // The directory has its final name now: keep the guard from deleting the old one.
+    let _ = staging.keep();
+    sync_directory(parent)
+}
+
+/// Creates `path` and its parents where they are missing.
+pub fn ensure_directory(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    fs::create_dir_all(path).map_err(|e| Error::io(path, "create the directory", e))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io(path, "sync the directory", e))
+}
+
+/// What `open(2)` gives a new file, before the umask; `tempfile` alone would make it private.
+#[cfg(unix)]
+fn default_permissions() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+}
+
+#[cfg(unix)]
+fn directory_permissions() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_appears_only_on_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"whole").unwrap();
+        assert!(!path.exists());
+        file.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        drop(AtomicFile::create(&path).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_directory_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let failed = create_directory(dir.path().join("d"), |d| {
+            write(d.join("f"), b"x")?;
+            Err(Error::Usage("stop".into()))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        create_directory(dir.path().join("d"), |d| write(d.join("f"), b"x")).unwrap();
+        assert_eq!(fs::read(dir.path().join("d/f")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_missing_directory_is_the_users_mistake() {
+        assert_eq!(write("/no/such/place/file", b"").unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,13 @@
+//! Second-pass rescoring of N-best lists with low-rank adapted BERT (LoRB, arXiv 2309.15223).
+
+pub mod atomic;
+pub mod bert;
+pub mod device;
+pub mod error;
+pub mod lora;
+pub mod nbest;
+pub mod ops;
+pub mod rescore;
+pub mod train;
+
+pub use error::{Error, Result};

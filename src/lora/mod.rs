@@ -1,0 +1,1 @@
+//! Low-rank adapters: their parameters, initialisation, PEFT files and merging.

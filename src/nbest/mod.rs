@@ -1,0 +1,30 @@
+//! N-best lists: utterances, their hypotheses, their files, and word errors.
+
+use serde_json::{Map, Value};
+
+/// One utterance of a first pass: a reference, where known, and the N-best list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Utterance {
+    pub id: String,
+    /// What was said, as in the file (not normalised); needed to train and to evaluate.
+    pub reference: Option<String>,
+    /// In the order of the file; never empty.
+    pub hypotheses: Vec<Hypothesis>,
+    /// Every other field of the line, kept so that rescoring loses nothing.
+    pub fields: Map<String, Value>,
+}
+
+/// One hypothesis: its words and the first pass's log-scores (higher is better).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hypothesis {
+    /// As in the file (not normalised).
+    pub text: String,
+    /// a_i: the first-pass log-score, finite.
+    pub first_pass: f64,
+    /// l_i: the score of a language model that the first pass used, where the list has one; finite.
+    pub lm: Option<f64>,
+    /// g_i: this engine's score, where the file was rescored already; finite.
+    pub lorb: Option<f64>,
+    /// All fields of the hypothesis as read, in order.
+    pub fields: Map<String, Value>,
+}

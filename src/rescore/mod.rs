@@ -1,0 +1,1 @@
+//! Rescoring: combined scores, their weights, and streaming over lists.
