@@ -1,5 +1,9 @@
 //! N-best lists: utterances, their hypotheses, their files, and word errors.
 
+pub mod normalise;
+pub mod wer;
+pub mod word_errors;
+
 use serde_json::{Map, Value};
 
 /// One utterance of a first pass: a reference, where known, and the N-best list.
@@ -10,7 +14,8 @@ pub struct Utterance {
     pub reference: Option<String>,
     /// In the order of the file; never empty.
     pub hypotheses: Vec<Hypothesis>,
-    /// Every other field of the line, kept so that rescoring loses nothing.
+    /// The whole line as read, in order, so that rescoring loses nothing; only "hyps" is null here, as its
+    /// content is in `hypotheses`.
     pub fields: Map<String, Value>,
 }
 

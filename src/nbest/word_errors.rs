@@ -1,0 +1,178 @@
+//! Word errors: the edit distance between what was said and what was recognised.
+
+use std::collections::HashMap;
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+/// Word errors by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errors {
+    pub substitutions: u64,
+    pub deletions: u64,
+    pub insertions: u64,
+}
+
+impl Errors {
+    pub fn total(&self) -> u64 {
+        self.substitutions + self.deletions + self.insertions
+    }
+}
+
+impl AddAssign for Errors {
+    fn add_assign(&mut self, other: Errors) {
+        self.substitutions += other.substitutions;
+        self.deletions += other.deletions;
+        self.insertions += other.insertions;
+    }
+}
+
+/// The fewest errors that turn `reference` into `hypothesis` (Levenshtein distance over words).
+///
+/// Of the alignments with the fewest errors, one with the most substitutions is counted. As deletions less
+/// insertions is the difference of the lengths, this fixes all three numbers.
+pub fn word_errors(reference: &[&str], hypothesis: &[&str]) -> Errors {
+    Reference::new(reference).errors(hypothesis)
+}
+
+/// The total of [`word_errors`].
+pub fn distance_only(reference: &[&str], hypothesis: &[&str]) -> u64 {
+    Reference::new(reference).distance(hypothesis)
+}
+
+/// The words of a reference, prepared to be compared with many hypotheses.
+pub struct Reference<'a> {
+    numbers: HashMap<&'a str, u32>,
+    words: Vec<u32>,
+}
+
+/// The number of every word that the reference lacks: it equals no word of it, so one is enough for all.
+const UNKNOWN: u32 = u32::MAX;
+
+impl<'a> Reference<'a> {
+    pub fn new(reference: &[&'a str]) -> Self {
+        let mut numbers = HashMap::with_capacity(reference.len());
+        let words = reference.iter().map(|&word| {
+            let next = numbers.len() as u32;
+            *numbers.entry(word).or_insert(next)
+        });
+        let words = words.collect();
+        Reference { numbers, words }
+    }
+
+    /// See [`word_errors`].
+    pub fn errors(&self, hypothesis: &[&str]) -> Errors {
+        // The total in the upper half orders first; the lower half counts deletions and insertions.
+        const ONE: u64 = 1 << 32;
+        let cost = edit_cost(&self.words, &self.numbered(hypothesis), ONE, ONE + 1);
+        let (total, indels) = (cost / ONE, cost % ONE);
+        let (reference, hypothesis) = (self.words.len() as u64, hypothesis.len() as u64);
+        let deletions = (indels + reference - hypothesis) / 2;
+        Errors { substitutions: total - indels, deletions, insertions: indels - deletions }
+    }
+
+    /// The total of [`errors`](Self::errors), which is all that training needs.
+    pub fn distance(&self, hypothesis: &[&str]) -> u64 {
+        edit_cost(&self.words, &self.numbered(hypothesis), 1, 1)
+    }
+
+    fn numbered(&self, hypothesis: &[&str]) -> Vec<u32> {
+        hypothesis.iter().map(|word| self.numbers.get(word).copied().unwrap_or(UNKNOWN)).collect()
+    }
+}
+
+/// The least cost of turning `a` into `b` (Wagner and Fischer 1974), in one row of memory. It must hold
+/// that substitution <= 2 * indel: then words equal at both ends may be matched unseen.
+fn edit_cost(a: &[u32], b: &[u32], substitution: u64, indel: u64) -> u64 {
+    let prefix = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let (a, b) = (&a[prefix..], &b[prefix..]);
+    let suffix = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
+    let (a, b) = (&a[..a.len() - suffix], &b[..b.len() - suffix]);
+
+    let mut row: Vec<u64> = (0..=b.len() as u64).map(|j| j * indel).collect();
+    for x in a {
+        let mut diagonal = row[0];
+        row[0] += indel;
+        let mut left = row[0];
+        for (y, cell) in b.iter().zip(&mut row[1..]) {
+            let matched = diagonal + if x == y { 0 } else { substitution };
+            diagonal = *cell;
+            left = matched.min(left.min(diagonal) + indel);
+            *cell = left;
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::{Duration, Instant};
+
+    fn counts(reference: &str, hypothesis: &str) -> (u64, u64, u64) {
+        let words = |s: &'static str| s.split_whitespace().collect::<Vec<_>>();
+        let e = word_errors(&words(String::leak(reference.into())), &words(String::leak(hypothesis.into())));
+        (e.substitutions, e.deletions, e.insertions)
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        assert_eq!(counts("", ""), (0, 0, 0));
+        assert_eq!(counts("A B", ""), (0, 2, 0));
+        assert_eq!(counts("", "A B C"), (0, 0, 3));
+        assert_eq!(counts("A B C", "A X C"), (1, 0, 0));
+        assert_eq!(counts("A B C", "A C"), (0, 1, 0));
+        assert_eq!(counts("A C", "A B C"), (0, 0, 1));
+        // Two substitutions, or a deletion and an insertion: the rule takes the substitutions.
+        assert_eq!(counts("A B", "B C"), (2, 0, 0));
+        assert_eq!(counts("A B C D", "B C D E"), (0, 1, 1));
+    }
+
+    /// The best (total, deletions + insertions) with its counts, by trying everything.
+    fn naive(reference: &[&str], hypothesis: &[&str]) -> Errors {
+        let better = |a: Errors, b: Errors| {
+            if (b.total(), b.deletions + b.insertions) < (a.total(), a.deletions + a.insertions) {
+                b
+            } else {
+                a
+            }
+        };
+        match (reference.split_first(), hypothesis.split_first()) {
+            (None, _) => Errors { insertions: hypothesis.len() as u64, ..Errors::default() },
+            (_, None) => Errors { deletions: reference.len() as u64, ..Errors::default() },
+            (Some((r, rest_r)), Some((h, rest_h))) => {
+                let mut both = naive(rest_r, rest_h);
+                both.substitutions += u64::from(r != h);
+                let mut deleted = naive(rest_r, hypothesis);
+                deleted.deletions += 1;
+                let mut inserted = naive(reference, rest_h);
+                inserted.insertions += 1;
+                better(better(both, deleted), inserted)
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_the_naive_search(
+            reference in proptest::collection::vec(proptest::sample::select(vec!["a", "b", "c"]), 0..7),
+            hypothesis in proptest::collection::vec(proptest::sample::select(vec!["a", "b", "c", "d", "e"]), 0..7),
+        ) {
+            let errors = word_errors(&reference, &hypothesis);
+            prop_assert_eq!(errors, naive(&reference, &hypothesis));
+            prop_assert_eq!(errors.total(), distance_only(&reference, &hypothesis));
+        }
+    }
+
+    #[test]
+    fn five_thousand_words_are_fine() {
+        let words: Vec<String> = (0..5000).map(|i| (i * 7919 % 1000).to_string()).collect();
+        let reference: Vec<&str> = words.iter().map(String::as_str).collect();
+        let hypothesis: Vec<&str> = reference.iter().rev().copied().collect();
+        let start = Instant::now();
+        let errors = word_errors(&reference, &hypothesis);
+        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(errors.total() > 4000 && errors.deletions == errors.insertions);
+    }
+}
