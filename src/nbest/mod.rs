@@ -1,5 +1,6 @@
 //! N-best lists: utterances, their hypotheses, their files, and word errors.
 
+pub mod jsonl;
 pub mod normalise;
 pub mod wer;
 pub mod word_errors;

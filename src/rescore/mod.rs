@@ -1,1 +1,3 @@
 //! Rescoring: combined scores, their weights, and streaming over lists.
+
+pub mod weights;

@@ -1,0 +1,138 @@
+//! N-best lists as JSON lines: one utterance a line,
+//! `{"id": …, "ref": …, "hyps": [{"text": …, "am": …, "lm": …}, …]}`, plain, gzip or zstd.
+
+mod parse;
+mod reader;
+mod writer;
+
+pub use reader::{ListReader, MAX_LINE_BYTES, read_all};
+pub use writer::ListWriter;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Utterance;
+use crate::rescore::weights::{order, posterior};
+use crate::{Error, Result};
+
+/// The keys that [`rescored`] writes into each hypothesis.
+const LORB: &str = "lorb";
+const TOTAL: &str = "total";
+
+/// Which fields of a hypothesis hold the scores of the first pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fields {
+    /// The first-pass log-score; every hypothesis must have it.
+    pub first_pass: String,
+    /// The language-model score; `None` leaves it unread.
+    pub lm: Option<String>,
+    /// Whether a list without the language-model score is an error: so where the user named the field.
+    pub lm_required: bool,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Fields { first_pass: "am".into(), lm: Some("lm".into()), lm_required: false }
+    }
+}
+
+impl Fields {
+    /// Refuses to rescore from a field that rescoring would overwrite in the output.
+    pub fn check_kept_by_rescoring(&self) -> Result<()> {
+        let overwritten = |name: &&str| [LORB, TOTAL].contains(name);
+        match [Some(self.first_pass.as_str()), self.lm.as_deref()].into_iter().flatten().find(overwritten) {
+            Some(name) => Err(Error::Usage(format!(
+                "cannot rescore from the field \"{name}\": rescoring overwrites it; rename it in the lists"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What rescoring found out about one hypothesis.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scores {
+    /// g_i, this engine's score.
+    pub lorb: f64,
+    /// s_i, the combined score that ranks the list.
+    pub total: f64,
+}
+
+/// The output line of a rescored utterance: every field of the input in its place; each hypothesis gains
+/// "lorb" and "total", the utterance gains "order" (indices into "hyps", best first), "best" (the text of
+/// the best) and "confidence" (the posterior of the best). Keys that are there already are replaced.
+///
+/// # Errors
+/// [`Error::NotFinite`] if a score is NaN or infinite, which JSON cannot hold.
+///
+/// # Panics
+/// If there is not exactly one of `scores` for each hypothesis.
+pub fn rescored(utterance: &Utterance, scores: &[Scores]) -> Result<Map<String, Value>> {
+    assert_eq!(utterance.hypotheses.len(), scores.len(), "one pair of scores a hypothesis");
+    if let Some(i) = scores.iter().position(|s| !(s.lorb.is_finite() && s.total.is_finite())) {
+        let Scores { lorb, total } = scores[i];
+        return Err(Error::NotFinite(format!(
+            "utterance {}: hyps[{i}] was scored lorb {lorb}, total {total}",
+            utterance.id
+        )));
+    }
+
+    let hypotheses = utterance.hypotheses.iter().zip(scores).map(|(hypothesis, scores)| {
+        let mut fields = hypothesis.fields.clone();
+        fields.insert(LORB.into(), scores.lorb.into());
+        fields.insert(TOTAL.into(), scores.total.into());
+        Value::Object(fields)
+    });
+
+    let totals: Vec<f64> = scores.iter().map(|s| s.total).collect();
+    let order = order(&totals);
+    let mut line = utterance.fields.clone();
+    line.insert("hyps".into(), Value::Array(hypotheses.collect()));
+    if let Some(&best) = order.first() {
+        line.insert("best".into(), utterance.hypotheses[best].text.as_str().into());
+        line.insert("confidence".into(), posterior(&totals)[best].into());
+    }
+    line.insert("order".into(), order.into());
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rescore(line: &str, scores: &[(f64, f64)]) -> Result<String> {
+        let utterance = parse::utterance(line.as_bytes(), &Fields::default()).unwrap();
+        let scores: Vec<Scores> = scores.iter().map(|&(lorb, total)| Scores { lorb, total }).collect();
+        rescored(&utterance, &scores).map(|line| Value::Object(line).to_string())
+    }
+
+    const LINE: &str = r#"{"speaker":7,"id":"u","hyps":[{"text":"A","am":-1.5,"x":[1]},{"text":"B","am":-2.0}],"ref":"B","z":null}"#;
+    const RESCORED: &str = r#"{"speaker":7,"id":"u","hyps":[{"text":"A","am":-1.5,"x":[1],"lorb":0.25,"total":3.0},{"text":"B","am":-2.0,"lorb":0.5,"total":3.0}],"ref":"B","z":null,"best":"A","confidence":0.5,"order":[0,1]}"#;
+
+    #[test]
+    fn nothing_is_lost_and_everything_keeps_its_place() {
+        assert_eq!(rescore(LINE, &[(0.25, 3.0), (0.5, 3.0)]).unwrap(), RESCORED);
+    }
+
+    #[test]
+    fn rescoring_twice_replaces_and_duplicates_nothing() {
+        assert_eq!(rescore(RESCORED, &[(0.25, 3.0), (0.5, 3.0)]).unwrap(), RESCORED);
+        let again = rescore(RESCORED, &[(0.0, -800.0), (1.0, 0.0)]).unwrap();
+        assert!(again.ends_with(r#""best":"B","confidence":1.0,"order":[1,0]}"#), "{again}");
+    }
+
+    #[test]
+    fn a_score_that_json_cannot_hold_is_refused() {
+        let error = rescore(LINE, &[(0.0, 0.0), (f64::NAN, 0.0)]).unwrap_err();
+        assert!(matches!(&error, Error::NotFinite(m) if m.contains("hyps[1]")), "{error}");
+        assert!(rescore(LINE, &[(0.0, f64::INFINITY), (0.0, 0.0)]).is_err());
+    }
+
+    #[test]
+    fn a_field_that_rescoring_overwrites_is_refused() {
+        Fields::default().check_kept_by_rescoring().unwrap();
+        let error = Fields { lm: Some("total".into()), ..Fields::default() }.check_kept_by_rescoring();
+        assert!(matches!(error, Err(Error::Usage(m)) if m.contains("\"total\"")));
+    }
+}

@@ -1,0 +1,196 @@
+//! The combined score, its weights, and the file that keeps them beside an adapter.
+
+use std::cmp::Ordering;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::nbest::Hypothesis;
+use crate::nbest::jsonl::Fields;
+use crate::nbest::normalise::{NormaliseOptions, Unit};
+use crate::{Error, Result, atomic};
+
+/// What each score counts in the combined score.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// w_a, of the first pass's log-score.
+    pub first_pass: f64,
+    /// w_l, of the given language model's score.
+    pub lm: f64,
+    /// beta, of this engine's score.
+    pub lorb: f64,
+    /// w_n, of each word.
+    pub words: f64,
+}
+
+impl Default for Weights {
+    /// The first pass alone.
+    fn default() -> Self {
+        Weights { first_pass: 1.0, lm: 0.0, lorb: 0.0, words: 0.0 }
+    }
+}
+
+/// The scores of one hypothesis; all finite.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Features {
+    /// a_i.
+    pub first_pass: f64,
+    /// l_i; 0 in lists without.
+    pub lm: f64,
+    /// g_i.
+    pub lorb: f64,
+    /// n_i, how many words it has (characters, where these are the unit).
+    pub words: f64,
+}
+
+impl Features {
+    pub fn new(hypothesis: &Hypothesis, lorb: f64, words: usize) -> Self {
+        Features {
+            first_pass: hypothesis.first_pass,
+            lm: hypothesis.lm.unwrap_or(0.0),
+            lorb,
+            words: words as f64,
+        }
+    }
+}
+
+impl Weights {
+    /// s_i = w_a a_i + w_l l_i + w_n n_i + beta g_i.
+    pub fn combined(&self, features: &Features) -> f64 {
+        self.first_pass * features.first_pass
+            + self.lm * features.lm
+            + self.words * features.words
+            + self.lorb * features.lorb
+    }
+}
+
+/// P_i = exp(s_i) / sum_j exp(s_j), for finite s.
+pub fn posterior(scores: &[f64]) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut posterior: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+    let sum: f64 = posterior.iter().sum();
+    posterior.iter_mut().for_each(|p| *p /= sum);
+    posterior
+}
+
+/// The indices of `scores`, best (highest) first; of equal ones the lower index first, NaN last.
+pub fn order(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&i, &j| best_first(scores[i], scores[j]));
+    order
+}
+
+/// A total order, unlike that of floats: NaN after all else. Unlike `f64::total_cmp`, 0 and -0 are equal.
+fn best_first(a: f64, b: f64) -> Ordering {
+    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
+/// Everything that rescoring must do as tuning did, saved as `rescoring.json` beside the adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RescoringFile {
+    pub weights: Weights,
+    /// The names of the scores in the lists that the weights were tuned on.
+    pub fields: Fields,
+    pub normalise: NormaliseOptions,
+    pub unit: Unit,
+    /// What the weights were tuned on; empty where they were given by hand.
+    pub tuned_on: Vec<TunedOn>,
+}
+
+/// A list that weights were tuned on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunedOn {
+    pub list: String,
+    pub utterances: u64,
+}
+
+impl RescoringFile {
+    pub const NAME: &'static str = "rescoring.json";
+
+    /// The fields to read for these weights: a language model that counts must be there.
+    pub fn required_fields(&self) -> Fields {
+        Fields { lm_required: self.fields.lm_required || self.weights.lm != 0.0, ..self.fields.clone() }
+    }
+
+    /// Writes it into the directory of an adapter, whole or not at all.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(Self::NAME);
+        let mut bytes =
+            serde_json::to_vec_pretty(self).map_err(|e| Error::io(&path, "write it", e.into()))?;
+        bytes.push(b'\n');
+        atomic::write(path, &bytes)
+    }
+
+    /// Reads it from the directory of an adapter.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is not there, [`Error::File`] if it is not what [`save`](Self::save) writes.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join(Self::NAME);
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read it", e))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::file(&path, e.to_string(), "mend it or tune the weights again"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_combination_is_the_weighted_sum() {
+        let weights = Weights { first_pass: 1.0, lm: 0.5, lorb: 2.0, words: -0.25 };
+        let features = Features { first_pass: -3.0, lm: -8.0, lorb: 1.5, words: 4.0 };
+        assert_eq!(weights.combined(&features), -3.0 - 4.0 + 3.0 - 1.0);
+    }
+
+    #[test]
+    fn posteriors_sum_to_one_at_any_scale() {
+        for offset in [0.0, -1e4, 1e300] {
+            let p = posterior(&[offset, offset, offset]);
+            assert!(p.iter().all(|p| (p - 1.0 / 3.0).abs() < 1e-15), "{p:?}");
+        }
+        let p = posterior(&[0.0, 2f64.ln()]);
+        assert!((p[0] - 1.0 / 3.0).abs() < 1e-15 && (p[1] - 2.0 / 3.0).abs() < 1e-15, "{p:?}");
+        assert!(posterior(&[]).is_empty());
+    }
+
+    #[test]
+    fn order_is_best_first_and_total() {
+        assert_eq!(order(&[1.0, 3.0, 2.0]), [1, 2, 0]);
+        assert_eq!(order(&[-0.0, 0.0, 1.0, 1.0]), [2, 3, 0, 1]);
+        assert_eq!(order(&[f64::NAN, f64::NEG_INFINITY, f64::NAN, 1.0]), [3, 1, 0, 2]);
+        assert!(order(&[]).is_empty());
+    }
+
+    fn file() -> RescoringFile {
+        RescoringFile {
+            weights: Weights { lm: 0.1 + 0.2, lorb: 1e-17, ..Weights::default() },
+            fields: Fields::default(),
+            normalise: NormaliseOptions::default(),
+            unit: Unit::Word,
+            tuned_on: vec![TunedOn { list: "dev.jsonl.gz".into(), utterances: 3 }],
+        }
+    }
+
+    #[test]
+    fn the_file_reads_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        file().save(dir.path()).unwrap();
+        assert_eq!(RescoringFile::load(dir.path()).unwrap(), file());
+        assert!(file().required_fields().lm_required);
+    }
+
+    #[test]
+    fn a_missing_and_a_damaged_file_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = RescoringFile::load(dir.path()).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.exit_code() == 2);
+        std::fs::write(dir.path().join(RescoringFile::NAME), "{\"weights\": {\"am\": 1}}").unwrap();
+        let error = RescoringFile::load(dir.path()).unwrap_err();
+        assert!(matches!(&error, Error::File { problem, .. } if problem.contains("am")), "{error}");
+    }
+}
