@@ -36,7 +36,11 @@ impl Checkpoint {
         } else if index.exists() {
             open_shards(dir, &index)?
         } else if dir.join("pytorch_model.bin").exists() {
-            return Err(Error::file(dir, "it has pytorch_model.bin but no model.safetensors", convert_hint(dir)));
+            return Err(Error::file(
+                dir,
+                "it has pytorch_model.bin but no model.safetensors",
+                convert_hint(dir),
+            ));
         } else {
             let hint = "give the folder of a Hugging Face BERT";
             return Err(Error::file(dir, "it has no model.safetensors", hint));
@@ -79,7 +83,8 @@ impl Checkpoint {
 
     /// How the files spell `name`: as it is, with the prefix of `BertFor…`, or as the first BERTs did.
     fn resolve(&self, name: &str) -> String {
-        let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let old =
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
         let spellings = [name.to_string(), format!("bert.{name}"), format!("bert.{old}"), old];
         let found = spellings.into_iter().find(|s| self.tensors.shape(s).is_some());
         found.unwrap_or_else(|| name.to_string())

@@ -92,13 +92,17 @@ impl Tokenizer {
         }
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         if largest as usize >= config.vocab {
-            let problem = format!("its largest token is {largest}, but the model has {} tokens", config.vocab);
+            let problem =
+                format!("its largest token is {largest}, but the model has {} tokens", config.vocab);
             return refuse(problem, "it belongs to another model");
         }
         // An empty text is what the tokenizer puts around every text.
         let around = inner.encode_fast("", true).map(|e| e.get_ids().to_vec());
         let Ok(&[cls, sep]) = around.as_deref() else {
-            return refuse("it does not put [CLS] before and [SEP] after a text".into(), "give a BERT tokenizer");
+            return refuse(
+                "it does not put [CLS] before and [SEP] after a text".into(),
+                "give a BERT tokenizer",
+            );
         };
         Ok(Tokenizer { path, inner, cls, sep })
     }
