@@ -115,6 +115,10 @@ fn the_names_and_shapes_are_those_of_peft() {
         ("classifier.weight", vec![1, 32]),
     ];
     assert_eq!(found, expected.map(|(name, shape)| (format!("base_model.model.{name}"), shape)));
+    let config = fs::read(dir.path().join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["base_model_name_or_path"], base.dir.path().display().to_string());
+    assert_eq!(config["target_modules"], r"bert\.encoder\.layer\.\d+\.(intermediate\.dense)");
     // B lies transposed in the flat vector.
     let b = tensors.tensor("base_model.model.bert.encoder.layer.1.intermediate.dense.lora_B.weight").unwrap();
     let at = |i: usize| f32::from_le_bytes(b.data()[4 * i..4 * i + 4].try_into().unwrap());

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -12,6 +12,7 @@ use crate::{Error, Result};
 /// The tensors of a BERT, by their names in `BertModel` ("encoder.layer.0.output.dense.weight") and
 /// "classifier.weight" and "classifier.bias" for the head, whichever way the files spell them.
 pub struct Checkpoint {
+    path: PathBuf,
     tensors: Tensors,
 }
 
@@ -45,7 +46,7 @@ impl Checkpoint {
             let hint = "give the folder of a Hugging Face BERT";
             return Err(Error::file(dir, "it has no model.safetensors", hint));
         };
-        Ok(Checkpoint { tensors })
+        Ok(Checkpoint { path: dir.to_path_buf(), tensors })
     }
 
     /// Reads a model.safetensors that is part of the program; `name` stands for its path in errors.
@@ -53,12 +54,12 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::File`] where it is damaged.
     pub fn from_static(bytes: &'static [u8], name: &str) -> Result<Self> {
-        Ok(Checkpoint { tensors: Tensors::from_static(bytes, name)? })
+        Ok(Checkpoint { path: name.into(), tensors: Tensors::from_static(bytes, name)? })
     }
 
-    /// The file or folder that was opened.
+    /// The folder that was opened, or the name of the embedded model.
     pub fn path(&self) -> &Path {
-        self.tensors.path()
+        &self.path
     }
 
     /// Whether there is a tensor of this name.
