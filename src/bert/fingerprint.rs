@@ -8,8 +8,8 @@ use crate::Result;
 /// Four random projections of a base model's weights, each about N(0, 1) over unrelated models.
 ///
 /// A projection is `sum_i s_i w_i / ||w||` with fixed pseudo-random signs `s_i`. Rounding the weights to
-/// BF16 changes each by at most 2^-9 of itself, so a projection moves like a sum of independent errors, with a
-/// standard deviation below 2^-9 = 0.002 (F16: 0.0005).
+/// BF16 changes each by at most 2^-9 of itself, so the error has a norm below 2^-9 ||w||, and since the signs
+/// know nothing of it, the projection moves with a standard deviation below 2^-9 = 0.002 (F16: 0.0005).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint([f64; 4]);
