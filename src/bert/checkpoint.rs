@@ -1,0 +1,123 @@
+//! The weights of a Hugging Face BERT folder, under one set of names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::tensors::{Tensors, Weights};
+use crate::{Error, Result};
+
+/// The tensors of a BERT, by their names in `BertModel` ("encoder.layer.0.output.dense.weight") and
+/// "classifier.weight" and "classifier.bias" for the head, whichever way the files spell them.
+pub struct Checkpoint {
+    path: PathBuf,
+    tensors: Tensors,
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    /// Tensor name to file name.
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Maps `dir/model.safetensors`, or the shards that `dir/model.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file cannot be read, [`Error::File`] where one is damaged or there is none.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        fs::read_dir(dir).map_err(|e| Error::io(dir, "open the model folder", e))?;
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        let tensors = if single.exists() {
+            Tensors::open(&single)?
+        } else if index.exists() {
+            open_shards(dir, &index)?
+        } else if dir.join("pytorch_model.bin").exists() {
+            return Err(Error::file(
+                dir,
+                "it has pytorch_model.bin but no model.safetensors",
+                convert_hint(dir),
+            ));
+        } else {
+            let hint = "give the folder of a Hugging Face BERT";
+            return Err(Error::file(dir, "it has no model.safetensors", hint));
+        };
+        Ok(Checkpoint { path: dir.to_path_buf(), tensors })
+    }
+
+    /// Reads a model.safetensors that is part of the program; `name` stands for its path in errors.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it is damaged.
+    pub fn from_static(bytes: &'static [u8], name: &str) -> Result<Self> {
+        Ok(Checkpoint { path: name.into(), tensors: Tensors::from_static(bytes, name)? })
+    }
+
+    /// The folder that was opened, or the name of the embedded model.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+
+    /// The shape of tensor `name`, if there is one.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.shape(&self.resolve(name))
+    }
+
+    /// The values of tensor `name`, row-major, which must have exactly this `shape`.
+    ///
+    /// F32 tensors stay in the mapped file; F16 and BF16 ones are converted on each call.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where it is missing, has another shape or type, or is not finite.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Weights> {
+        self.tensors.f32(&self.resolve(name), shape, "config.json belongs to another model than the weights")
+    }
+
+    /// How the files spell `name`: as it is, with the prefix of `BertFor…`, or as the first BERTs did.
+    fn resolve(&self, name: &str) -> String {
+        let old =
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let spellings = [name.to_string(), format!("bert.{name}"), format!("bert.{old}"), old];
+        let found = spellings.into_iter().find(|s| self.tensors.shape(s).is_some());
+        found.unwrap_or_else(|| name.to_string())
+    }
+}
+
+fn open_shards(dir: &Path, index: &Path) -> Result<Tensors> {
+    let damaged = |problem: String| Error::file(index, problem, "copy or download the model again");
+    let bytes = fs::read(index).map_err(|e| Error::io(index, "read it", e))?;
+    let ShardIndex { weight_map } =
+        serde_json::from_slice(&bytes).map_err(|e| damaged(format!("not an index of shards: {e}")))?;
+    let files: BTreeSet<&String> = weight_map.values().collect();
+    let mut shards = Vec::with_capacity(files.len());
+    for file in files {
+        // Only a plain name: an index must not reach outside its folder.
+        if Path::new(file).file_name() != Some(file.as_ref()) {
+            return Err(damaged(format!("{file} is not the name of a file beside it")));
+        }
+        shards.push(Tensors::open(dir.join(file))?);
+    }
+    let tensors = Tensors::join(shards, dir);
+    match weight_map.keys().find(|name| tensors.shape(name).is_none()) {
+        Some(name) => Err(damaged(format!("no shard holds {name}"))),
+        None => Ok(tensors),
+    }
+}
+
+fn convert_hint(dir: &Path) -> String {
+    format!(
+        "convert it: cd '{}' && python -c \"import torch, safetensors.torch as s; \
+         s.save_file({{k: v.clone() for k, v in torch.load('pytorch_model.bin', weights_only=True).items()}}, \
+         'model.safetensors', {{'format': 'pt'}})\"",
+        dir.display()
+    )
+}
