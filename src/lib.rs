@@ -5,9 +5,11 @@ pub mod bert;
 pub mod device;
 pub mod error;
 pub mod lora;
+pub mod model;
 pub mod nbest;
 pub mod ops;
 pub mod rescore;
+pub mod tape;
 pub mod train;
 
 pub use error::{Error, Result};

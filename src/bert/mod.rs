@@ -1,13 +1,17 @@
 //! The BERT encoder: configuration, checkpoint, tokenizer, and the one description of the model.
 
+pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod encoder;
 pub mod fingerprint;
 pub mod tensors;
 pub mod tokenizer;
 
+pub use batch::PackedBatch;
 pub use checkpoint::Checkpoint;
 pub use config::Config;
+pub use encoder::Encoder;
 pub use fingerprint::Fingerprint;
 pub use tensors::Weights;
 pub use tokenizer::{Encoded, Tokenizer};

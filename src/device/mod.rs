@@ -1,1 +1,38 @@
-//! Devices that run the operations.
+//! Devices: where tensors live and operations run.
+//!
+//! The boundary is one trait per operation, declared in the operation's folder under [`crate::ops`] and
+//! implemented there for each device. [`Device`] is their sum; the encoder is written once against it.
+
+pub mod cpu;
+
+use crate::ops::{attention, embedding, gather_rows, layer_norm, lora_linear, score_head};
+
+/// The memory of a device.
+pub trait Memory: Sized + Send + Sync {
+    /// A matrix of activations or gradients, cheap to clone, immutable once an operation has made it.
+    type Tensor: Clone + Send + Sync;
+    /// Row numbers or token ids.
+    type Index: Clone + Send + Sync;
+    /// The flat vector of trainable parameters, or of their gradients (see [`crate::lora::Layout`]).
+    type Parameters: Send + Sync;
+
+    fn index(&self, values: &[u32]) -> Self::Index;
+    /// A tensor [rows, columns] from row-major values.
+    fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Self::Tensor;
+    /// The values, row-major.
+    fn download(&self, tensor: &Self::Tensor) -> Vec<f32>;
+    /// a + b, of equal shapes.
+    fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Self::Tensor;
+}
+
+/// A device that runs every operation of the encoder, forward and backward.
+pub trait Device:
+    Memory
+    + embedding::Embedding
+    + gather_rows::GatherRows
+    + layer_norm::LayerNorm
+    + lora_linear::LoraLinear
+    + attention::Attention
+    + score_head::ScoreHead
+{
+}

@@ -1,1 +1,3 @@
 //! Training of an adapter.
+
+pub mod step;

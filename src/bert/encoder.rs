@@ -1,0 +1,252 @@
+//! The BERT encoder with its scoring head, written once for every device, for training and inference.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Checkpoint, Config, PackedBatch, Weights};
+use crate::Result;
+use crate::device::Device;
+use crate::lora::{Adapter, Target};
+use crate::ops::attention::{self, attention};
+use crate::ops::embedding::EmbeddingTables;
+use crate::ops::gather_rows::gather_rows;
+use crate::ops::layer_norm::{NormWeights, layer_norm};
+use crate::ops::lora_linear::{Call, Dropout, Epilogue, LinearWeights, lora_linear};
+use crate::ops::score_head::{ClassifierWeights, PoolerWeights, classifier, pooler};
+use crate::tape::{Tape, Var};
+
+/// The frozen base on a device.
+pub struct Encoder<D: Device> {
+    config: Config,
+    tables: D::Tables,
+    layers: Vec<Layer<D>>,
+    /// W [H, H] and b [H], where the checkpoint has them.
+    pooler: Option<(Weights, Weights)>,
+}
+
+struct Layer<D: Device> {
+    /// Query, key and value side by side.
+    qkv: D::Linear,
+    attention_output: D::Linear,
+    attention_norm: D::Norm,
+    intermediate: D::Linear,
+    output: D::Linear,
+    output_norm: D::Norm,
+}
+
+/// An adapter on a device: made again whenever its values change.
+pub struct Operands<D: Device> {
+    /// By layer; `None` where nothing is adapted.
+    layers: Option<Vec<LayerOperands<D>>>,
+    pooler: D::Pooler,
+    classifier: D::Classifier,
+}
+
+struct LayerOperands<D: Device> {
+    qkv: D::Lora,
+    attention_output: D::Lora,
+    intermediate: D::Lora,
+    output: D::Lora,
+}
+
+/// What a forward pass gives, for each sequence of the batch.
+pub struct Scores<D: Device> {
+    /// [sequences, H]: the features that enter the classifier.
+    pub features: Var<D>,
+    /// [sequences, 1]: g.
+    pub scores: Var<D>,
+}
+
+/// LoRA's dropout in one step of training, for the chunk that starts at these numbers of the step's batch.
+#[derive(Clone, Copy)]
+pub struct DropoutStep {
+    pub p: f32,
+    pub seed: u64,
+    pub step: u32,
+    pub first_token: u32,
+    pub first_sequence: u32,
+}
+
+impl<D: Device> Encoder<D> {
+    /// Reads the encoder and packs it for the device; `training` also packs what gradients pass through.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] where a tensor is missing or has another shape.
+    pub fn load(device: &D, config: &Config, checkpoint: &Checkpoint, training: bool) -> Result<Self> {
+        let h = config.hidden;
+        let eps = config.layer_norm_eps;
+        let tables = EmbeddingTables {
+            hidden: h,
+            words: checkpoint.f32("embeddings.word_embeddings.weight", &[config.vocab, h])?,
+            positions: checkpoint.f32("embeddings.position_embeddings.weight", &[config.max_positions, h])?,
+            segments: checkpoint.f32("embeddings.token_type_embeddings.weight", &[config.type_vocab, h])?,
+            gamma: checkpoint.f32("embeddings.LayerNorm.weight", &[h])?,
+            beta: checkpoint.f32("embeddings.LayerNorm.bias", &[h])?,
+            eps,
+        };
+        let layer = |l: usize| -> Result<Layer<D>> {
+            let linear = |targets: &[Target], backward: bool| -> Result<D::Linear> {
+                let input = targets[0].sizes(config).0;
+                let weights = |t: &Target| -> Result<LinearWeights> {
+                    let (name, output) = (format!("encoder.layer.{l}.{}", t.module()), t.sizes(config).1);
+                    let weight = checkpoint.f32(&format!("{name}.weight"), &[output, input])?;
+                    Ok(LinearWeights { weight, bias: checkpoint.f32(&format!("{name}.bias"), &[output])? })
+                };
+                let weights = targets.iter().map(weights).collect::<Result<Vec<_>>>()?;
+                Ok(device.linear(input, &weights, backward))
+            };
+            let norm = |module: &str| -> Result<D::Norm> {
+                let name = format!("encoder.layer.{l}.{module}.LayerNorm");
+                let gamma = checkpoint.f32(&format!("{name}.weight"), &[h])?;
+                let beta = checkpoint.f32(&format!("{name}.bias"), &[h])?;
+                Ok(device.norm(NormWeights { gamma, beta, eps }))
+            };
+            Ok(Layer {
+                // No gradient passes below layer 0.
+                qkv: linear(&[Target::Query, Target::Key, Target::Value], training && l > 0)?,
+                attention_output: linear(&[Target::AttentionOutput], training)?,
+                attention_norm: norm("attention.output")?,
+                intermediate: linear(&[Target::Intermediate], training)?,
+                output: linear(&[Target::Output], training)?,
+                output_norm: norm("output")?,
+            })
+        };
+        let layers = (0..config.layers).into_par_iter().map(layer).collect::<Result<Vec<_>>>()?;
+        let pooler = if checkpoint.contains("pooler.dense.weight") {
+            let weight = checkpoint.f32("pooler.dense.weight", &[h, h])?;
+            Some((weight, checkpoint.f32("pooler.dense.bias", &[h])?))
+        } else {
+            None
+        };
+        Ok(Encoder { config: config.clone(), tables: device.embedding_tables(tables), layers, pooler })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The adapter's matrices, packed for the device.
+    pub fn operands(&self, device: &D, adapter: &Adapter) -> Operands<D> {
+        let (layout, values) = (&adapter.layout, &adapter.values[..]);
+        let scale = adapter.config.scale();
+        let layers = (!adapter.config.targets.is_empty()).then(|| {
+            let of = |l: usize, targets: &[Target]| {
+                let slots: Vec<_> = targets.iter().map(|&t| layout.lora(l, t).cloned()).collect();
+                device.lora(values, scale, &slots)
+            };
+            let layer = |l: usize| LayerOperands {
+                qkv: of(l, &[Target::Query, Target::Key, Target::Value]),
+                attention_output: of(l, &[Target::AttentionOutput]),
+                intermediate: of(l, &[Target::Intermediate]),
+                output: of(l, &[Target::Output]),
+            };
+            (0..self.config.layers).map(layer).collect()
+        });
+        let pooler = match (layout.pooler(), &self.pooler) {
+            (Some((weight, bias)), _) => PoolerWeights {
+                weight: &values[weight.clone()],
+                bias: &values[bias.clone()],
+                trained: Some((weight, bias)),
+            },
+            (None, Some((weight, bias))) => PoolerWeights { weight, bias, trained: None },
+            (None, None) => unreachable!("an adapter has a pooler where its base has none"),
+        };
+        let classifier = ClassifierWeights {
+            weight: &values[layout.classifier()],
+            bias: adapter.classifier_bias,
+            trained: Some(layout.classifier()),
+        };
+        Operands {
+            layers,
+            pooler: device.pooler_weights(pooler),
+            classifier: device.classifier_weights(classifier),
+        }
+    }
+
+    /// Scores a batch, recording on `tape` what the adapter's gradients need.
+    pub fn forward<'a>(
+        &'a self,
+        device: &D,
+        operands: &'a Operands<D>,
+        batch: &'a PackedBatch<D>,
+        dropout: Option<DropoutStep>,
+        tape: &mut Tape<'a, D>,
+    ) -> Scores<D>
+    where
+        D: 'a,
+    {
+        let distinct = device.embedding(&self.tables, &batch.distinct_tokens, &batch.distinct_positions);
+        let distinct = Var::constant(distinct);
+        let mut x = gather_rows(device, tape, &distinct, &batch.expand, batch.distinct);
+        for (l, layer) in self.layers.iter().enumerate() {
+            let lora = operands.layers.as_ref().map(|all| &all[l]);
+            let (last, first) = (l + 1 == self.layers.len(), l == 0);
+            // Only [CLS] is read in the end: the last layer computes keys and values for all tokens, and
+            // everything else for the [CLS] rows.
+            let rows = if last { Rows::Cls } else { Rows::Tokens };
+            let call =
+                |linear: &'a D::Linear, lora: Option<&'a D::Lora>, modules: Range<usize>, rows: Rows| {
+                    let first_target = modules.start as u32;
+                    let dropout = dropout.map(|d| d.at(l, first_target, rows));
+                    Call { linear, lora, modules, dropout }
+                };
+            // Layer 0 sees each distinct pair once; dropout gives every row a mask of its own.
+            let project = |tape: &mut Tape<'a, D>, modules: Range<usize>| {
+                let call = call(&layer.qkv, lora.map(|l| &l.qkv), modules, Rows::Tokens);
+                if first && dropout.is_none() {
+                    let y = lora_linear(device, tape, call, &distinct, Epilogue::Nothing);
+                    gather_rows(device, tape, &y, &batch.expand, batch.distinct)
+                } else {
+                    lora_linear(device, tape, call, &x, Epilogue::Nothing)
+                }
+            };
+            let query_offsets = if last { &batch.cls_offsets } else { &batch.offsets };
+            let shape = attention::Shape {
+                heads: self.config.heads,
+                head_size: self.config.head_size(),
+                query_offsets,
+                key_offsets: &batch.offsets,
+            };
+            let inputs = if last {
+                let kv = project(tape, 1..3);
+                x = gather_rows(device, tape, &x, &batch.cls, batch.tokens);
+                let call = call(&layer.qkv, lora.map(|l| &l.qkv), 0..1, rows);
+                let q = lora_linear(device, tape, call, &x, Epilogue::Nothing);
+                attention::Inputs::Split(q, kv)
+            } else {
+                attention::Inputs::Fused(project(tape, 0..3))
+            };
+            let context = attention(device, tape, shape, inputs);
+
+            let c = call(&layer.attention_output, lora.map(|l| &l.attention_output), 0..1, rows);
+            x = lora_linear(device, tape, c, &context, Epilogue::Residual(&x));
+            x = layer_norm(device, tape, &layer.attention_norm, &x);
+            let c = call(&layer.intermediate, lora.map(|l| &l.intermediate), 0..1, rows);
+            let wide = lora_linear(device, tape, c, &x, Epilogue::Gelu);
+            let c = call(&layer.output, lora.map(|l| &l.output), 0..1, rows);
+            x = lora_linear(device, tape, c, &wide, Epilogue::Residual(&x));
+            x = layer_norm(device, tape, &layer.output_norm, &x);
+        }
+        let features = pooler(device, tape, &operands.pooler, &x);
+        let scores = classifier(device, tape, &operands.classifier, &features);
+        Scores { features, scores }
+    }
+}
+
+/// Which rows a layer computes.
+#[derive(Clone, Copy)]
+enum Rows {
+    Tokens,
+    Cls,
+}
+
+impl DropoutStep {
+    fn at(self, layer: usize, first_target: u32, rows: Rows) -> Dropout {
+        let first_row = match rows {
+            Rows::Tokens => self.first_token,
+            Rows::Cls => self.first_sequence,
+        };
+        Dropout { p: self.p, seed: self.seed, step: self.step, layer: layer as u32, first_row, first_target }
+    }
+}

@@ -1,0 +1,85 @@
+//! The CPU device: plain memory, SIMD kernels, one worker's share of a batch at a time.
+//!
+//! An operation runs on the thread that calls it. Parallelism lies above: a batch is cut into chunks of
+//! whole sequences small enough for a core's cache, and each worker takes chunks through the whole network
+//! (see [`crate::bert::batch::chunks`]). So no operation waits for another thread, and results do not depend on
+//! how many there are.
+
+pub mod buffer;
+pub mod gemm;
+pub mod isa;
+pub mod matrix;
+pub mod simd;
+
+use std::sync::Arc;
+
+pub use buffer::Buffer;
+pub use isa::Isa;
+pub use matrix::Matrix;
+
+use super::{Device, Memory};
+use buffer::Pool;
+
+/// The CPU, with the instruction set that its kernels use and the memory that they recycle.
+#[derive(Debug, Clone)]
+pub struct Cpu {
+    isa: Isa,
+    pool: Arc<Pool>,
+}
+
+impl Cpu {
+    pub fn new(isa: Isa) -> Cpu {
+        Cpu { isa, pool: Arc::new(Pool::new(false)) }
+    }
+
+    /// For tests: every new matrix starts as NaN, so that an element left unwritten shows.
+    pub fn poisoned(isa: Isa) -> Cpu {
+        Cpu { isa, pool: Arc::new(Pool::new(true)) }
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// A matrix of unspecified content, for a kernel to fill.
+    pub(crate) fn fill(&self, rows: usize, columns: usize, fill: impl FnOnce(&mut [f32])) -> Matrix {
+        let mut buffer = self.pool.take(rows * columns);
+        fill(&mut buffer);
+        Matrix::new(buffer, rows, columns)
+    }
+
+    /// Memory of unspecified content that a kernel uses while it runs.
+    pub(crate) fn scratch(&self, len: usize) -> buffer::Pooled {
+        self.pool.take(len)
+    }
+}
+
+impl Memory for Cpu {
+    type Tensor = Matrix;
+    type Index = Arc<[u32]>;
+    type Parameters = Vec<f32>;
+
+    fn index(&self, values: &[u32]) -> Arc<[u32]> {
+        values.into()
+    }
+
+    fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Matrix {
+        self.fill(rows, columns, |m| m.copy_from_slice(data))
+    }
+
+    fn download(&self, tensor: &Matrix) -> Vec<f32> {
+        (0..tensor.rows()).flat_map(|i| tensor.row(i)).copied().collect()
+    }
+
+    fn add(&self, a: &Matrix, b: &Matrix) -> Matrix {
+        self.fill(a.rows(), a.columns(), |out| {
+            for (i, row) in out.chunks_exact_mut(a.columns()).enumerate() {
+                for ((y, a), b) in row.iter_mut().zip(a.row(i)).zip(b.row(i)) {
+                    *y = a + b;
+                }
+            }
+        })
+    }
+}
+
+impl Device for Cpu {}

@@ -1,0 +1,48 @@
+//! Rows picked by number: the [CLS] rows of a batch, or layer 0's rows from one per distinct
+//! (position, token) pair (DESIGN idea 9: exact, since layer 0 sees nothing but that pair).
+
+mod cpu;
+
+use crate::device::{Device, Memory};
+use crate::tape::{Backward, Gradients, Tape, Var};
+
+/// Gathering on a device.
+pub trait GatherRows: Memory {
+    /// y[i] = x[index[i]].
+    fn gather_rows(&self, x: &Self::Tensor, index: &Self::Index) -> Self::Tensor;
+
+    /// dx [rows, columns of dy], dx[index[i]] += dy[i], added to `dx` where given; in the order of i.
+    fn scatter_rows(
+        &self,
+        dy: &Self::Tensor,
+        index: &Self::Index,
+        rows: usize,
+        dx: Option<Self::Tensor>,
+    ) -> Self::Tensor;
+}
+
+/// Gathers rows of `x`, which has `rows` of them.
+pub fn gather_rows<'a, D: Device + 'a>(
+    device: &D,
+    tape: &mut Tape<'a, D>,
+    x: &Var<D>,
+    index: &D::Index,
+    rows: usize,
+) -> Var<D> {
+    let y = device.gather_rows(&x.value, index);
+    tape.record(y, x.needs_gradient(), || Node { x: x.clone(), index: index.clone(), rows })
+}
+
+struct Node<D: Device> {
+    x: Var<D>,
+    index: D::Index,
+    rows: usize,
+}
+
+impl<D: Device> Backward<D> for Node<D> {
+    fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
+        let before = gradients.take(&self.x);
+        let dx = device.scatter_rows(&dy, &self.index, self.rows, before);
+        gradients.set(&self.x, dx);
+    }
+}

@@ -1,0 +1,254 @@
+use std::ops::Range;
+
+use super::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear, Output};
+use crate::bert::Weights;
+use crate::device::cpu::gemm::{Activation, Addend, Gemm, Packed, Right, Term, gemm};
+use crate::device::cpu::{Cpu, Matrix};
+use crate::lora::LoraSlot;
+
+/// The modules of a layer, each packed on its own, so that their panels never straddle two.
+pub struct Linear {
+    input: usize,
+    modules: Vec<Module>,
+}
+
+struct Module {
+    output: usize,
+    bias: Weights,
+    /// W^T, for y = x W^T.
+    forward: Packed,
+    /// W, for dx = dy W; where the layer is trained through.
+    backward: Option<Packed>,
+}
+
+/// The adapters of a layer's modules.
+pub struct Lora {
+    modules: Vec<Option<LoraModule>>,
+}
+
+struct LoraModule {
+    slot: LoraSlot,
+    /// A [rank, in] and B^T [rank, out].
+    a: Vec<f32>,
+    b: Vec<f32>,
+    /// scale A^T [in, rank] and scale B [out, rank].
+    down: Packed,
+    up: Packed,
+}
+
+impl Linear {
+    /// The columns of y that each module of `range` takes, in order.
+    fn columns(&self, range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let mut first = 0;
+        range.map(move |m| {
+            let columns = first..first + self.modules[m].output;
+            first = columns.end;
+            (m, columns)
+        })
+    }
+}
+
+impl LoraLinear for Cpu {
+    type Linear = Linear;
+    type Lora = Lora;
+
+    fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Linear {
+        let pack = |w: &LinearWeights| {
+            let (output, weight) = (w.bias.len(), &w.weight[..]);
+            let forward = Packed::new(self.isa(), input, output, |k, j| weight[j * input + k]);
+            let backward =
+                backward.then(|| Packed::new(self.isa(), output, input, |k, j| weight[k * input + j]));
+            Module { output, bias: w.bias.clone(), forward, backward }
+        };
+        Linear { input, modules: modules.iter().map(pack).collect() }
+    }
+
+    fn lora(&self, parameters: &[f32], scale: f32, slots: &[Option<LoraSlot>]) -> Lora {
+        let pack = |slot: &LoraSlot| {
+            let (a, b) = (&parameters[slot.a.clone()], &parameters[slot.b.clone()]);
+            let (rank, input, output) = (slot.rank, slot.input, slot.output);
+            LoraModule {
+                down: Packed::new(self.isa(), input, rank, |k, j| scale * a[j * input + k]),
+                up: Packed::new(self.isa(), output, rank, |k, j| scale * b[j * output + k]),
+                a: a.to_vec(),
+                b: b.to_vec(),
+                slot: slot.clone(),
+            }
+        };
+        Lora { modules: slots.iter().map(|s| s.as_ref().map(pack)).collect() }
+    }
+
+    fn adapts(lora: &Lora, modules: Range<usize>) -> bool {
+        lora.modules[modules].iter().any(Option::is_some)
+    }
+
+    fn lora_linear(
+        &self,
+        call: &Call<'_, Cpu>,
+        x: &Matrix,
+        epilogue: DeviceEpilogue<'_, Matrix>,
+        save: bool,
+    ) -> Output<Matrix> {
+        let rows = x.rows();
+        let input = call.linear.input;
+        let width: usize = call.linear.columns(call.modules.clone()).map(|(_, c)| c.len()).sum();
+        let mut slope_buffer = None;
+        let mut saved = Vec::new();
+        let y = self.fill(rows, width, |y| {
+            let mut slope =
+                (save && matches!(epilogue, DeviceEpilogue::Gelu)).then(|| self.scratch(rows * width));
+            for (m, columns) in call.linear.columns(call.modules.clone()) {
+                let module = &call.linear.modules[m];
+                let lora = call.lora.and_then(|l| l.modules[m].as_ref());
+                let s = lora.map(|l| self.down(call.dropout, m, x, l));
+                let base = Term::new(x.data(), x.stride(), input, Right::Packed(&module.forward));
+                let mut terms = vec![base];
+                if let (Some(l), Some(s)) = (lora, &s) {
+                    let right = Right::Rows { data: &l.b, stride: l.slot.output };
+                    terms.push(Term::new(s.data(), s.stride(), l.slot.rank, right));
+                }
+                let addend = match &epilogue {
+                    DeviceEpilogue::Residual(r) => {
+                        Addend::Rows { data: &r.data()[columns.start..], stride: r.stride() }
+                    }
+                    _ => Addend::Nothing,
+                };
+                let activation = match (&epilogue, &mut slope) {
+                    (DeviceEpilogue::Gelu, Some(slope)) => {
+                        Activation::GeluWithSlope { slope: &mut slope[columns.start..] }
+                    }
+                    (DeviceEpilogue::Gelu, None) => Activation::Gelu,
+                    _ => Activation::Identity,
+                };
+                let g = Gemm {
+                    m: rows,
+                    n: module.output,
+                    terms: &terms,
+                    bias: Some(&module.bias),
+                    addend,
+                    activation,
+                };
+                if rows > 0 {
+                    gemm(self.isa(), g, &mut y[columns.start..], width);
+                }
+                saved.push(s.filter(|_| save));
+            }
+            slope_buffer = slope;
+        });
+        let slope = slope_buffer.map(|buffer| Matrix::new(buffer, rows, width));
+        Output { y, s: saved, slope }
+    }
+
+    fn lora_linear_backward(
+        &self,
+        call: &Call<'_, Cpu>,
+        x: &Matrix,
+        s: &[Option<Matrix>],
+        dy: &Matrix,
+        dx: Dx<Matrix>,
+        parameters: &mut Vec<f32>,
+    ) -> Option<Matrix> {
+        let (rows, input) = (x.rows(), call.linear.input);
+        let of_module: Vec<_> = call
+            .linear
+            .columns(call.modules.clone())
+            .zip(s)
+            .map(|((m, columns), s)| {
+                let dy = dy.slice_columns(columns);
+                let lora = call.lora.and_then(|l| l.modules[m].as_ref());
+                let lora = lora.zip(s.as_ref()).map(|(l, s)| {
+                    let u = self.product(&dy, l.slot.output, &l.up, l.slot.rank);
+                    let masked = call.dropout.map(|d| self.dropped(d, m, x));
+                    self.reduce(&u, masked.as_ref().unwrap_or(x), &mut parameters[l.slot.a.clone()]);
+                    self.reduce(s, &dy, &mut parameters[l.slot.b.clone()]);
+                    (l, u)
+                });
+                (m, dy, lora)
+            })
+            .collect();
+        let Dx::Wanted(before) = dx else { return None };
+        Some(self.fill(rows, input, |out| {
+            let mut addend = match &before {
+                Some(b) => Addend::Rows { data: b.data(), stride: b.stride() },
+                None => Addend::Nothing,
+            };
+            for (m, dy, lora) in &of_module {
+                let module = &call.linear.modules[*m];
+                let weights = module.backward.as_ref().expect("layers above the lowest adapter pack W twice");
+                let mut terms =
+                    vec![Term::new(dy.data(), dy.stride(), module.output, Right::Packed(weights))];
+                let mut through_mask = None;
+                if let Some((l, u)) = lora {
+                    let right = Right::Rows { data: &l.a, stride: input };
+                    let term = Term::new(u.data(), u.stride(), l.slot.rank, right);
+                    match call.dropout {
+                        None => terms.push(term),
+                        Some(dropout) => through_mask = Some((dropout, term)),
+                    }
+                }
+                gemm(self.isa(), Gemm { addend, ..Gemm::plain(rows, input, &terms) }, out, input);
+                if let Some((dropout, term)) = through_mask {
+                    let mut through = self.scratch(rows * input);
+                    gemm(self.isa(), Gemm::plain(rows, input, &[term]), &mut through, input);
+                    self.mask(dropout, *m, &mut through, input);
+                    out.iter_mut().zip(&*through).for_each(|(x, t)| *x += t);
+                }
+                addend = Addend::Itself;
+            }
+        }))
+    }
+
+    fn gelu_backward(&self, dy: &Matrix, slope: &Matrix) -> Matrix {
+        let columns = dy.columns();
+        self.fill(dy.rows(), columns, |out| {
+            for (i, row) in out.chunks_exact_mut(columns).enumerate() {
+                for ((y, d), s) in row.iter_mut().zip(dy.row(i)).zip(slope.row(i)) {
+                    *y = d * s;
+                }
+            }
+        })
+    }
+}
+
+impl Cpu {
+    /// S = scale x A^T, of the dropped-out x where there is dropout.
+    fn down(&self, dropout: Option<Dropout>, target: usize, x: &Matrix, l: &LoraModule) -> Matrix {
+        match dropout {
+            None => self.product(x, l.slot.input, &l.down, l.slot.rank),
+            Some(d) => self.product(&self.dropped(d, target, x), l.slot.input, &l.down, l.slot.rank),
+        }
+    }
+
+    fn product(&self, left: &Matrix, k: usize, right: &Packed, n: usize) -> Matrix {
+        self.fill(left.rows(), n, |out| {
+            let term = Term::new(left.data(), left.stride(), k, Right::Packed(right));
+            gemm(self.isa(), Gemm::plain(left.rows(), n, &[term]), out, n);
+        })
+    }
+
+    /// `out` += left^T right: tall matrices reduced over their rows, in order.
+    fn reduce(&self, left: &Matrix, right: &Matrix, out: &mut [f32]) {
+        let (m, n) = (left.columns(), right.columns());
+        let right_rows = Right::Rows { data: right.data(), stride: right.stride() };
+        let term = Term::transposed(left.data(), left.stride(), left.rows(), right_rows);
+        gemm(self.isa(), Gemm { addend: Addend::Itself, ..Gemm::plain(m, n, &[term]) }, out, n);
+    }
+
+    fn dropped(&self, dropout: Dropout, target: usize, x: &Matrix) -> Matrix {
+        let columns = x.columns();
+        self.fill(x.rows(), columns, |out| {
+            for (i, row) in out.chunks_exact_mut(columns).enumerate() {
+                row.copy_from_slice(x.row(i));
+            }
+            self.mask(dropout, target, out, columns);
+        })
+    }
+
+    fn mask(&self, dropout: Dropout, target: usize, rows: &mut [f32], columns: usize) {
+        let mut factors = vec![0.0; columns];
+        for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
+            dropout.factors(target, i, &mut factors);
+            row.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The fused linear layer: y = x W^T + b + scale (x A^T) B^T, then GELU or a residual.
+//!
+//! Several modules that read the same x (query, key, value) are one layer: their outputs lie side by side.
+//! W and b are frozen; A [rank, in] and B (kept transposed, [rank, out]) are trained (LoRA, arXiv
+//! 2106.09685; the conventions are PEFT's). Backward, with S = scale x A^T and U = scale dy B:
+//! dx = dy W + U A, dA = U^T x, dB^T = S^T dy.
+//!
+//! Dropout, where asked, masks x for each target before its A, as PEFT does: then S comes from the masked
+//! x, and the fused form is left only in that S keeps its place in the product.
+
+mod cpu;
+mod dropout;
+
+use std::ops::Range;
+
+pub use dropout::Dropout;
+
+use crate::bert::Weights;
+use crate::device::{Device, Memory};
+use crate::lora::LoraSlot;
+use crate::tape::{Backward, Gradients, Tape, Var};
+
+/// W [out, in] and b [out] of one module of a layer.
+#[derive(Clone)]
+pub struct LinearWeights {
+    pub weight: Weights,
+    pub bias: Weights,
+}
+
+/// What follows the product.
+pub enum Epilogue<'v, D: Device> {
+    Nothing,
+    /// y = GELU(product), the exact form (Hendrycks and Gimpel, arXiv 1606.08415).
+    Gelu,
+    /// y = product + residual.
+    Residual(&'v Var<D>),
+}
+
+/// The epilogue as a device sees it.
+pub enum DeviceEpilogue<'t, T> {
+    Nothing,
+    Gelu,
+    Residual(&'t T),
+}
+
+/// What one forward pass gives.
+pub struct Output<T> {
+    /// [rows, sum of the modules' outputs].
+    pub y: T,
+    /// S of each module, where it has an adapter and the tape records: [rows, rank].
+    pub s: Vec<Option<T>>,
+    /// GELU' at the product, where the tape records and the epilogue is GELU.
+    pub slope: Option<T>,
+}
+
+/// The linear layer on a device.
+pub trait LoraLinear: Memory {
+    /// The packed weights of a layer.
+    type Linear: Send + Sync;
+    /// The packed A and B of a layer's modules.
+    type Lora: Send + Sync;
+
+    /// Packs the modules of a layer; `backward` also packs what dx needs.
+    fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Self::Linear;
+
+    /// Packs A and B of a layer's modules out of the flat parameters; `None` for a module without.
+    fn lora(&self, parameters: &[f32], scale: f32, slots: &[Option<LoraSlot>]) -> Self::Lora;
+
+    /// Whether any of `modules` has an adapter.
+    fn adapts(lora: &Self::Lora, modules: Range<usize>) -> bool;
+
+    /// The forward pass over some of the modules.
+    fn lora_linear(
+        &self,
+        call: &Call<'_, Self>,
+        x: &Self::Tensor,
+        epilogue: DeviceEpilogue<'_, Self::Tensor>,
+        save: bool,
+    ) -> Output<Self::Tensor>;
+
+    /// dA and dB into `parameters`; and dx, added to what it is given, where `dx` is asked for.
+    /// `dy` is the gradient of the product, after [`gelu_backward`](Self::gelu_backward) where there was one.
+    fn lora_linear_backward(
+        &self,
+        call: &Call<'_, Self>,
+        x: &Self::Tensor,
+        s: &[Option<Self::Tensor>],
+        dy: &Self::Tensor,
+        dx: Dx<Self::Tensor>,
+        parameters: &mut Self::Parameters,
+    ) -> Option<Self::Tensor>;
+
+    /// dy * slope.
+    fn gelu_backward(&self, dy: &Self::Tensor, slope: &Self::Tensor) -> Self::Tensor;
+}
+
+/// Which product: the layer, its adapter, the modules that take part, and the dropout of this step.
+pub struct Call<'a, D: LoraLinear> {
+    pub linear: &'a D::Linear,
+    pub lora: Option<&'a D::Lora>,
+    pub modules: Range<usize>,
+    pub dropout: Option<Dropout>,
+}
+
+impl<D: LoraLinear> Clone for Call<'_, D> {
+    fn clone(&self) -> Self {
+        Call { modules: self.modules.clone(), ..*self }
+    }
+}
+
+/// Whether the gradient of x is wanted.
+pub enum Dx<T> {
+    Skip,
+    /// Added to this, where given.
+    Wanted(Option<T>),
+}
+
+/// The linear layer of `x`.
+pub fn lora_linear<'a, D: Device + 'a>(
+    device: &D,
+    tape: &mut Tape<'a, D>,
+    call: Call<'a, D>,
+    x: &Var<D>,
+    epilogue: Epilogue<'_, D>,
+) -> Var<D> {
+    let residual = match &epilogue {
+        Epilogue::Residual(r) => Some((*r).clone()),
+        _ => None,
+    };
+    let adapted = call.lora.is_some_and(|lora| D::adapts(lora, call.modules.clone()));
+    let needed = adapted || x.needs_gradient() || residual.as_ref().is_some_and(Var::needs_gradient);
+    let for_device = match &epilogue {
+        Epilogue::Nothing => DeviceEpilogue::Nothing,
+        Epilogue::Gelu => DeviceEpilogue::Gelu,
+        Epilogue::Residual(r) => DeviceEpilogue::Residual(&r.value),
+    };
+    let Output { y, s, slope } =
+        device.lora_linear(&call, &x.value, for_device, tape.is_recording() && needed);
+    tape.record(y, needed, || Node { call, x: x.clone(), residual, s, slope })
+}
+
+struct Node<'a, D: Device> {
+    call: Call<'a, D>,
+    x: Var<D>,
+    residual: Option<Var<D>>,
+    s: Vec<Option<D::Tensor>>,
+    slope: Option<D::Tensor>,
+}
+
+impl<D: Device> Backward<D> for Node<'_, D> {
+    fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
+        let dy = match &self.slope {
+            Some(slope) => device.gelu_backward(&dy, slope),
+            None => dy,
+        };
+        let dx = if self.x.needs_gradient() { Dx::Wanted(gradients.take(&self.x)) } else { Dx::Skip };
+        let dx =
+            device.lora_linear_backward(&self.call, &self.x.value, &self.s, &dy, dx, gradients.parameters);
+        if let Some(dx) = dx {
+            gradients.set(&self.x, dx);
+        }
+        if let Some(residual) = &self.residual {
+            gradients.add(device, residual, dy);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Scores of token sequences: packed, cut into chunks for the workers, each distinct sequence once.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::bert::batch::chunks;
+use crate::bert::encoder::Operands;
+use crate::bert::{Encoder, PackedBatch};
+use crate::device::Memory;
+use crate::device::cpu::Cpu;
+use crate::lora::Adapter;
+use crate::model::BaseModel;
+use crate::tape::Tape;
+
+/// Tokens of a chunk: its activations (a row of the feed-forward layer is 6 KiB at MiniLM's size) stay in
+/// a core's second-level cache, and the weights are read often enough to come from there too.
+pub const CHUNK_TOKENS: usize = 160;
+
+/// A model ready to score.
+pub struct Scorer {
+    cpu: Cpu,
+    encoder: Encoder<Cpu>,
+    operands: Operands<Cpu>,
+}
+
+impl Scorer {
+    /// Packs the base and the adapter.
+    ///
+    /// # Errors
+    /// Where a tensor of the base is missing or has another shape.
+    pub fn new(cpu: Cpu, model: &BaseModel, adapter: &Adapter) -> Result<Scorer> {
+        let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, false)?;
+        let operands = encoder.operands(&cpu, adapter);
+        Ok(Scorer { cpu, encoder, operands })
+    }
+
+    /// g of each sequence of token ids. A sequence's score does not depend on the others.
+    pub fn scores<S: AsRef<[u32]> + Sync>(&self, sequences: &[S]) -> Vec<f32> {
+        scores(&self.cpu, &self.encoder, &self.operands, sequences)
+    }
+}
+
+/// g of each sequence, by an encoder that is already there.
+pub fn scores<S: AsRef<[u32]> + Sync>(
+    cpu: &Cpu,
+    encoder: &Encoder<Cpu>,
+    operands: &Operands<Cpu>,
+    sequences: &[S],
+) -> Vec<f32> {
+    let mut distinct: Vec<&[u32]> = Vec::new();
+    let mut seen = HashMap::new();
+    let which: Vec<usize> = sequences
+        .iter()
+        .map(|s| {
+            *seen.entry(s.as_ref()).or_insert_with(|| {
+                distinct.push(s.as_ref());
+                distinct.len() - 1
+            })
+        })
+        .collect();
+    let lengths: Vec<usize> = distinct.iter().map(|s| s.len()).collect();
+    let of_chunk = |range: std::ops::Range<usize>| {
+        let batch = PackedBatch::new(cpu, &distinct[range]);
+        let scored = encoder.forward(cpu, operands, &batch, None, &mut Tape::idle());
+        cpu.download(&scored.scores.value)
+    };
+    let scored: Vec<f32> = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads())
+        .into_par_iter()
+        .flat_map_iter(of_chunk)
+        .collect();
+    which.into_iter().map(|i| scored[i]).collect()
+}

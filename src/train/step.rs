@@ -1,0 +1,155 @@
+//! The loss of one step's batch and its gradient.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::bert::batch::chunks;
+use crate::bert::encoder::DropoutStep;
+use crate::bert::{Encoder, PackedBatch};
+use crate::device::Memory;
+use crate::device::cpu::Cpu;
+use crate::lora::Adapter;
+use crate::ops::correlation::correlation;
+use crate::ops::mwer::{MwerInputs, mwer};
+use crate::rescore::scorer::CHUNK_TOKENS;
+use crate::tape::Tape;
+
+/// The utterances of a step: their hypotheses side by side.
+#[derive(Debug, Default)]
+pub struct StepBatch {
+    /// Token ids of every hypothesis.
+    pub sequences: Vec<Vec<u32>>,
+    /// The first-pass part of each hypothesis's combined score.
+    pub offsets: Vec<f64>,
+    /// Word errors of each hypothesis.
+    pub errors: Vec<u32>,
+    /// The hypotheses of each utterance.
+    pub utterances: Vec<Range<usize>>,
+}
+
+impl StepBatch {
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+}
+
+/// What the loss of a step is made of, apart from the batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Objective {
+    /// The weight of g where it is not learned.
+    pub beta: f64,
+    /// lambda, of the correlation loss; 0 leaves it out.
+    pub correlation_weight: f64,
+    pub seed: u64,
+}
+
+/// The losses of a step (the mean over its utterances for MWER) and the gradient of their weighted sum.
+pub struct StepGradient {
+    pub mwer: f64,
+    pub correlation: f64,
+    /// Flat, as the adapter's values.
+    pub gradient: Vec<f32>,
+}
+
+/// Runs a batch forward and back. The result is a function of the arguments, the instruction set and the
+/// number of threads (which sets the chunks whose gradients are summed, in their order).
+pub fn gradient(
+    cpu: &Cpu,
+    encoder: &Encoder<Cpu>,
+    adapter: &Adapter,
+    batch: &StepBatch,
+    objective: Objective,
+    step: u64,
+) -> StepGradient {
+    let operands = encoder.operands(cpu, adapter);
+    let lengths: Vec<usize> = batch.sequences.iter().map(Vec::len).collect();
+    let ranges = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
+    let packed: Vec<_> =
+        ranges.par_iter().map(|r| PackedBatch::new(cpu, &batch.sequences[r.clone()])).collect();
+    let forward: Vec<_> = packed
+        .par_iter()
+        .zip(&ranges)
+        .map(|(packed, range)| {
+            let dropout = (adapter.config.dropout > 0.0).then(|| DropoutStep {
+                p: adapter.config.dropout,
+                seed: objective.seed,
+                step: step as u32,
+                first_token: lengths[..range.start].iter().sum::<usize>() as u32,
+                first_sequence: range.start as u32,
+            });
+            let mut tape = Tape::recording();
+            let scored = encoder.forward(cpu, &operands, packed, dropout, &mut tape);
+            (tape, scored)
+        })
+        .collect();
+
+    let hidden = encoder.config().hidden;
+    let scores: Vec<f32> = forward.iter().flat_map(|(_, s)| cpu.download(&s.scores.value)).collect();
+    let mut gradient = vec![0.0f32; adapter.layout.len()];
+    let losses = utterance_losses(batch, &scores, adapter, objective, &mut gradient);
+    let mut correlation_loss = 0.0;
+    let mut d_features = None;
+    if objective.correlation_weight > 0.0 {
+        let z: Vec<f32> = forward.iter().flat_map(|(_, s)| cpu.download(&s.features.value)).collect();
+        let mut c = correlation(cpu, &z, scores.len(), hidden);
+        c.d_features.iter_mut().for_each(|d| *d *= objective.correlation_weight as f32);
+        correlation_loss = c.loss;
+        d_features = Some(c.d_features);
+    }
+
+    let of_chunks: Vec<Vec<f32>> = forward
+        .into_par_iter()
+        .zip(&ranges)
+        .map(|((tape, scored), range)| {
+            let mut gradient = vec![0.0f32; adapter.layout.len()];
+            let d_scores = cpu.upload(&losses.d_scores[range.clone()], range.len(), 1);
+            let mut seeds = vec![(scored.scores, d_scores)];
+            if let Some(d) = &d_features {
+                let rows = &d[range.start * hidden..range.end * hidden];
+                seeds.push((scored.features, cpu.upload(rows, range.len(), hidden)));
+            }
+            tape.backward(cpu, seeds, &mut gradient);
+            gradient
+        })
+        .collect();
+    for of_chunk in of_chunks {
+        gradient.iter_mut().zip(of_chunk).for_each(|(g, c)| *g += c);
+    }
+    StepGradient { mwer: losses.mwer, correlation: correlation_loss, gradient }
+}
+
+struct UtteranceLosses {
+    mwer: f64,
+    d_scores: Vec<f32>,
+}
+
+/// The mean of the utterances' MWER losses; the gradient of theta goes to `gradient`.
+fn utterance_losses(
+    batch: &StepBatch,
+    scores: &[f32],
+    adapter: &Adapter,
+    objective: Objective,
+    gradient: &mut [f32],
+) -> UtteranceLosses {
+    let share = 1.0 / batch.utterances.len().max(1) as f64;
+    let theta = adapter.layout.theta();
+    let beta = theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp());
+    let mut losses = UtteranceLosses { mwer: 0.0, d_scores: Vec::with_capacity(scores.len()) };
+    let mut d_theta = 0.0;
+    for range in &batch.utterances {
+        let one = mwer(MwerInputs {
+            offsets: &batch.offsets[range.clone()],
+            scores: &scores[range.clone()],
+            errors: &batch.errors[range.clone()],
+            beta,
+        });
+        losses.mwer += share * one.loss;
+        losses.d_scores.extend(one.d_scores.iter().map(|d| d * share as f32));
+        d_theta += share * one.d_theta;
+    }
+    if let Some(at) = theta {
+        gradient[at] = d_theta as f32;
+    }
+    losses
+}
