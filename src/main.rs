@@ -1,1 +1,15 @@
-fn main() {}
+//! The command line program.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lorb-engine: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

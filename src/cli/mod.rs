@@ -1,0 +1,123 @@
+//! The subcommands: one file each, thin over the library.
+
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::model::BaseModel;
+use lorb_engine::nbest::jsonl::Fields;
+use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
+use lorb_engine::{Error, Result};
+
+/// Second-pass rescoring of N-best lists with low-rank adapted BERT (LoRB).
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(train::Train),
+}
+
+/// Parses the command line and runs the subcommand.
+pub fn run() -> Result<()> {
+    match Cli::parse().command {
+        Command::Train(command) => command.run(),
+    }
+}
+
+/// Where the program computes.
+#[derive(Args)]
+struct Compute {
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl Compute {
+    /// Starts the workers; LORB_ISA forces an instruction set (avx512, avx2, portable).
+    fn start(&self) -> Result<Cpu> {
+        let mut pool = rayon::ThreadPoolBuilder::new();
+        if let Some(threads) = self.threads {
+            pool = pool.num_threads(threads.into());
+        }
+        pool.build_global().map_err(|e| Error::Usage(format!("cannot start the worker threads: {e}")))?;
+        Ok(Cpu::new(Isa::detect()?))
+    }
+}
+
+/// How lists are read. Where an option is absent, what the adapter was trained with applies.
+#[derive(Args)]
+struct Lists {
+    /// The field of a hypothesis that holds the first-pass log-score [default: am]
+    #[arg(long, value_name = "FIELD")]
+    first_pass: Option<String>,
+    /// The field that holds the score of the first pass's language model [default: lm, where present]
+    #[arg(long, value_name = "FIELD")]
+    lm: Option<String>,
+    /// Change the case of all text before it is scored or compared: keep, lower or upper
+    #[arg(long, value_name = "CASE", value_parser = parse_case)]
+    case: Option<Case>,
+    /// A regular expression: words that match it as a whole are noise tags, and removed
+    #[arg(long, value_name = "REGEX")]
+    noise: Option<String>,
+    /// Filler words to remove, separated by commas
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    fillers: Option<Vec<String>>,
+    /// What errors are counted in: word or char
+    #[arg(long, value_name = "UNIT", value_parser = parse_unit)]
+    unit: Option<Unit>,
+}
+
+impl Lists {
+    /// The options over those that an adapter was trained with, if any.
+    fn over(&self, trained: Option<(&Fields, &NormaliseOptions, Unit)>) -> (Fields, NormaliseOptions, Unit) {
+        let (mut fields, mut normalise, mut unit) = match trained {
+            Some((fields, normalise, unit)) => (fields.clone(), normalise.clone(), unit),
+            None => (Fields::default(), NormaliseOptions::default(), Unit::Word),
+        };
+        if let Some(name) = &self.first_pass {
+            fields.first_pass = name.clone();
+        }
+        if let Some(name) = &self.lm {
+            fields.lm = Some(name.clone());
+            fields.lm_required = true;
+        }
+        normalise.case = self.case.unwrap_or(normalise.case);
+        normalise.noise = self.noise.clone().or(normalise.noise);
+        if let Some(fillers) = &self.fillers {
+            normalise.fillers = fillers.clone();
+        }
+        unit = self.unit.unwrap_or(unit);
+        (fields, normalise, unit)
+    }
+}
+
+fn parse_case(text: &str) -> Result<Case, String> {
+    match text {
+        "keep" => Ok(Case::Keep),
+        "lower" => Ok(Case::Lower),
+        "upper" => Ok(Case::Upper),
+        _ => Err("expected keep, lower or upper".into()),
+    }
+}
+
+fn parse_unit(text: &str) -> Result<Unit, String> {
+    match text {
+        "word" => Ok(Unit::Word),
+        "char" => Ok(Unit::Char),
+        _ => Err("expected word or char".into()),
+    }
+}
+
+/// The base that `--model` names.
+fn open_model(model: &Option<PathBuf>) -> Result<BaseModel> {
+    let folder: &Path =
+        model.as_deref().ok_or_else(|| Error::Usage("give a BERT with --model DIR".into()))?;
+    BaseModel::open(folder)
+}
