@@ -1,5 +1,6 @@
 //! The subcommands: one file each, thin over the library.
 
+mod progress;
 mod train;
 
 use std::path::{Path, PathBuf};

@@ -1,12 +1,344 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use clap::Args;
-use lorb_engine::Result;
+use lorb_engine::bert::Encoder;
+use lorb_engine::card::{Card, open_adapter};
+use lorb_engine::lora::{Adapter, Group, LoraConfig, Targets};
+use lorb_engine::model::BaseModel;
+use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::rescore::scorer::Scorer;
+use lorb_engine::rescore::tune::{ScoredList, chosen, oracle, total_errors};
+use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
+use lorb_engine::train::checkpoint::{self, Identity};
+use lorb_engine::train::examples::{Example, Preparation, digest, first_pass_weight, split};
+use lorb_engine::train::options::AUTO_CONFIDENCE;
+use lorb_engine::train::{Beta, Run, TrainOptions, tune_for_selection, with_scores};
+use lorb_engine::{Error, Result, atomic};
+use serde_json::json;
+
+use super::{Compute, Lists, open_model, progress};
 
 /// Train an adapter on N-best lists with references
 #[derive(Args)]
-pub struct Train {}
+pub struct Train {
+    /// A Hugging Face BERT folder
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// N-best lists to train on (.jsonl, .gz, .zst)
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    train: Vec<PathBuf>,
+    /// Lists to choose the best epoch and the rescoring weights on, or the fraction of --train kept for that
+    #[arg(long, value_name = "FILE|FRACTION", default_value = "0.1")]
+    valid: String,
+    /// Lists to measure the result on, never used to choose anything
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    test: Vec<PathBuf>,
+    /// Where the adapter goes
+    #[arg(long, value_name = "DIR", default_value = "lorb-adapter")]
+    out: PathBuf,
+    /// Go on with the unfinished run that --out holds, or start if it holds none
+    #[arg(long)]
+    resume: bool,
+    /// Start from this adapter (domain adaptation); its rank, alpha and targets apply
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["rank", "alpha", "targets"])]
+    init_adapter: Option<PathBuf>,
+    /// Rank of the low-rank matrices [default: 8]
+    #[arg(long, value_name = "R")]
+    rank: Option<usize>,
+    /// Their product is scaled by alpha / rank [default: 8]
+    #[arg(long, value_name = "ALPHA")]
+    alpha: Option<f32>,
+    /// Adapted layers: all, none, or some of query, key, value, attention.output.dense,
+    /// intermediate.dense, output.dense [default: query,value]
+    #[arg(long, value_name = "LAYERS")]
+    targets: Option<Targets>,
+    /// Dropout before A
+    #[arg(long, value_name = "P")]
+    dropout: Option<f32>,
+    /// Peak learning rate of the low-rank matrices
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f32>,
+    /// Peak learning rate of the classifier, a fresh pooler and a learned beta
+    #[arg(long, value_name = "RATE")]
+    head_lr: Option<f32>,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "W")]
+    weight_decay: Option<f32>,
+    /// Passes over the training lists
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// Hypotheses of an utterance in a step
+    #[arg(long, value_name = "N")]
+    hyps: Option<usize>,
+    /// Tokens in a step, at most
+    #[arg(long, value_name = "N")]
+    batch_tokens: Option<usize>,
+    /// Weight of BERT's score in the loss: a number, or "learned" [default: learned]
+    #[arg(long, value_name = "B|learned", value_parser = parse_beta)]
+    beta: Option<Beta>,
+    /// Weight of the first pass's score in the loss [default: chosen from the lists]
+    #[arg(long, value_name = "W")]
+    first_pass_weight: Option<f64>,
+    /// Weight of the first pass's LM score in the loss, relative to the first-pass score's
+    #[arg(long, value_name = "W")]
+    lm_weight: Option<f64>,
+    /// Weight of the correlation loss
+    #[arg(long, value_name = "LAMBDA")]
+    corr_weight: Option<f64>,
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    lists: Lists,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+fn parse_beta(text: &str) -> Result<Beta, String> {
+    if text == "learned" {
+        return Ok(Beta::Learned(1.0));
+    }
+    text.parse().map(Beta::Fixed).map_err(|_| "expected a number or \"learned\"".into())
+}
 
 impl Train {
     pub fn run(self) -> Result<()> {
+        let options = self.options();
+        options.check()?;
+        let stop = stop_on_signals()?;
+        let cpu = self.compute.start()?;
+        let model = open_model(&self.model)?;
+        let initial = self.init_adapter.as_deref().map(|dir| open_adapter(dir, &model)).transpose()?;
+        let card = initial.as_ref().and_then(|(_, card)| card.as_ref());
+        let (fields, normalise, unit) = self.lists.over(card.map(|c| (&c.fields, &c.normalise, c.unit)));
+        let normaliser = Normaliser::new(&normalise)?;
+        let preparation = Preparation {
+            fields: &fields,
+            normaliser: &normaliser,
+            unit,
+            tokenizer: &model.tokenizer,
+            max_tokens: model.config.max_positions,
+        };
+        atomic::ensure_directory(&self.out)?;
+        if !self.resume && checkpoint::exists(&self.out)? {
+            return Err(Error::Usage(format!(
+                "{} holds an unfinished run: go on with --resume, or give another --out",
+                self.out.display()
+            )));
+        }
+        let (train, valid) = self.read_lists(&preparation, options.seed)?;
+        let test = preparation.read(&self.test)?;
+
+        let mut adapter = match initial {
+            Some((adapter, card)) => self.continued(adapter, card, &options, &model)?,
+            None => {
+                let learned = match options.beta {
+                    Beta::Learned(beta) => Some(beta as f32),
+                    Beta::Fixed(_) => None,
+                };
+                Adapter::initialise(&model.config, &model.checkpoint, options.lora.clone(), learned, options.seed)?
+            }
+        };
+        adapter.config.dropout = options.lora.dropout;
+        let w_a = options
+            .first_pass_weight
+            .unwrap_or_else(|| first_pass_weight(&train, options.lm_weight, AUTO_CONFIDENCE));
+        println!("base     {}", model.name);
+        println!("{}", parameters(&adapter, &model));
+        println!(
+            "lists    {} utterances to train on, {} to validate, {} to test; first-pass weight {w_a:.3} in the loss",
+            train.len(),
+            valid.len(),
+            test.len(),
+        );
+        let cut: usize = [&train, &valid, &test].iter().flat_map(|s| s.iter()).map(|e| e.cut).sum();
+        if cut > 0 {
+            println!("         {cut} hypotheses were cut at {} tokens", model.config.max_positions);
+        }
+        let identity = Identity {
+            options: self.identity_options(&options, w_a),
+            data: digest(&[&train, &valid]),
+            start: digest_start(&model, &adapter)?,
+            instruction_set: cpu.isa().name().into(),
+        };
+        let resumed = if self.resume { checkpoint::load(&self.out, &identity)? } else { None };
+        let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, true)?;
+        let run = Run {
+            cpu: &cpu,
+            encoder: &encoder,
+            options: &options,
+            first_pass_weight: w_a,
+            train: &train,
+            valid: &valid,
+            out: &self.out,
+            identity,
+            stop: &stop,
+        };
+        let outcome = run.train(adapter, resumed, &mut progress::Progress::new())?;
+        let adapter = outcome.adapter;
+
+        let weights = tune_for_selection(&outcome.validation, true);
+        adapter.save(&self.out)?;
+        let beta = adapter.beta().map_or(options.beta.initial(), f64::from);
+        let card = Card {
+            base: model.name.clone(),
+            fingerprint: model.checkpoint.fingerprint(&model.config)?,
+            fields: fields.clone(),
+            normalise: normalise.clone(),
+            unit,
+            training_weights: Weights { first_pass: w_a, lm: w_a * options.lm_weight, lorb: beta, words: 0.0 },
+        };
+        card.save(&self.out)?;
+        let tuned_on = vec![TunedOn { list: self.valid.clone(), utterances: valid.len() as u64 }];
+        RescoringFile { weights, fields, normalise, unit, tuned_on }.save(&self.out)?;
+        checkpoint::clear(&self.out)?;
+
+        let baseline = tune_for_selection(&outcome.validation, false);
+        report("validation", &outcome.validation, &baseline, &weights);
+        if !test.is_empty() {
+            let scorer = Scorer::new(cpu, &model, &adapter)?;
+            let tokens: Vec<&[u32]> = test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
+            let lists = with_scores(&test, &scorer.scores(&tokens));
+            report("test", &lists, &baseline, &weights);
+        }
+        println!("adapter  {} (epoch {}, {:.0} s)", self.out.display(), outcome.epoch, outcome.seconds);
         Ok(())
     }
+
+    fn options(&self) -> TrainOptions {
+        let d = TrainOptions::default();
+        TrainOptions {
+            lora: LoraConfig {
+                rank: self.rank.unwrap_or(d.lora.rank),
+                alpha: self.alpha.unwrap_or(d.lora.alpha),
+                dropout: self.dropout.unwrap_or(d.lora.dropout),
+                targets: self.targets.unwrap_or(d.lora.targets),
+                ..d.lora
+            },
+            lr: self.lr.unwrap_or(d.lr),
+            head_lr: self.head_lr.unwrap_or(d.head_lr),
+            weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
+            epochs: self.epochs.unwrap_or(d.epochs),
+            hyps: self.hyps.unwrap_or(d.hyps),
+            batch_tokens: self.batch_tokens.unwrap_or(d.batch_tokens),
+            beta: self.beta.unwrap_or(d.beta),
+            first_pass_weight: self.first_pass_weight,
+            lm_weight: self.lm_weight.unwrap_or(d.lm_weight),
+            correlation_weight: self.corr_weight.unwrap_or(d.correlation_weight),
+            seed: self.seed.unwrap_or(d.seed),
+            ..d
+        }
+    }
+
+    /// What the result depends on, by the option's name.
+    fn identity_options(&self, o: &TrainOptions, w_a: f64) -> serde_json::Value {
+        json!({
+            "rank": o.lora.rank,
+            "alpha": o.lora.alpha,
+            "targets": o.lora.targets.to_string(),
+            "dropout": o.lora.dropout,
+            "lr": o.lr,
+            "head-lr": o.head_lr,
+            "weight-decay": o.weight_decay,
+            "epochs": o.epochs,
+            "hyps": o.hyps,
+            "batch-tokens": o.batch_tokens,
+            "beta": o.beta,
+            "first-pass-weight": w_a,
+            "lm-weight": o.lm_weight,
+            "corr-weight": o.correlation_weight,
+            "seed": o.seed,
+            "threads": rayon::current_num_threads(),
+        })
+    }
+
+    fn read_lists(&self, preparation: &Preparation<'_>, seed: u64) -> Result<(Vec<Example>, Vec<Example>)> {
+        if self.train.is_empty() {
+            return Err(Error::Usage("give lists to train on with --train FILE".into()));
+        }
+        let train = preparation.read(&self.train)?;
+        match self.valid.parse::<f64>() {
+            Ok(fraction) if fraction > 0.0 && fraction < 1.0 && train.len() > 1 => {
+                Ok(split(train, fraction, seed))
+            }
+            Ok(fraction) => Err(Error::Usage(format!(
+                "--valid {fraction}: expected a list file, or a fraction between 0 and 1 of at least two \
+                 utterances"
+            ))),
+            Err(_) => Ok((train, preparation.read(&[PathBuf::from(&self.valid)])?)),
+        }
+    }
+
+    /// The adapter of --init-adapter, with its beta as it was or learned from there on.
+    fn continued(
+        &self,
+        adapter: Adapter,
+        card: Option<Card>,
+        options: &TrainOptions,
+        model: &BaseModel,
+    ) -> Result<Adapter> {
+        match options.beta {
+            Beta::Learned(beta) => {
+                let beta = card.map_or(beta, |c| c.training_weights.lorb);
+                adapter.learn_beta(&model.config, beta as f32)
+            }
+            Beta::Fixed(_) => Ok(adapter),
+        }
+    }
+}
+
+/// A flag that Ctrl-C and SIGTERM set; a second signal ends the program at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(|e| Error::io(Path::new("signals"), "watch for them", e))?;
+    }
+    Ok(stop)
+}
+
+/// A digest of the base and of the parameters that training starts from.
+fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    let fingerprint = model.checkpoint.fingerprint(&model.config)?;
+    hash.update(json!(fingerprint).to_string());
+    hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// The trained parameters, apart by what they are, and their share of the base.
+fn parameters(adapter: &Adapter, model: &BaseModel) -> String {
+    let encoder: usize = model.config.encoder_tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    let h = model.config.hidden;
+    let base = encoder + h * h + h;
+    let share = |n: usize| 100.0 * n as f64 / base as f64;
+    let count = |group| adapter.layout.count(group);
+    let (lora, head, pooler) = (count(Group::Lora), count(Group::Head), count(Group::Pooler));
+    let mut text = format!(
+        "trained  {} of {base} parameters ({:.3} %): LoRA {lora} ({:.3} %), head {head}",
+        adapter.layout.len(),
+        share(adapter.layout.len()),
+        share(lora),
+    );
+    if pooler > 0 {
+        text += &format!(", pooler {pooler} (the base has none)");
+    }
+    text
+}
+
+fn report(name: &str, lists: &[ScoredList], baseline: &Weights, weights: &Weights) {
+    let units: u64 = lists.iter().map(|l| l.reference_units).sum();
+    let wer = |errors: u64| 100.0 * errors as f64 / units.max(1) as f64;
+    let of = |w: &Weights| wer(total_errors(lists, &chosen(lists, w)));
+    println!(
+        "{name:<10} WER: first pass {:.2} %, first pass tuned {:.2} %, with LoRB {:.2} %, oracle {:.2} %",
+        of(&Weights::default()),
+        of(baseline),
+        of(weights),
+        wer(total_errors(lists, &oracle(lists))),
+    );
 }

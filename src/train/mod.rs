@@ -1,3 +1,316 @@
-//! Training of an adapter.
+//! Training of an adapter: epochs of steps, each followed by a validation that keeps the best parameters;
+//! killed at any moment, it goes on from its last checkpoint to the same result.
 
+pub mod checkpoint;
+pub mod examples;
+pub mod options;
+pub mod sampling;
+pub mod schedule;
 pub mod step;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::bert::Encoder;
+use crate::device::cpu::Cpu;
+use crate::lora::{Adapter, Group};
+use crate::ops::adamw::{Adamw, AdamwOptions, ParameterGroup};
+use crate::rescore::scorer::scores;
+use crate::rescore::tune::{ScoredList, Tunable, chosen, total_errors, tune};
+use crate::rescore::weights::Weights;
+use crate::{Error, Result};
+use checkpoint::{Identity, Position, State};
+use examples::Example;
+pub use options::{Beta, TrainOptions};
+use sampling::{EpochPlan, Sample, plan_epoch};
+use schedule::lr_factor;
+use step::{Objective, StepBatch, gradient};
+
+/// The most that a killed run repeats, less the time of one step or of one block of validation.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
+
+/// Hypotheses scored in validation between two looks at the clock.
+const VALIDATION_BLOCK: usize = 512;
+
+/// A run about to start, or to go on.
+pub struct Run<'a> {
+    pub cpu: &'a Cpu,
+    /// Loaded for training.
+    pub encoder: &'a Encoder<Cpu>,
+    pub options: &'a TrainOptions,
+    /// w_a of the loss, chosen.
+    pub first_pass_weight: f64,
+    pub train: &'a [Example],
+    pub valid: &'a [Example],
+    /// The folder of the checkpoints; it exists.
+    pub out: &'a Path,
+    pub identity: Identity,
+    /// Set from outside to stop after the step under way.
+    pub stop: &'a AtomicBool,
+}
+
+/// What happened in one step, for whoever watches.
+#[derive(Debug, Clone, Copy)]
+pub struct StepReport {
+    pub epoch: u32,
+    pub step: u64,
+    pub steps: u64,
+    pub mwer: f64,
+    pub correlation: f64,
+    pub tokens: usize,
+    pub gradient_norm: f64,
+}
+
+/// What a validation found.
+#[derive(Debug, Clone, Copy)]
+pub struct Validation {
+    /// After this epoch, from 1.
+    pub epoch: u32,
+    /// The weights that make the fewest errors on the validation lists, and those errors.
+    pub weights: Weights,
+    pub errors: u64,
+    pub reference_units: u64,
+    /// Whether it is the best so far.
+    pub best: bool,
+}
+
+/// Told of a run's progress.
+pub trait Observer {
+    fn start(&mut self, done: u64, steps: u64);
+    fn step(&mut self, report: StepReport);
+    fn validation(&mut self, validation: Validation);
+}
+
+/// A finished run.
+pub struct Outcome {
+    /// The adapter that validated best.
+    pub adapter: Adapter,
+    /// The epoch it followed, from 1.
+    pub epoch: u32,
+    /// The validation lists with its scores.
+    pub validation: Vec<ScoredList>,
+    pub steps: u64,
+    pub seconds: f64,
+}
+
+impl Run<'_> {
+    /// Trains `adapter` from where `resumed` is, or from the start.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where no list teaches anything, [`Error::Interrupted`] after `stop` was set and the
+    /// state saved, [`Error::NotFinite`] where training diverged, [`Error::Io`] where a checkpoint cannot
+    /// be written.
+    pub fn train(
+        &self,
+        mut adapter: Adapter,
+        resumed: Option<State>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
+        let o = self.options;
+        let plan =
+            |epoch| plan_epoch(self.train, o.hyps, o.batch_tokens, o.seed, epoch);
+        let steps: u64 = (0..o.epochs).map(|e| plan(e).len() as u64).sum();
+        if steps == 0 {
+            return Err(Error::Usage(
+                "no training list has two hypotheses with different errors: there is nothing to learn".into(),
+            ));
+        }
+        let mut state = resumed.unwrap_or_else(|| State::start(&adapter));
+        adapter.values.clone_from(&state.values);
+        observer.start(state.position.step, steps);
+        let mut clock = Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
+        while state.position.epoch < o.epochs {
+            if !state.position.validating {
+                self.epoch(&plan(state.position.epoch), steps, &mut adapter, &mut state, &mut clock, observer)?;
+            }
+            observer.validation(self.validate(&adapter, &mut state, &mut clock)?);
+        }
+        adapter.values = state.best;
+        Ok(Outcome {
+            adapter,
+            epoch: state.position.best_errors.map_or(0, |(_, epoch)| epoch),
+            validation: with_scores(self.valid, &state.best_scores),
+            steps,
+            seconds: clock.seconds(),
+        })
+    }
+
+    /// The steps of an epoch that are left.
+    fn epoch(
+        &self,
+        plan: &EpochPlan,
+        steps: u64,
+        adapter: &mut Adapter,
+        state: &mut State,
+        clock: &mut Clock,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let o = self.options;
+        let objective = Objective {
+            beta: o.beta.initial(),
+            correlation_weight: o.correlation_weight,
+            seed: o.seed,
+        };
+        while let Some(samples) = plan.get(state.position.step_in_epoch as usize) {
+            let batch = self.batch(samples);
+            let at = state.position.step;
+            let g = gradient(self.cpu, self.encoder, adapter, &batch, objective, at);
+            let factor = lr_factor(at, steps, o.warmup);
+            let groups = parameter_groups(adapter, o, factor);
+            let norm = state.adamw.update(&mut adapter.values, &g.gradient, &groups);
+            if !norm.is_finite() {
+                return Err(Error::NotFinite(format!(
+                    "step {}: the gradient is not finite: training diverged; lower --lr or --head-lr",
+                    at + 1
+                )));
+            }
+            state.values.clone_from(&adapter.values);
+            state.position.step += 1;
+            state.position.step_in_epoch += 1;
+            observer.step(StepReport {
+                epoch: state.position.epoch + 1,
+                step: at + 1,
+                steps,
+                mwer: g.mwer,
+                correlation: g.correlation,
+                tokens: batch.tokens(),
+                gradient_norm: norm,
+            });
+            self.pause(state, clock)?;
+        }
+        state.position.validating = true;
+        Ok(())
+    }
+
+    fn batch(&self, samples: &[Sample]) -> StepBatch {
+        let mut batch = StepBatch::default();
+        let weights = Weights {
+            first_pass: self.first_pass_weight,
+            lm: self.first_pass_weight * self.options.lm_weight,
+            lorb: 0.0,
+            words: 0.0,
+        };
+        for sample in samples {
+            let example = &self.train[sample.example];
+            let first = batch.sequences.len();
+            for &h in &sample.hypotheses {
+                let hypothesis = &example.list.hypotheses[h];
+                batch.sequences.push(example.tokens[h].clone());
+                batch.offsets.push(weights.combined(&hypothesis.features));
+                batch.errors.push(hypothesis.errors as u32);
+            }
+            batch.utterances.push(first..batch.sequences.len());
+        }
+        batch
+    }
+
+    /// Scores the validation lists with the parameters as they are, and closes the epoch.
+    fn validate(&self, adapter: &Adapter, state: &mut State, clock: &mut Clock) -> Result<Validation> {
+        let operands = self.encoder.operands(self.cpu, adapter);
+        let all: Vec<&[u32]> = self.valid.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
+        while state.validated.len() < all.len() {
+            let block = &all[state.validated.len()..];
+            let block = &block[..block.len().min(VALIDATION_BLOCK)];
+            state.validated.extend(scores(self.cpu, self.encoder, &operands, block));
+            self.pause(state, clock)?;
+        }
+        let lists = with_scores(self.valid, &state.validated);
+        let weights = tune_for_selection(&lists, true);
+        let errors = total_errors(&lists, &chosen(&lists, &weights));
+        let position = &mut state.position;
+        position.epoch += 1;
+        position.step_in_epoch = 0;
+        position.validating = false;
+        let best = position.best_errors.is_none_or(|(fewest, _)| errors < fewest);
+        if best {
+            position.best_errors = Some((errors, position.epoch));
+            state.best.clone_from(&state.values);
+            state.best_scores = std::mem::take(&mut state.validated);
+        }
+        state.validated.clear();
+        let reference_units = lists.iter().map(|l| l.reference_units).sum();
+        Ok(Validation { epoch: state.position.epoch, weights, errors, reference_units, best })
+    }
+
+    /// Saves where it is time to, and stops where it was asked to.
+    fn pause(&self, state: &mut State, clock: &mut Clock) -> Result<()> {
+        let stop = self.stop.load(Ordering::Relaxed);
+        if stop || clock.saved.elapsed() >= CHECKPOINT_EVERY {
+            state.position.seconds = clock.seconds();
+            checkpoint::save(self.out, &self.identity, state)?;
+            clock.saved = Instant::now();
+        }
+        if stop {
+            return Err(Error::Interrupted(format!(
+                "stopped after step {}, saved in {}; the same command with --resume goes on from there",
+                state.position.step,
+                self.out.display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Before the first step.
+    fn start(adapter: &Adapter) -> State {
+        State {
+            values: adapter.values.clone(),
+            adamw: Adamw::new(AdamwOptions::default(), adapter.values.len()),
+            position: Position {
+                epoch: 0,
+                step_in_epoch: 0,
+                step: 0,
+                validating: false,
+                best_errors: None,
+                seconds: 0.0,
+            },
+            best: adapter.values.clone(),
+            best_scores: Vec::new(),
+            validated: Vec::new(),
+        }
+    }
+}
+
+struct Clock {
+    began: Instant,
+    /// Seconds of earlier processes of the run.
+    before: f64,
+    saved: Instant,
+}
+
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.before + self.began.elapsed().as_secs_f64()
+    }
+}
+
+/// The lists of `examples` with the scores g of their hypotheses, in order.
+pub fn with_scores(examples: &[Example], scores: &[f32]) -> Vec<ScoredList> {
+    let mut scores = scores.iter();
+    let mut lists: Vec<ScoredList> = examples.iter().map(|e| e.list.clone()).collect();
+    for hypothesis in lists.iter_mut().flat_map(|l| &mut l.hypotheses) {
+        hypothesis.features.lorb = scores.next().map_or(0.0, |&g| f64::from(g));
+    }
+    lists
+}
+
+/// The weights that serve `lists` best: of the LM where they have one, of words, and of g if `lorb`.
+pub fn tune_for_selection(lists: &[ScoredList], lorb: bool) -> Weights {
+    let lm = lists.iter().flat_map(|l| &l.hypotheses).any(|h| h.features.lm != 0.0);
+    tune(lists, Weights::default(), Tunable { lm, lorb, words: true })
+}
+
+/// Rates and decays of the groups at a step: theta is a logarithm, and is not decayed.
+fn parameter_groups(adapter: &Adapter, options: &TrainOptions, factor: f32) -> Vec<ParameterGroup> {
+    let of = |entry: &crate::lora::Entry| {
+        let (lr, weight_decay) = match entry.group {
+            Group::Lora => (options.lr, options.weight_decay),
+            Group::Pooler | Group::Head => (options.head_lr, options.weight_decay),
+            Group::Beta => (options.head_lr, 0.0),
+        };
+        ParameterGroup { range: entry.range(), lr: lr * factor, weight_decay }
+    };
+    adapter.layout.entries().iter().map(of).collect()
+}

@@ -1,0 +1,89 @@
+//! Progress of training: a bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use lorb_engine::train::{Observer, StepReport, Validation};
+
+/// Between two plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    began: Instant,
+    line: Instant,
+    /// The step that this process started from, and the tokens it has done.
+    first: u64,
+    tokens: usize,
+    /// The losses, smoothed over about fifty steps.
+    mwer: Option<f64>,
+    correlation: f64,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {msg}, {eta} left");
+            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        let now = Instant::now();
+        Progress { bar, began: now, line: now, first: 0, tokens: 0, mwer: None, correlation: 0.0 }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn start(&mut self, done: u64, steps: u64) {
+        self.first = done;
+        if done > 0 {
+            self.say(&format!("resumed after step {done} of {steps}"));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(steps);
+            bar.set_position(done);
+            bar.reset_eta();
+        }
+        self.began = Instant::now();
+        self.line = self.began;
+    }
+
+    fn step(&mut self, report: StepReport) {
+        self.tokens += report.tokens;
+        let smooth = |before: f64, now: f64| before + (now - before) * 0.02;
+        self.mwer = Some(self.mwer.map_or(report.mwer, |m| smooth(m, report.mwer)));
+        self.correlation = smooth(self.correlation, report.correlation);
+        let seconds = self.began.elapsed().as_secs_f64();
+        let rate = self.tokens as f64 / seconds.max(1e-9);
+        let message = format!(
+            "epoch {}, loss {:+.4} (MWER), {:.3} (correlation), {rate:.0} tokens/s",
+            report.epoch,
+            self.mwer.unwrap_or_default(),
+            self.correlation,
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(report.step);
+                bar.set_message(message);
+            }
+            None if self.line.elapsed() >= LINE_EVERY || report.step == report.steps => {
+                self.line = Instant::now();
+                let left = seconds / (report.step - self.first) as f64 * (report.steps - report.step) as f64;
+                eprintln!("step {}/{}, {message}, {left:.0} s left", report.step, report.steps);
+            }
+            None => {}
+        }
+    }
+
+    fn validation(&mut self, v: Validation) {
+        let wer = 100.0 * v.errors as f64 / v.reference_units.max(1) as f64;
+        let best = if v.best { ", the best so far" } else { "" };
+        self.say(&format!("epoch {}: validation WER {wer:.2} %{best}", v.epoch));
+    }
+}

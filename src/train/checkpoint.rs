@@ -1,0 +1,210 @@
+//! The state of an unfinished run: one directory, renamed into place whole.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::bert::tensors::{self, Output, Tensors};
+use crate::ops::adamw::{Adamw, AdamwOptions};
+use crate::{Error, Result, atomic};
+
+/// What must be the same when a run goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The recipe, as a JSON object of options.
+    pub options: Value,
+    /// Of the examples of training and validation.
+    pub data: String,
+    /// Of the base, and of the adapter that training starts from.
+    pub start: String,
+    /// Sums differ in their last bits from one instruction set to another.
+    pub instruction_set: String,
+}
+
+impl Identity {
+    /// # Errors
+    /// [`Error::Usage`] naming the first thing that differs.
+    fn check(&self, now: &Identity, path: &Path) -> Result<()> {
+        let refuse = |what: &str, was: &dyn std::fmt::Display, is: &dyn std::fmt::Display| {
+            Err(Error::Usage(format!(
+                "{}: the run was started with {what} {was}, not {is}; resume it with the same, or start \
+                 another with another --out",
+                path.display()
+            )))
+        };
+        if let (Value::Object(was), Value::Object(is)) = (&self.options, &now.options) {
+            for (option, is) in is {
+                let was = was.get(option).unwrap_or(&Value::Null);
+                if was != is {
+                    return refuse(&format!("--{option}"), was, is);
+                }
+            }
+        }
+        if self.instruction_set != now.instruction_set {
+            return refuse("instruction set", &self.instruction_set, &now.instruction_set);
+        }
+        for (what, was, is) in
+            [("lists of digest", &self.data, &now.data), ("a model of digest", &self.start, &now.start)]
+        {
+            if was != is {
+                return refuse(what, was, is);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// The parameters now, and the optimizer's moments.
+    pub values: Vec<f32>,
+    pub adamw: Adamw,
+    pub position: Position,
+    /// The parameters that validated best so far; those of the start before the first validation.
+    pub best: Vec<f32>,
+    /// g of the validation hypotheses with the best parameters.
+    pub best_scores: Vec<f32>,
+    /// g of the validation hypotheses done so far, where a validation is under way.
+    pub validated: Vec<f32>,
+}
+
+/// The counters of a [`State`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Epochs whose steps are all done.
+    pub epoch: u32,
+    /// Steps done in the epoch.
+    pub step_in_epoch: u64,
+    /// Steps done in all.
+    pub step: u64,
+    /// Whether the validation after the last epoch is still to be finished.
+    pub validating: bool,
+    /// Errors of the best validation so far, and the epoch it followed.
+    pub best_errors: Option<(u64, u32)>,
+    /// Seconds of training so far.
+    pub seconds: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    identity: Identity,
+    position: Position,
+    adamw: AdamwOptions,
+    adamw_step: u64,
+}
+
+const PREFIX: &str = "checkpoint-";
+const TENSORS: &str = "state.safetensors";
+const DESCRIPTION: &str = "state.json";
+
+/// Writes the state as `out/checkpoint-N`, N one above the last, then removes the older ones.
+///
+/// # Errors
+/// [`Error::Io`]; the checkpoint before stays then.
+pub fn save(out: &Path, identity: &Identity, state: &State) -> Result<()> {
+    let before = list(out)?;
+    let number = before.last().map_or(1, |(n, _)| n + 1);
+    let tensor = |name: &str, values| Output {
+        name: name.to_string(),
+        shape: vec![<[f32]>::len(values)],
+        values: Box::new(move || Cow::Borrowed(values)),
+    };
+    let description = Description {
+        identity: identity.clone(),
+        position: state.position.clone(),
+        adamw: state.adamw.options,
+        adamw_step: state.adamw.step,
+    };
+    atomic::create_directory(out.join(format!("{PREFIX}{number:08}")), |dir| {
+        let tensors = vec![
+            tensor("values", &state.values),
+            tensor("m", &state.adamw.m),
+            tensor("v", &state.adamw.v),
+            tensor("best", &state.best),
+            tensor("best_scores", &state.best_scores),
+            tensor("validated", &state.validated),
+        ];
+        tensors::write(dir.join(TENSORS), tensors)?;
+        let text = serde_json::to_string_pretty(&description).expect("a description is plain data");
+        atomic::write(dir.join(DESCRIPTION), text.as_bytes())
+    })?;
+    remove(before)
+}
+
+/// The newest checkpoint of `out`, if there is one.
+///
+/// # Errors
+/// [`Error::Usage`] where it belongs to another run than `identity`, [`Error::File`] where it is damaged.
+pub fn load(out: &Path, identity: &Identity) -> Result<Option<State>> {
+    let Some((_, path)) = list(out)?.pop() else { return Ok(None) };
+    let hint = "remove it to start over";
+    let text = fs::read(path.join(DESCRIPTION)).map_err(|e| Error::io(&path, "read it", e))?;
+    let description: Description = serde_json::from_slice(&text)
+        .map_err(|e| Error::file(path.join(DESCRIPTION), e.to_string(), hint))?;
+    description.identity.check(identity, &path)?;
+    let tensors = Tensors::open(path.join(TENSORS))?;
+    let read = |name: &str| -> Result<Vec<f32>> {
+        let shape = tensors.shape(name).unwrap_or(&[0]).to_vec();
+        Ok(tensors.f32(name, &shape, hint)?.to_vec())
+    };
+    let adamw = Adamw {
+        options: description.adamw,
+        m: read("m")?,
+        v: read("v")?,
+        step: description.adamw_step,
+    };
+    Ok(Some(State {
+        values: read("values")?,
+        adamw,
+        position: description.position,
+        best: read("best")?,
+        best_scores: read("best_scores")?,
+        validated: read("validated")?,
+    }))
+}
+
+/// Whether `out` holds an unfinished run.
+///
+/// # Errors
+/// [`Error::Io`] where the folder cannot be read.
+pub fn exists(out: &Path) -> Result<bool> {
+    Ok(!list(out)?.is_empty())
+}
+
+/// Removes every checkpoint.
+///
+/// # Errors
+/// [`Error::Io`] where something cannot be removed.
+pub fn clear(out: &Path) -> Result<()> {
+    remove(list(out)?)
+}
+
+fn remove(checkpoints: Vec<(u64, PathBuf)>) -> Result<()> {
+    for (_, path) in checkpoints {
+        fs::remove_dir_all(&path).map_err(|e| Error::io(&path, "remove it", e))?;
+    }
+    Ok(())
+}
+
+/// The checkpoints of `out` by number, oldest first; none where there is no such folder.
+fn list(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = match fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(out, "read the folder", e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(out, "read the folder", e))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if let Some(number) = name.strip_prefix(PREFIX).and_then(|n| n.parse().ok()) {
+            found.push((number, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}

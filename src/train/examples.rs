@@ -1,0 +1,148 @@
+//! Lists made ready for training: token ids and error counts of every hypothesis.
+
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::bert::Tokenizer;
+use crate::nbest::Utterance;
+use crate::nbest::jsonl::{Fields, ListReader};
+use crate::nbest::normalise::{Normaliser, Unit};
+use crate::rescore::tune::ScoredList;
+use crate::rescore::weights::Weights;
+use crate::{Error, Result};
+
+/// An utterance with everything that training needs of it.
+#[derive(Debug, Clone)]
+pub struct Example {
+    pub id: String,
+    /// Scores and errors of the hypotheses; g is 0 until a model gave it.
+    pub list: ScoredList,
+    /// Token ids of each hypothesis.
+    pub tokens: Vec<Vec<u32>>,
+    /// Hypotheses cut at the model's limit.
+    pub cut: usize,
+}
+
+impl Example {
+    /// Whether some hypothesis is worse than another: without that, the MWER loss is constant.
+    pub fn teaches(&self) -> bool {
+        let first = self.list.hypotheses.first().map(|h| h.errors);
+        self.list.hypotheses.iter().any(|h| Some(h.errors) != first)
+    }
+}
+
+/// How text becomes examples.
+pub struct Preparation<'a> {
+    pub fields: &'a Fields,
+    pub normaliser: &'a Normaliser,
+    pub unit: Unit,
+    pub tokenizer: &'a Tokenizer,
+    /// The longest sequence of the model, in tokens.
+    pub max_tokens: usize,
+}
+
+impl Preparation<'_> {
+    /// Reads lists whole.
+    ///
+    /// # Errors
+    /// [`Error::List`] at the first bad line or missing reference, and for a file without utterances.
+    pub fn read(&self, paths: &[PathBuf]) -> Result<Vec<Example>> {
+        let mut utterances = Vec::new();
+        for path in paths {
+            let mut reader = ListReader::open(Some(path), self.fields)?;
+            while let Some(utterance) = reader.next() {
+                let utterance = utterance?;
+                if utterance.reference.is_none() {
+                    return Err(Error::List {
+                        path: path.clone(),
+                        line: reader.line_number(),
+                        problem: format!("utterance {} has no reference (\"ref\")", utterance.id),
+                        hint: "training needs to know what was said".into(),
+                    });
+                }
+                utterances.push(utterance);
+            }
+            if reader.utterances_read() == 0 {
+                return Err(reader.no_utterances());
+            }
+        }
+        utterances.into_par_iter().map(|u| self.example(&u)).collect()
+    }
+
+    fn example(&self, utterance: &Utterance) -> Result<Example> {
+        let encode = |text: &str| self.tokenizer.encode(&self.normaliser.normalise(text), self.max_tokens);
+        let encoded =
+            utterance.hypotheses.iter().map(|h| encode(&h.text)).collect::<Result<Vec<_>>>()?;
+        let list = ScoredList::new(utterance, None, self.normaliser, self.unit).ok_or_else(|| {
+            Error::Usage(format!("utterance {} has no reference", utterance.id))
+        })?;
+        Ok(Example {
+            id: utterance.id.clone(),
+            list,
+            cut: encoded.iter().filter(|e| e.truncated).count(),
+            tokens: encoded.into_iter().map(|e| e.ids).collect(),
+        })
+    }
+}
+
+/// Parts examples into two by a seeded draw of utterances: `fraction` of them, at least one, go right.
+pub fn split(examples: Vec<Example>, fraction: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    super::sampling::shuffle(&mut order, &mut super::sampling::random(seed, u64::MAX));
+    let count = ((examples.len() as f64 * fraction).round() as usize).max(1);
+    let mut right = vec![false; examples.len()];
+    order.iter().take(count).for_each(|&i| right[i] = true);
+    let (right, left): (Vec<_>, Vec<_>) = examples.into_iter().zip(right).partition(|(_, r)| *r);
+    let strip = |part: Vec<(Example, bool)>| part.into_iter().map(|(e, _)| e).collect();
+    (strip(left), strip(right))
+}
+
+/// A digest of everything in the examples that training depends on.
+pub fn digest(sets: &[&[Example]]) -> String {
+    let mut hash = Sha256::new();
+    for set in sets {
+        hash.update((set.len() as u64).to_le_bytes());
+        for example in *set {
+            for (h, tokens) in example.list.hypotheses.iter().zip(&example.tokens) {
+                hash.update(h.features.first_pass.to_le_bytes());
+                hash.update(h.features.lm.to_le_bytes());
+                hash.update(h.errors.to_le_bytes());
+                hash.update((tokens.len() as u64).to_le_bytes());
+                hash.update(bytemuck::cast_slice::<u32, u8>(tokens));
+            }
+        }
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The w_a at which softmax(w_a (a + lm_weight l)) has a mean maximum of `confidence` over the lists,
+/// found by bisection; 1 where no list has two hypotheses.
+pub fn first_pass_weight(examples: &[Example], lm_weight: f64, confidence: f64) -> f64 {
+    let lists: Vec<Vec<f64>> = examples
+        .iter()
+        .filter(|e| e.list.hypotheses.len() > 1)
+        .map(|e| {
+            let weights = Weights { first_pass: 1.0, lm: lm_weight, lorb: 0.0, words: 0.0 };
+            e.list.hypotheses.iter().map(|h| weights.combined(&h.features)).collect()
+        })
+        .collect();
+    if lists.is_empty() {
+        return 1.0;
+    }
+    let mean_maximum = |w: f64| {
+        let of = |scores: &Vec<f64>| {
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            1.0 / scores.iter().map(|s| (w * (s - largest)).exp()).sum::<f64>()
+        };
+        lists.iter().map(of).sum::<f64>() / lists.len() as f64
+    };
+    // In the logarithm: recognisers' scores differ by orders of magnitude.
+    let (mut low, mut high) = (1e-6f64.ln(), 1e6f64.ln());
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        if mean_maximum(middle.exp()) < confidence { low = middle } else { high = middle }
+    }
+    low.exp()
+}
