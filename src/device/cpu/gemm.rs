@@ -8,7 +8,7 @@
 
 use super::buffer::Buffer;
 use super::isa::{Isa, Set};
-use super::simd::{Vector, exp, lanes, load, normal_cdf, store};
+use super::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
 
 /// A right matrix [k, n] stored as the panels that the tiles stream: panel p holds columns
 /// p * width .. (p + 1) * width, row after row; the last panel is narrower, rounded up to whole vectors
@@ -336,6 +336,19 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
+    /// Vector j of N from p on, the last one partial if EDGE.
+    ///
+    /// # Safety
+    /// The vector is readable.
+    #[inline(always)]
+    unsafe fn vector<V: Vector, const N: usize, const EDGE: bool>(&self, p: *const f32, j: usize) -> V {
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            let p = p.add(j * V::LANES);
+            if EDGE && j == N - 1 { V::load_first(p, self.last) } else { V::load(p) }
+        }
+    }
+
     /// # Safety
     /// M rows and N vectors (the last partial if EDGE) from the tile's pointers on are valid.
     #[inline(always)]
@@ -345,14 +358,10 @@ impl Tile<'_> {
         }
         // SAFETY: every access is inside the M rows and N vectors that the caller vouches for.
         unsafe {
-            let load = |p: *const f32, j: usize| {
-                let p = p.add(j * V::LANES);
-                if EDGE && j == N - 1 { V::load_first(p, self.last) } else { V::load(p) }
-            };
             let mut acc = [[V::splat(0.0); N]; M];
             if !self.bias.is_null() {
                 for j in 0..N {
-                    let b = load(self.bias, j);
+                    let b = self.vector::<V, N, EDGE>(self.bias, j);
                     for row in &mut acc {
                         row[j] = b;
                     }
@@ -363,7 +372,7 @@ impl Tile<'_> {
                 for _ in 0..t.k {
                     let mut r = [V::splat(0.0); N];
                     for (j, r) in r.iter_mut().enumerate() {
-                        *r = load(right, j);
+                        *r = self.vector::<V, N, EDGE>(right, j);
                     }
                     for (i, row) in acc.iter_mut().enumerate() {
                         let l = V::splat(*left.add(i * t.row_stride));
@@ -378,7 +387,8 @@ impl Tile<'_> {
             for (i, row) in acc.into_iter().enumerate() {
                 for (j, mut x) in row.into_iter().enumerate() {
                     if !self.addend.is_null() {
-                        x = x.add(load(self.addend.add(i * self.addend_stride), j));
+                        let row = self.addend.add(i * self.addend_stride);
+                        x = x.add(self.vector::<V, N, EDGE>(row, j));
                     }
                     let p = self.out.add(i * self.stride + j * V::LANES);
                     if EDGE && j == N - 1 { x.store_first(p, self.last) } else { x.store(p) }
@@ -394,7 +404,7 @@ impl Tile<'_> {
 /// `x`, and `slope` unless null, are valid for n floats.
 #[inline(always)]
 unsafe fn gelu<V: Vector>(x: *mut f32, slope: *mut f32, n: usize) {
-    lanes::<V>(n, |j, lanes| {
+    for_lanes!(V, n, |j, lanes| {
         // SAFETY: lanes j..j + lanes lie inside the row.
         unsafe {
             let h = load::<V>(x.add(j), lanes);

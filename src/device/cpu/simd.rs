@@ -106,17 +106,26 @@ const NORMAL_CDF_P: [f32; 6] =
 const NORMAL_CDF_Q: [f32; 6] =
     [1.0, 0.252_833_74, 0.028_940_065, 1.912_975_5e-3, 7.510_175e-5, 1.180_211_2e-6];
 
-/// Calls `f(j, n)` for every vector of a row of h floats: it starts at j and has n lanes in the row.
-#[inline(always)]
-pub fn lanes<V: Vector>(h: usize, mut f: impl FnMut(usize, usize)) {
-    let whole = h - h % V::LANES;
-    for j in (0..whole).step_by(V::LANES) {
-        f(j, V::LANES);
-    }
-    if whole < h {
-        f(whole, h - whole);
-    }
+/// Runs a block for every vector of a row of h floats: `for_lanes!(V, h, |j, n| block)`, where the vector
+/// starts at j and has n lanes in the row.
+///
+/// A macro, since a closure would be compiled without the target features of the kernel around it.
+macro_rules! for_lanes {
+    ($vector:ident, $h:expr, |$j:ident, $n:ident| $block:expr) => {{
+        let h: usize = $h;
+        let mut first = 0;
+        while first + $vector::LANES <= h {
+            let ($j, $n) = (first, $vector::LANES);
+            $block;
+            first += $vector::LANES;
+        }
+        if first < h {
+            let ($j, $n) = (first, h - first);
+            $block;
+        }
+    }};
 }
+pub(crate) use for_lanes;
 
 /// The first n lanes from p, zero elsewhere.
 ///

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::{Attention, Inputs, Shape};
 use crate::device::cpu::gemm::{Addend, Gemm, Right, Term, gemm};
-use crate::device::cpu::simd::{Vector, exp, lanes, load, store};
+use crate::device::cpu::simd::{Vector, exp, for_lanes, load, store};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::kernel;
 
@@ -261,7 +261,7 @@ unsafe fn softmax<V: Vector>(x: *mut f32, n: usize, lse: *mut f32) {
     unsafe {
         let mut largest = *x;
         let mut top = V::splat(largest);
-        lanes::<V>(n, |j, l| {
+        for_lanes!(V, n, |j, l| {
             if l == V::LANES {
                 top = top.max(V::load(x.add(j)));
             } else {
@@ -271,7 +271,7 @@ unsafe fn softmax<V: Vector>(x: *mut f32, n: usize, lse: *mut f32) {
         let largest = largest.max(top.largest());
         let mut sum = V::splat(0.0);
         let mut rest = 0.0;
-        lanes::<V>(n, |j, l| {
+        for_lanes!(V, n, |j, l| {
             let e = exp(load::<V>(x.add(j), l).sub(V::splat(largest)));
             store(e, x.add(j), l);
             if l == V::LANES {
@@ -282,7 +282,7 @@ unsafe fn softmax<V: Vector>(x: *mut f32, n: usize, lse: *mut f32) {
         });
         let total = sum.sum() + rest;
         let scale = V::splat(1.0 / total);
-        lanes::<V>(n, |j, l| store(load::<V>(x.add(j), l).mul(scale), x.add(j), l));
+        for_lanes!(V, n, |j, l| store(load::<V>(x.add(j), l).mul(scale), x.add(j), l));
         *lse = largest + total.ln();
     }
 }
@@ -294,5 +294,5 @@ unsafe fn softmax<V: Vector>(x: *mut f32, n: usize, lse: *mut f32) {
 #[inline(always)]
 unsafe fn exp_minus<V: Vector>(x: *mut f32, n: usize, lse: f32) {
     // SAFETY: `lanes` walks 0..n.
-    unsafe { lanes::<V>(n, |j, l| store(exp(load::<V>(x.add(j), l).sub(V::splat(lse))), x.add(j), l)) }
+    unsafe { for_lanes!(V, n, |j, l| store(exp(load::<V>(x.add(j), l).sub(V::splat(lse))), x.add(j), l)) }
 }

@@ -1,5 +1,5 @@
 use super::{LayerNorm, NormWeights};
-use crate::device::cpu::simd::{Vector, keep_first, lanes, load, store};
+use crate::device::cpu::simd::{Vector, for_lanes, keep_first, load, store};
 use crate::device::cpu::{Cpu, Isa, Matrix};
 use crate::kernel;
 
@@ -69,7 +69,7 @@ unsafe fn forward<V: Vector>(x: *mut f32, gamma: *const f32, beta: *const f32, h
     unsafe {
         let (mean, scale) = moments::<V>(x, h, eps);
         let (mean, scale) = (V::splat(mean), V::splat(scale));
-        lanes::<V>(h, |j, n| {
+        for_lanes!(V, h, |j, n| {
             let y = load::<V>(x.add(j), n).sub(mean).mul(scale);
             let y = y.mul_add(load::<V>(gamma.add(j), n), load::<V>(beta.add(j), n));
             store(y, x.add(j), n);
@@ -93,14 +93,14 @@ unsafe fn backward<V: Vector>(
         let (mean, scale) = moments::<V>(x, h, eps);
         let (mean, scale_v) = (V::splat(mean), V::splat(scale));
         let (mut sum, mut dot) = (V::splat(0.0), V::splat(0.0));
-        lanes::<V>(h, |j, n| {
+        for_lanes!(V, h, |j, n| {
             let d = load::<V>(dy.add(j), n).mul(load::<V>(gamma.add(j), n));
             let z = load::<V>(x.add(j), n).sub(mean).mul(scale_v);
             sum = sum.add(d);
             dot = d.mul_add(z, dot);
         });
         let (mean_d, mean_dz) = (V::splat(sum.sum() / h as f32), V::splat(dot.sum() / h as f32));
-        lanes::<V>(h, |j, n| {
+        for_lanes!(V, h, |j, n| {
             let d = load::<V>(dy.add(j), n).mul(load::<V>(gamma.add(j), n));
             let z = load::<V>(x.add(j), n).sub(mean).mul(scale_v);
             store(d.sub(mean_d).sub(z.mul(mean_dz)).mul(scale_v), dx.add(j), n);
@@ -118,10 +118,10 @@ unsafe fn moments<V: Vector>(x: *const f32, h: usize, eps: f32) -> (f32, f32) {
     // SAFETY: `lanes` walks 0..h.
     unsafe {
         let mut sum = V::splat(0.0);
-        lanes::<V>(h, |j, n| sum = sum.add(load::<V>(x.add(j), n)));
+        for_lanes!(V, h, |j, n| sum = sum.add(load::<V>(x.add(j), n)));
         let mean = sum.sum() / h as f32;
         let mut squares = V::splat(0.0);
-        lanes::<V>(h, |j, n| {
+        for_lanes!(V, h, |j, n| {
             let d = load::<V>(x.add(j), n).sub(V::splat(mean));
             // Lanes past the row hold -mean, not 0: leave them out.
             let d = if n == V::LANES { d } else { keep_first(d, n) };

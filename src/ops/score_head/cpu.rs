@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::{ClassifierWeights, PoolerWeights, ScoreHead};
 use crate::device::cpu::gemm::{Addend, Gemm, Packed, Right, Term, gemm};
-use crate::device::cpu::simd::{self, Vector, lanes, load, store};
+use crate::device::cpu::simd::{self, Vector, for_lanes, load, store};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::kernel;
 
@@ -134,5 +134,5 @@ kernel! {
 #[inline(always)]
 unsafe fn tanh<V: Vector>(x: *mut f32, n: usize) {
     // SAFETY: `lanes` walks 0..n.
-    unsafe { lanes::<V>(n, |j, l| store(simd::tanh(load::<V>(x.add(j), l)), x.add(j), l)) }
+    unsafe { for_lanes!(V, n, |j, l| store(simd::tanh(load::<V>(x.add(j), l)), x.add(j), l)) }
 }
