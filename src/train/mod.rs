@@ -302,14 +302,13 @@ pub fn tune_for_selection(lists: &[ScoredList], lorb: bool) -> Weights {
     tune(lists, Weights::default(), Tunable { lm, lorb, words: true })
 }
 
-/// Rates and decays of the groups at a step: theta is a logarithm, and is not decayed.
-fn parameter_groups(adapter: &Adapter, options: &TrainOptions, factor: f32) -> Vec<ParameterGroup> {
+/// Rates and decays of the tensors where the learning rates are `factor` of their peaks. Matrices decay;
+/// a pooler's bias, and theta, which is a logarithm, do not.
+pub fn parameter_groups(adapter: &Adapter, options: &TrainOptions, factor: f32) -> Vec<ParameterGroup> {
     let of = |entry: &crate::lora::Entry| {
-        let (lr, weight_decay) = match entry.group {
-            Group::Lora => (options.lr, options.weight_decay),
-            Group::Pooler | Group::Head => (options.head_lr, options.weight_decay),
-            Group::Beta => (options.head_lr, 0.0),
-        };
+        let lr = if entry.group == Group::Lora { options.lr } else { options.head_lr };
+        let decays = entry.group != Group::Beta && entry.name != "pooler.dense.bias";
+        let weight_decay = if decays { options.weight_decay } else { 0.0 };
         ParameterGroup { range: entry.range(), lr: lr * factor, weight_decay }
     };
     adapter.layout.entries().iter().map(of).collect()
