@@ -8,6 +8,9 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
+/// How the names of files and directories begin that have not got their own yet.
+pub const STAGING_PREFIX: &str = ".lorb-";
+
 /// A file that takes its name only on [`commit`](AtomicFile::commit); dropped before, it leaves nothing.
 pub struct AtomicFile {
     path: PathBuf,
@@ -23,7 +26,7 @@ impl AtomicFile {
             return Err(Error::io(path, "write a file", source));
         }
         let file = tempfile::Builder::new()
-            .prefix(".lorb-")
+            .prefix(STAGING_PREFIX)
             .permissions(default_permissions())
             .tempfile_in(directory_of(&path))
             .map_err(|e| Error::io(&path, "create it", e))?;
@@ -63,7 +66,7 @@ pub fn create_directory(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Resu
     let path = path.as_ref();
     let parent = directory_of(path);
     let staging = tempfile::Builder::new()
-        .prefix(".lorb-")
+        .prefix(STAGING_PREFIX)
         .permissions(directory_permissions())
         .tempdir_in(parent)
         .map_err(|e| Error::io(path, "create it", e))?;

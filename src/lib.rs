@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod bert;
+pub mod builtin;
 pub mod card;
 pub mod device;
 pub mod error;

@@ -42,9 +42,9 @@ impl Golden {
             for ((hyp, errors), ids) in rows.zip(utterance["token_ids"].as_array().unwrap()) {
                 batch.offsets.push(json["settings"]["w_a"].as_f64().unwrap() * hyp["am"].as_f64().unwrap());
                 batch.errors.push(errors.as_u64().unwrap() as u32);
-                batch.sequences.push(
-                    ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect(),
-                );
+                batch
+                    .sequences
+                    .push(ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect());
             }
             batch.utterances.push(first..batch.sequences.len());
         }
@@ -85,8 +85,7 @@ impl Golden {
             };
             let norm = |x: f64| x.sqrt();
             let size = norm(golden.iter().map(|&g| f64::from(g).powi(2)).sum());
-            let error =
-                norm(golden.iter().enumerate().map(|(i, &g)| f64::from(at(i) - g).powi(2)).sum());
+            let error = norm(golden.iter().enumerate().map(|(i, &g)| f64::from(at(i) - g).powi(2)).sum());
             assert!(error <= tolerance * size, "{name}: error {error:e}, norm {size:e}");
             compared += 1;
         }
@@ -124,8 +123,7 @@ fn scores_are_within_1e_5() {
     let golden = Golden::open();
     for &isa in Isa::available() {
         for variant in VARIANTS {
-            let scorer =
-                Scorer::new(Cpu::poisoned(isa), &golden.base, &golden.adapter(variant)).unwrap();
+            let scorer = Scorer::new(Cpu::poisoned(isa), &golden.base, &golden.adapter(variant)).unwrap();
             let expected = numbers(&golden.json["variants"][variant]["f64"]["scores"]);
             let scores = scorer.scores(&golden.batch.sequences);
             assert_eq!(scores.len(), expected.len());

@@ -61,12 +61,7 @@ impl Tokenizer {
             Self::from_bytes(&read(&json)?, json, config)
         } else if vocab.exists() {
             let text = if options.exists() { read(&options)? } else { b"{}".to_vec() };
-            let options = serde_json::from_slice(&text).map_err(|e| {
-                Error::file(&options, format!("not a tokenizer's options: {e}"), "copy it again")
-            })?;
-            let inner = word_piece(&read(&vocab)?, options)
-                .map_err(|e| Error::file(&vocab, e.to_string(), "give a BERT's vocab.txt"))?;
-            Self::new(inner, vocab, config)
+            Self::from_vocabulary(&read(&vocab)?, &text, vocab, config)
         } else {
             Err(Error::file(dir, "it has neither tokenizer.json nor vocab.txt", "copy the model's tokenizer"))
         }
@@ -80,6 +75,26 @@ impl Tokenizer {
         let path = path.as_ref();
         let inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| Error::file(path, format!("not a tokenizer: {e}"), "copy it again"))?;
+        Self::new(inner, path.to_path_buf(), config)
+    }
+
+    /// Reads the content of a vocab.txt and of a tokenizer_config.json; `path` names the former in errors.
+    ///
+    /// # Errors
+    /// [`Error::File`], as in [`open`](Self::open).
+    pub fn from_vocabulary(
+        vocabulary: &[u8],
+        options: &[u8],
+        path: impl AsRef<Path>,
+        config: &Config,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        let options = serde_json::from_slice(options).map_err(|e| {
+            let path = path.with_file_name("tokenizer_config.json");
+            Error::file(path, format!("not a tokenizer's options: {e}"), "copy it again")
+        })?;
+        let inner = word_piece(vocabulary, options)
+            .map_err(|e| Error::file(path, e.to_string(), "give a BERT's vocab.txt"))?;
         Self::new(inner, path.to_path_buf(), config)
     }
 

@@ -17,7 +17,7 @@ pub struct Progress {
     first: u64,
     tokens: usize,
     /// The losses, smoothed over about fifty steps.
-    mwer: Option<f64>,
+    mwer: Option<(f64, f64)>,
     correlation: f64,
 }
 
@@ -57,15 +57,15 @@ impl Observer for Progress {
     fn step(&mut self, report: StepReport) {
         self.tokens += report.tokens;
         let smooth = |before: f64, now: f64| before + (now - before) * 0.02;
-        self.mwer = Some(self.mwer.map_or(report.mwer, |m| smooth(m, report.mwer)));
+        let (mwer, without) = self.mwer.unwrap_or((report.mwer, report.mwer_without));
+        let (mwer, without) = (smooth(mwer, report.mwer), smooth(without, report.mwer_without));
+        self.mwer = Some((mwer, without));
         self.correlation = smooth(self.correlation, report.correlation);
         let seconds = self.began.elapsed().as_secs_f64();
         let rate = self.tokens as f64 / seconds.max(1e-9);
         let message = format!(
-            "epoch {}, loss {:+.4} (MWER), {:.3} (correlation), {rate:.0} tokens/s",
-            report.epoch,
-            self.mwer.unwrap_or_default(),
-            self.correlation,
+            "epoch {}, MWER {mwer:+.4} (first pass alone {without:+.4}), correlation {:.2}, {rate:.0} tokens/s",
+            report.epoch, self.correlation,
         );
         match &self.bar {
             Some(bar) => {

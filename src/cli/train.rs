@@ -1,9 +1,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::Args;
 use lorb_engine::bert::Encoder;
+use lorb_engine::builtin;
 use lorb_engine::card::{Card, open_adapter};
 use lorb_engine::lora::{Adapter, Group, LoraConfig, Targets};
 use lorb_engine::model::BaseModel;
@@ -23,10 +25,10 @@ use super::{Compute, Lists, open_model, progress};
 /// Train an adapter on N-best lists with references
 #[derive(Args)]
 pub struct Train {
-    /// A Hugging Face BERT folder
+    /// A Hugging Face BERT folder [default, without --train: a small embedded one]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// N-best lists to train on (.jsonl, .gz, .zst)
+    /// N-best lists to train on (.jsonl, .gz, .zst) [default, without --model: embedded ones]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     train: Vec<PathBuf>,
     /// Lists to choose the best epoch and the rescoring weights on, or the fraction of --train kept for that
@@ -89,6 +91,9 @@ pub struct Train {
     corr_weight: Option<f64>,
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Save the unfinished run so often
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    checkpoint_every: u64,
     #[command(flatten)]
     lists: Lists,
     #[command(flatten)]
@@ -108,7 +113,11 @@ impl Train {
         options.check()?;
         let stop = stop_on_signals()?;
         let cpu = self.compute.start()?;
-        let model = open_model(&self.model)?;
+        if self.train.is_empty() && self.model.is_some() {
+            return Err(Error::Usage("give lists to train on with --train FILE".into()));
+        }
+        let embedded = self.model.is_none() && self.train.is_empty();
+        let model = if embedded { builtin::model()? } else { open_model(&self.model)? };
         let initial = self.init_adapter.as_deref().map(|dir| open_adapter(dir, &model)).transpose()?;
         let card = initial.as_ref().and_then(|(_, card)| card.as_ref());
         let (fields, normalise, unit) = self.lists.over(card.map(|c| (&c.fields, &c.normalise, c.unit)));
@@ -121,14 +130,21 @@ impl Train {
             max_tokens: model.config.max_positions,
         };
         atomic::ensure_directory(&self.out)?;
+        checkpoint::sweep(&self.out)?;
         if !self.resume && checkpoint::exists(&self.out)? {
             return Err(Error::Usage(format!(
                 "{} holds an unfinished run: go on with --resume, or give another --out",
                 self.out.display()
             )));
         }
-        let (train, valid) = self.read_lists(&preparation, options.seed)?;
-        let test = preparation.read(&self.test)?;
+        let (train, test) = match embedded {
+            true => (
+                preparation.read_list(builtin::training_lists(&fields)?)?,
+                preparation.read_list(builtin::held_out_lists(&fields)?)?,
+            ),
+            false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
+        };
+        let (train, valid) = self.keep_for_validation(train, &preparation, options.seed)?;
 
         let mut adapter = match initial {
             Some((adapter, card)) => self.continued(adapter, card, &options, &model)?,
@@ -137,7 +153,13 @@ impl Train {
                     Beta::Learned(beta) => Some(beta as f32),
                     Beta::Fixed(_) => None,
                 };
-                Adapter::initialise(&model.config, &model.checkpoint, options.lora.clone(), learned, options.seed)?
+                Adapter::initialise(
+                    &model.config,
+                    &model.checkpoint,
+                    options.lora.clone(),
+                    learned,
+                    options.seed,
+                )?
             }
         };
         adapter.config.dropout = options.lora.dropout;
@@ -163,6 +185,10 @@ impl Train {
             instruction_set: cpu.isa().name().into(),
         };
         let resumed = if self.resume { checkpoint::load(&self.out, &identity)? } else { None };
+        if self.resume && resumed.is_none() && checkpoint::is_finished(&self.out, &identity)? {
+            println!("finished {}: nothing is left to do", self.out.display());
+            return Ok(());
+        }
         let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, true)?;
         let run = Run {
             cpu: &cpu,
@@ -172,7 +198,8 @@ impl Train {
             train: &train,
             valid: &valid,
             out: &self.out,
-            identity,
+            checkpoint_every: Duration::from_secs(self.checkpoint_every),
+            identity: identity.clone(),
             stop: &stop,
         };
         let outcome = run.train(adapter, resumed, &mut progress::Progress::new())?;
@@ -187,12 +214,17 @@ impl Train {
             fields: fields.clone(),
             normalise: normalise.clone(),
             unit,
-            training_weights: Weights { first_pass: w_a, lm: w_a * options.lm_weight, lorb: beta, words: 0.0 },
+            training_weights: Weights {
+                first_pass: w_a,
+                lm: w_a * options.lm_weight,
+                lorb: beta,
+                words: 0.0,
+            },
         };
         card.save(&self.out)?;
         let tuned_on = vec![TunedOn { list: self.valid.clone(), utterances: valid.len() as u64 }];
         RescoringFile { weights, fields, normalise, unit, tuned_on }.save(&self.out)?;
-        checkpoint::clear(&self.out)?;
+        checkpoint::finish(&self.out, &identity)?;
 
         let baseline = tune_for_selection(&outcome.validation, false);
         report("validation", &outcome.validation, &baseline, &weights);
@@ -253,11 +285,13 @@ impl Train {
         })
     }
 
-    fn read_lists(&self, preparation: &Preparation<'_>, seed: u64) -> Result<(Vec<Example>, Vec<Example>)> {
-        if self.train.is_empty() {
-            return Err(Error::Usage("give lists to train on with --train FILE".into()));
-        }
-        let train = preparation.read(&self.train)?;
+    /// The lists to train on and those to validate on.
+    fn keep_for_validation(
+        &self,
+        train: Vec<Example>,
+        preparation: &Preparation<'_>,
+        seed: u64,
+    ) -> Result<(Vec<Example>, Vec<Example>)> {
         match self.valid.parse::<f64>() {
             Ok(fraction) if fraction > 0.0 && fraction < 1.0 && train.len() > 1 => {
                 Ok(split(train, fraction, seed))
@@ -312,7 +346,8 @@ fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
 
 /// The trained parameters, apart by what they are, and their share of the base.
 fn parameters(adapter: &Adapter, model: &BaseModel) -> String {
-    let encoder: usize = model.config.encoder_tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    let encoder: usize =
+        model.config.encoder_tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
     let h = model.config.hidden;
     let base = encoder + h * h + h;
     let share = |n: usize| 100.0 * n as f64 / base as f64;

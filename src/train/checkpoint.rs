@@ -100,6 +100,8 @@ struct Description {
 const PREFIX: &str = "checkpoint-";
 const TENSORS: &str = "state.safetensors";
 const DESCRIPTION: &str = "state.json";
+/// The identity of the run whose result the folder holds.
+const FINISHED: &str = "run.json";
 
 /// Writes the state as `out/checkpoint-N`, N one above the last, then removes the older ones.
 ///
@@ -151,12 +153,8 @@ pub fn load(out: &Path, identity: &Identity) -> Result<Option<State>> {
         let shape = tensors.shape(name).unwrap_or(&[0]).to_vec();
         Ok(tensors.f32(name, &shape, hint)?.to_vec())
     };
-    let adamw = Adamw {
-        options: description.adamw,
-        m: read("m")?,
-        v: read("v")?,
-        step: description.adamw_step,
-    };
+    let adamw =
+        Adamw { options: description.adamw, m: read("m")?, v: read("v")?, step: description.adamw_step };
     Ok(Some(State {
         values: read("values")?,
         adamw,
@@ -175,12 +173,47 @@ pub fn exists(out: &Path) -> Result<bool> {
     Ok(!list(out)?.is_empty())
 }
 
-/// Removes every checkpoint.
+/// Notes that the run is finished, and removes its checkpoints.
 ///
 /// # Errors
-/// [`Error::Io`] where something cannot be removed.
-pub fn clear(out: &Path) -> Result<()> {
+/// [`Error::Io`] where something cannot be written or removed.
+pub fn finish(out: &Path, identity: &Identity) -> Result<()> {
+    let text = serde_json::to_string_pretty(identity).expect("an identity is plain data");
+    atomic::write(out.join(FINISHED), text.as_bytes())?;
     remove(list(out)?)
+}
+
+/// Whether `out` holds the result of a finished run.
+///
+/// # Errors
+/// [`Error::Usage`] where it is that of another run than `identity`.
+pub fn is_finished(out: &Path, identity: &Identity) -> Result<bool> {
+    let path = out.join(FINISHED);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::io(&path, "read it", e)),
+    };
+    let finished: Identity = serde_json::from_slice(&text)
+        .map_err(|e| Error::file(&path, e.to_string(), "remove it to start over"))?;
+    finished.check(identity, &path)?;
+    Ok(true)
+}
+
+/// Removes what a killed process left half-written in `out`.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be removed.
+pub fn sweep(out: &Path) -> Result<()> {
+    for entry in fs::read_dir(out).map_err(|e| Error::io(out, "read the folder", e))? {
+        let path = entry.map_err(|e| Error::io(out, "read the folder", e))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if name.starts_with(atomic::STAGING_PREFIX) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|e| Error::io(&path, "remove it", e))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(checkpoints: Vec<(u64, PathBuf)>) -> Result<()> {

@@ -49,35 +49,39 @@ impl Preparation<'_> {
     /// # Errors
     /// [`Error::List`] at the first bad line or missing reference, and for a file without utterances.
     pub fn read(&self, paths: &[PathBuf]) -> Result<Vec<Example>> {
+        let of = |path: &PathBuf| self.read_list(ListReader::open(Some(path), self.fields)?);
+        Ok(paths.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Reads one list whole.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn read_list(&self, mut reader: ListReader) -> Result<Vec<Example>> {
         let mut utterances = Vec::new();
-        for path in paths {
-            let mut reader = ListReader::open(Some(path), self.fields)?;
-            while let Some(utterance) = reader.next() {
-                let utterance = utterance?;
-                if utterance.reference.is_none() {
-                    return Err(Error::List {
-                        path: path.clone(),
-                        line: reader.line_number(),
-                        problem: format!("utterance {} has no reference (\"ref\")", utterance.id),
-                        hint: "training needs to know what was said".into(),
-                    });
-                }
-                utterances.push(utterance);
+        while let Some(utterance) = reader.next() {
+            let utterance = utterance?;
+            if utterance.reference.is_none() {
+                return Err(Error::List {
+                    path: reader.path().to_path_buf(),
+                    line: reader.line_number(),
+                    problem: format!("utterance {} has no reference (\"ref\")", utterance.id),
+                    hint: "training needs to know what was said".into(),
+                });
             }
-            if reader.utterances_read() == 0 {
-                return Err(reader.no_utterances());
-            }
+            utterances.push(utterance);
+        }
+        if reader.utterances_read() == 0 {
+            return Err(reader.no_utterances());
         }
         utterances.into_par_iter().map(|u| self.example(&u)).collect()
     }
 
     fn example(&self, utterance: &Utterance) -> Result<Example> {
         let encode = |text: &str| self.tokenizer.encode(&self.normaliser.normalise(text), self.max_tokens);
-        let encoded =
-            utterance.hypotheses.iter().map(|h| encode(&h.text)).collect::<Result<Vec<_>>>()?;
-        let list = ScoredList::new(utterance, None, self.normaliser, self.unit).ok_or_else(|| {
-            Error::Usage(format!("utterance {} has no reference", utterance.id))
-        })?;
+        let encoded = utterance.hypotheses.iter().map(|h| encode(&h.text)).collect::<Result<Vec<_>>>()?;
+        let list = ScoredList::new(utterance, None, self.normaliser, self.unit)
+            .ok_or_else(|| Error::Usage(format!("utterance {} has no reference", utterance.id)))?;
         Ok(Example {
             id: utterance.id.clone(),
             list,

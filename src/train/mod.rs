@@ -23,12 +23,9 @@ use crate::{Error, Result};
 use checkpoint::{Identity, Position, State};
 use examples::Example;
 pub use options::{Beta, TrainOptions};
-use sampling::{EpochPlan, Sample, plan_epoch};
+use sampling::{Draw, EpochPlan, Sample, plan_epoch};
 use schedule::lr_factor;
 use step::{Objective, StepBatch, gradient};
-
-/// The most that a killed run repeats, less the time of one step or of one block of validation.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
 
 /// Hypotheses scored in validation between two looks at the clock.
 const VALIDATION_BLOCK: usize = 512;
@@ -45,6 +42,8 @@ pub struct Run<'a> {
     pub valid: &'a [Example],
     /// The folder of the checkpoints; it exists.
     pub out: &'a Path,
+    /// The most that a killed run repeats, less the time of one step or of one block of validation.
+    pub checkpoint_every: Duration,
     pub identity: Identity,
     /// Set from outside to stop after the step under way.
     pub stop: &'a AtomicBool,
@@ -57,6 +56,8 @@ pub struct StepReport {
     pub step: u64,
     pub steps: u64,
     pub mwer: f64,
+    /// What MWER would be without g: how far `mwer` lies below it is what has been learned.
+    pub mwer_without: f64,
     pub correlation: f64,
     pub tokens: usize,
     pub gradient_norm: f64,
@@ -108,8 +109,13 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let o = self.options;
-        let plan =
-            |epoch| plan_epoch(self.train, o.hyps, o.batch_tokens, o.seed, epoch);
+        let draw = Draw {
+            hyps: o.hyps,
+            batch_tokens: o.batch_tokens,
+            weights: self.first_pass_weights(),
+            seed: o.seed,
+        };
+        let plan = |epoch| plan_epoch(self.train, draw, epoch);
         let steps: u64 = (0..o.epochs).map(|e| plan(e).len() as u64).sum();
         if steps == 0 {
             return Err(Error::Usage(
@@ -119,10 +125,18 @@ impl Run<'_> {
         let mut state = resumed.unwrap_or_else(|| State::start(&adapter));
         adapter.values.clone_from(&state.values);
         observer.start(state.position.step, steps);
-        let mut clock = Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
+        let mut clock =
+            Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
         while state.position.epoch < o.epochs {
             if !state.position.validating {
-                self.epoch(&plan(state.position.epoch), steps, &mut adapter, &mut state, &mut clock, observer)?;
+                self.epoch(
+                    &plan(state.position.epoch),
+                    steps,
+                    &mut adapter,
+                    &mut state,
+                    &mut clock,
+                    observer,
+                )?;
             }
             observer.validation(self.validate(&adapter, &mut state, &mut clock)?);
         }
@@ -147,11 +161,8 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let o = self.options;
-        let objective = Objective {
-            beta: o.beta.initial(),
-            correlation_weight: o.correlation_weight,
-            seed: o.seed,
-        };
+        let objective =
+            Objective { beta: o.beta.initial(), correlation_weight: o.correlation_weight, seed: o.seed };
         while let Some(samples) = plan.get(state.position.step_in_epoch as usize) {
             let batch = self.batch(samples);
             let at = state.position.step;
@@ -173,6 +184,7 @@ impl Run<'_> {
                 step: at + 1,
                 steps,
                 mwer: g.mwer,
+                mwer_without: g.mwer_without,
                 correlation: g.correlation,
                 tokens: batch.tokens(),
                 gradient_norm: norm,
@@ -183,14 +195,15 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The part of the loss's combined score that is not trained.
+    fn first_pass_weights(&self) -> Weights {
+        let first_pass = self.first_pass_weight;
+        Weights { first_pass, lm: first_pass * self.options.lm_weight, lorb: 0.0, words: 0.0 }
+    }
+
     fn batch(&self, samples: &[Sample]) -> StepBatch {
         let mut batch = StepBatch::default();
-        let weights = Weights {
-            first_pass: self.first_pass_weight,
-            lm: self.first_pass_weight * self.options.lm_weight,
-            lorb: 0.0,
-            words: 0.0,
-        };
+        let weights = self.first_pass_weights();
         for sample in samples {
             let example = &self.train[sample.example];
             let first = batch.sequences.len();
@@ -236,7 +249,7 @@ impl Run<'_> {
     /// Saves where it is time to, and stops where it was asked to.
     fn pause(&self, state: &mut State, clock: &mut Clock) -> Result<()> {
         let stop = self.stop.load(Ordering::Relaxed);
-        if stop || clock.saved.elapsed() >= CHECKPOINT_EVERY {
+        if stop || clock.saved.elapsed() >= self.checkpoint_every {
             state.position.seconds = clock.seconds();
             checkpoint::save(self.out, &self.identity, state)?;
             clock.saved = Instant::now();

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::examples::Example;
+use crate::rescore::weights::Weights;
 
 /// The steps of one epoch: for each, utterances with the hypotheses that take part.
 pub type EpochPlan = Vec<Vec<Sample>>;
@@ -16,28 +17,34 @@ pub struct Sample {
     pub hypotheses: Vec<usize>,
 }
 
-/// Draws an epoch: the examples that teach something, in random order, each with `hyps` hypotheses,
-/// filling steps of at most `batch_tokens` tokens.
-pub fn plan_epoch(
-    examples: &[Example],
-    hyps: usize,
-    batch_tokens: usize,
-    seed: u64,
-    epoch: u32,
-) -> EpochPlan {
-    let mut random = random(seed, epoch.into());
+/// How the hypotheses of a step are drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// Hypotheses of an utterance, at most.
+    pub hyps: usize,
+    /// Tokens of a step, at most.
+    pub batch_tokens: usize,
+    /// The first-pass part of the combined score: hypotheses that it finds likely are drawn more often.
+    pub weights: Weights,
+    pub seed: u64,
+}
+
+/// Draws an epoch: the examples that teach something, in random order, each with some of its hypotheses,
+/// filling steps with tokens.
+pub fn plan_epoch(examples: &[Example], draw: Draw, epoch: u32) -> EpochPlan {
+    let mut random = random(draw.seed, epoch.into());
     let mut order: Vec<usize> = (0..examples.len()).filter(|&i| examples[i].teaches()).collect();
     shuffle(&mut order, &mut random);
     let mut steps: EpochPlan = Vec::new();
     let mut room = 0;
     for example in order {
-        let hypotheses = draw(&examples[example], hyps, &mut random);
+        let hypotheses = hypotheses(&examples[example], draw, &mut random);
         let tokens: usize = hypotheses.iter().map(|&h| examples[example].tokens[h].len()).sum();
         match steps.last_mut() {
             Some(step) if tokens <= room => step.push(Sample { example, hypotheses }),
             _ => {
                 steps.push(vec![Sample { example, hypotheses }]);
-                room = batch_tokens.max(tokens);
+                room = draw.batch_tokens.max(tokens);
             }
         }
         room -= tokens;
@@ -45,21 +52,26 @@ pub fn plan_epoch(
     steps
 }
 
-/// The first pass's best and `hyps - 1` others, in the order of the list.
-fn draw(example: &Example, hyps: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
-    let all = &example.list.hypotheses;
-    let best = (0..all.len())
-        .max_by(|&a, &b| {
-            let (a, b) = (all[a].features.first_pass, all[b].features.first_pass);
-            a.total_cmp(&b)
-        })
-        .unwrap_or(0);
-    let mut others: Vec<usize> = (0..all.len()).filter(|&h| h != best).collect();
-    shuffle(&mut others, random);
-    others.truncate(hyps.saturating_sub(1));
-    others.push(best);
-    others.sort_unstable();
-    others
+/// The first pass's best, and others without replacement with probabilities in proportion to
+/// softmax(score), by the Gumbel top-k trick (Kool et al., arXiv 1903.06059): the hypotheses that compete
+/// with the best are those that the loss can tell apart. In the order of the list.
+fn hypotheses(example: &Example, draw: Draw, random: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut keyed: Vec<(f64, usize)> = Vec::new();
+    let mut best = (f64::NEG_INFINITY, 0);
+    for (i, hypothesis) in example.list.hypotheses.iter().enumerate() {
+        let score = draw.weights.combined(&hypothesis.features);
+        if score > best.0 {
+            best = (score, i);
+        }
+        // Uniform in (0, 1), never its ends.
+        let uniform = ((random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        keyed.push((score - (-uniform.ln()).ln(), i));
+    }
+    keyed[best.1].0 = f64::INFINITY;
+    keyed.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut drawn: Vec<usize> = keyed.into_iter().take(draw.hyps).map(|(_, i)| i).collect();
+    drawn.sort_unstable();
+    drawn
 }
 
 /// A random stream of a run.

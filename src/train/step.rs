@@ -47,6 +47,8 @@ pub struct Objective {
 /// The losses of a step (the mean over its utterances for MWER) and the gradient of their weighted sum.
 pub struct StepGradient {
     pub mwer: f64,
+    /// What MWER would be without g.
+    pub mwer_without: f64,
     pub correlation: f64,
     /// Flat, as the adapter's values.
     pub gradient: Vec<f32>,
@@ -116,11 +118,17 @@ pub fn gradient(
     for of_chunk in of_chunks {
         gradient.iter_mut().zip(of_chunk).for_each(|(g, c)| *g += c);
     }
-    StepGradient { mwer: losses.mwer, correlation: correlation_loss, gradient }
+    StepGradient {
+        mwer: losses.mwer,
+        mwer_without: losses.mwer_without,
+        correlation: correlation_loss,
+        gradient,
+    }
 }
 
 struct UtteranceLosses {
     mwer: f64,
+    mwer_without: f64,
     d_scores: Vec<f32>,
 }
 
@@ -135,16 +143,21 @@ fn utterance_losses(
     let share = 1.0 / batch.utterances.len().max(1) as f64;
     let theta = adapter.layout.theta();
     let beta = theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp());
-    let mut losses = UtteranceLosses { mwer: 0.0, d_scores: Vec::with_capacity(scores.len()) };
+    let mut losses =
+        UtteranceLosses { mwer: 0.0, mwer_without: 0.0, d_scores: Vec::with_capacity(scores.len()) };
     let mut d_theta = 0.0;
     for range in &batch.utterances {
-        let one = mwer(MwerInputs {
-            offsets: &batch.offsets[range.clone()],
-            scores: &scores[range.clone()],
-            errors: &batch.errors[range.clone()],
-            beta,
-        });
+        let of = |beta| {
+            mwer(MwerInputs {
+                offsets: &batch.offsets[range.clone()],
+                scores: &scores[range.clone()],
+                errors: &batch.errors[range.clone()],
+                beta,
+            })
+        };
+        let one = of(beta);
         losses.mwer += share * one.loss;
+        losses.mwer_without += share * of(0.0).loss;
         losses.d_scores.extend(one.d_scores.iter().map(|d| d * share as f32));
         d_theta += share * one.d_theta;
     }

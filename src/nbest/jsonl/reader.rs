@@ -40,7 +40,8 @@ impl ListReader {
         }
     }
 
-    fn new(path: PathBuf, mut source: impl Read + Send + 'static, fields: &Fields) -> Result<Self> {
+    /// Reads `source`, compressed or not; `path` names it in errors.
+    pub fn new(path: PathBuf, mut source: impl Read + Send + 'static, fields: &Fields) -> Result<Self> {
         const BUFFER: usize = 1 << 16;
         let mut magic = Vec::new();
         let read = source.by_ref().take(4).read_to_end(&mut magic);

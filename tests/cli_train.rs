@@ -1,0 +1,247 @@
+//! `lorb-engine train` as a user runs it: it learns, it resumes to the same bytes after any end, and it
+//! refuses what cannot work.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde_json::json;
+use support::{TinyBert, tiny_bert};
+
+/// A base and lists in a temporary folder.
+struct Project {
+    dir: tempfile::TempDir,
+}
+
+const WORDS: [&str; 8] = ["the", "of", "and", "to", "in", "he", "she", "was"];
+
+impl Project {
+    /// Lists in which the first pass prefers hypotheses with "whom", which nobody ever says: a model that
+    /// reads the words can learn that.
+    fn new() -> Project {
+        let dir = tempfile::tempdir().unwrap();
+        tiny_bert(&dir.path().join("base"), 1, &TinyBert::default());
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let mut lists = String::new();
+        for u in 0..120 {
+            let mut word = || WORDS[random.next_u32() as usize % WORDS.len()];
+            let reference: Vec<&str> = (0..6).map(|_| word()).collect();
+            let hyps: Vec<_> = (0..4)
+                .map(|h| {
+                    let mut words = reference.clone();
+                    words[h + 1] = if h < 3 { "who" } else { words[h + 1] };
+                    json!({"text": words.join(" "), "am": -(h as f64) / 2.0})
+                })
+                .collect();
+            lists += &json!({"id": format!("u{u}"), "ref": reference.join(" "), "hyps": hyps}).to_string();
+            lists.push('\n');
+        }
+        fs::write(dir.path().join("lists.jsonl"), lists).unwrap();
+        Project { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, out: &str, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
+        command
+            .current_dir(self.dir.path())
+            .args(["train", "--model", "base", "--train", "lists.jsonl", "--out", out, "--threads", "2"])
+            .args(["--epochs", "3", "--batch-tokens", "100", "--lr", "0.01", "--head-lr", "0.01"])
+            .args(more)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn train(&self, out: &str, more: &[&str]) -> Output {
+        self.command(out, more).output().unwrap()
+    }
+
+    fn adapter(&self, out: &str) -> Vec<u8> {
+        fs::read(self.path(out).join("adapter_model.safetensors")).unwrap()
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn succeeded(output: Output) -> String {
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
+}
+
+fn refused(output: Output, parts: &[&str]) {
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
+/// The percentage after `label` in the last line that has it.
+fn percentage(text: &str, label: &str) -> f64 {
+    let after = text.rsplit_once(label).unwrap_or_else(|| panic!("no {label:?} in {text}")).1;
+    after.trim_start().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn it_learns_and_writes_an_adapter() {
+    let project = Project::new();
+    let out = succeeded(project.train("out", &["--valid", "0.25"]));
+    assert!(percentage(&out, "with LoRB") < percentage(&out, "first pass") / 2.0, "{out}");
+    for file in ["adapter_config.json", "adapter_model.safetensors", "lorb.json", "rescoring.json"] {
+        assert!(project.path("out").join(file).is_file(), "{file} is missing");
+    }
+    let left = fs::read_dir(project.path("out")).unwrap();
+    let left: Vec<_> = left.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|n| n.starts_with('.') || n.starts_with("checkpoint")), "{left:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
+    let project = Project::new();
+    for (out, seed, threads) in [("a", "7", "2"), ("b", "7", "2"), ("c", "8", "2")] {
+        succeeded(project.train(out, &["--seed", seed, "--threads", threads]));
+    }
+    assert!(project.adapter("a") == project.adapter("b"));
+    assert!(project.adapter("a") != project.adapter("c"));
+}
+
+#[test]
+fn killed_again_and_again_it_ends_with_the_same_bytes() {
+    let project = Project::new();
+    let long = ["--epochs", "12", "--dropout", "0.1"];
+    succeeded(project.train("whole", &long));
+    let mut kills = 0;
+    // Delays that fall in loading, training, validation and saving alike.
+    for delay in (20..400).step_by(19) {
+        let arguments = [&long[..], &["--resume", "--checkpoint-every", "0"]].concat();
+        let mut child = project
+            .command("killed", &arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        kills += usize::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(kills >= 5, "only {kills} kills hit a run that was under way");
+    let out = succeeded(project.train("killed", &[&long[..], &["--resume"]].concat()));
+    assert!(project.adapter("whole") == project.adapter("killed"), "{out}");
+    let rescoring = |out: &str| fs::read(project.path(out).join("rescoring.json")).unwrap();
+    assert!(rescoring("whole") == rescoring("killed"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_saves_and_says_how_to_go_on() {
+    let project = Project::new();
+    let long = ["--epochs", "200"];
+    for signal in ["TERM", "INT"] {
+        let out = format!("out-{signal}");
+        let child =
+            project.command(&out, &long).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+        let stopped = child.wait_with_output().unwrap();
+        assert_eq!(stopped.status.code(), Some(1), "{}", text(&stopped));
+        assert!(text(&stopped).contains("--resume"), "{}", text(&stopped));
+        refused(project.train(&out, &long), &["unfinished run", "--resume"]);
+        refused(project.train(&out, &["--epochs", "200", "--resume", "--rank", "4"]), &["--rank 8, not 4"]);
+        let isa =
+            project.command(&out, &["--epochs", "200", "--resume"]).env("LORB_ISA", "portable").output();
+        refused(isa.unwrap(), &["instruction set", "portable"]);
+        let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+        fs::write(project.path("other.jsonl"), lists.replace("\"am\":-0.5", "\"am\":-0.6")).unwrap();
+        let mut other = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
+        other.current_dir(project.dir.path()).args(["train", "--model", "base", "--train", "other.jsonl"]);
+        other.args(["--out", &out, "--threads", "2", "--batch-tokens", "100", "--lr", "0.01"]);
+        other.args(["--head-lr", "0.01", "--epochs", "200", "--resume", "--first-pass-weight", "1"]);
+        refused(other.output().unwrap(), &["the run was started with"]);
+    }
+}
+
+#[test]
+fn a_finished_run_is_not_run_again() {
+    let project = Project::new();
+    succeeded(project.train("out", &[]));
+    let before = project.adapter("out");
+    let again = succeeded(project.train("out", &["--resume"]));
+    assert!(again.contains("nothing is left to do"), "{again}");
+    assert!(before == project.adapter("out"));
+}
+
+#[test]
+fn an_adapter_can_be_trained_on() {
+    let project = Project::new();
+    succeeded(project.train("first", &["--rank", "4", "--targets", "all"]));
+    let out = succeeded(project.train("second", &["--init-adapter", "first", "--epochs", "1"]));
+    assert!(out.contains("trained"), "{out}");
+    assert!(project.adapter("first") != project.adapter("second"));
+    refused(project.train("third", &["--init-adapter", "first", "--rank", "4"]), &["--rank"]);
+    refused(project.train("third", &["--init-adapter", "nowhere"]), &["nowhere"]);
+}
+
+#[test]
+fn every_target_and_setting_trains() {
+    let project = Project::new();
+    for more in [
+        &["--targets", "none"][..],
+        &["--targets", "output.dense", "--beta", "0.5"],
+        &["--targets", "all", "--dropout", "0.2", "--corr-weight", "0"],
+        &["--targets", "key,attention.output.dense", "--lm-weight", "0.5", "--hyps", "2"],
+        &["--unit", "char", "--case", "upper", "--first-pass-weight", "0.3"],
+    ] {
+        succeeded(project.train("out", &[more, &["--epochs", "1"]].concat()));
+    }
+}
+
+#[test]
+fn bad_input_is_refused_by_name() {
+    let project = Project::new();
+    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    let write = |name: &str, text: &str| fs::write(project.path(name), text).unwrap();
+    write("noref.jsonl", &lists.replacen("\"ref\"", "\"spoken\"", 1));
+    write("broken.jsonl", &format!("{}\n{{\"id\": 3,", lists.lines().next().unwrap()));
+    write("empty.jsonl", "");
+    let same = r#"{"id": "a", "ref": "the", "hyps": [{"text": "of", "am": 0}, {"text": "to", "am": -1}]}"#;
+    write("same.jsonl", &format!("{same}\n{same}\n"));
+    let run = |train: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
+        command
+            .current_dir(project.dir.path())
+            .args(["train", "--model", "base", "--train", train, "--out", "o"]);
+        command.args(more).output().unwrap()
+    };
+    refused(run("noref.jsonl", &[]), &["noref.jsonl:1", "no reference"]);
+    refused(run("broken.jsonl", &[]), &["broken.jsonl:2"]);
+    refused(run("empty.jsonl", &[]), &["empty.jsonl"]);
+    refused(run("nowhere.jsonl", &[]), &["nowhere.jsonl"]);
+    refused(run("same.jsonl", &["--valid", "0.5"]), &["nothing to learn"]);
+    refused(run("lists.jsonl", &["--valid", "nowhere.jsonl"]), &["nowhere.jsonl"]);
+    refused(run("lists.jsonl", &["--valid", "1.5"]), &["--valid 1.5"]);
+    refused(run("lists.jsonl", &["--lr", "-1"]), &["--lr -1"]);
+    refused(run("lists.jsonl", &["--rank", "0"]), &["rank 0"]);
+    refused(run("lists.jsonl", &["--beta", "often"]), &["often"]);
+    refused(run("lists.jsonl", &["--targets", "querry"]), &["querry"]);
+    refused(run("lists.jsonl", &["--first-pass", "acoustic"]), &["acoustic", "am"]);
+    refused(run("lists.jsonl", &["--out", "lists.jsonl"]), &["lists.jsonl"]);
+    let isa = Command::new(env!("CARGO_BIN_EXE_lorb-engine"))
+        .current_dir(project.dir.path())
+        .args(["train", "--model", "base", "--train", "lists.jsonl", "--out", "o"])
+        .env("LORB_ISA", "sse9")
+        .output();
+    refused(isa.unwrap(), &["sse9", "avx2"]);
+    assert!(!Path::new(&project.path("o")).join("adapter_config.json").exists());
+}
