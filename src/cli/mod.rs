@@ -1,6 +1,11 @@
 //! The subcommands: one file each, thin over the library.
 
+mod output;
+mod rescore;
+mod scoring;
 mod train;
+
+pub use output::note;
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +14,7 @@ use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
+use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
 /// Second-pass rescoring of N-best lists with low-rank adapted BERT (LoRB).
@@ -22,12 +28,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Train),
+    Rescore(rescore::Rescore),
 }
 
 /// Parses the command line and runs the subcommand.
 pub fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Train(command) => command.run(),
+        Command::Rescore(command) => command.run(),
     }
 }
 
@@ -95,6 +103,12 @@ impl Lists {
         }
         unit = self.unit.unwrap_or(unit);
         (fields, normalise, unit)
+    }
+
+    /// The options over those that lists are rescored with otherwise.
+    fn override_in(&self, file: &mut RescoringFile) {
+        let saved = (&file.fields, &file.normalise, file.unit);
+        (file.fields, file.normalise, file.unit) = self.over(Some(saved));
     }
 }
 

@@ -1,6 +1,8 @@
 //! A small random BERT as a Hugging Face folder.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod cli;
+
 use std::fs;
 use std::path::Path;
 
