@@ -1,5 +1,6 @@
 //! The subcommands: one file each, thin over the library.
 
+mod evaluate;
 mod output;
 mod rescore;
 mod scoring;
@@ -29,6 +30,7 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Rescore(rescore::Rescore),
+    Evaluate(evaluate::Evaluate),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -36,6 +38,7 @@ pub fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Train(command) => command.run(),
         Command::Rescore(command) => command.run(),
+        Command::Evaluate(command) => command.run(),
     }
 }
 
