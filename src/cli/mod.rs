@@ -1,6 +1,7 @@
 //! The subcommands: one file each, thin over the library.
 
 mod evaluate;
+mod merge;
 mod output;
 mod rescore;
 mod scoring;
@@ -31,6 +32,7 @@ enum Command {
     Train(train::Train),
     Rescore(rescore::Rescore),
     Evaluate(evaluate::Evaluate),
+    Merge(merge::Merge),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -39,6 +41,7 @@ pub fn run() -> Result<()> {
         Command::Train(command) => command.run(),
         Command::Rescore(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Merge(command) => command.run(),
     }
 }
 
