@@ -1,6 +1,7 @@
 //! The subcommands: one file each, thin over the library.
 
 mod evaluate;
+mod inspect;
 mod merge;
 mod output;
 mod rescore;
@@ -33,6 +34,7 @@ enum Command {
     Rescore(rescore::Rescore),
     Evaluate(evaluate::Evaluate),
     Merge(merge::Merge),
+    Inspect(inspect::Inspect),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -42,6 +44,7 @@ pub fn run() -> Result<()> {
         Command::Rescore(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Merge(command) => command.run(),
+        Command::Inspect(command) => command.run(),
     }
 }
 
