@@ -13,7 +13,10 @@ pub const STAGING_PREFIX: &str = ".lorb-";
 
 /// A file that takes its name only on [`commit`](AtomicFile::commit); dropped before, it leaves nothing.
 pub struct AtomicFile {
+    /// As the user named it.
     path: PathBuf,
+    /// Where that leads: a symbolic link stays one, and what it points to is replaced.
+    target: PathBuf,
     file: BufWriter<NamedTempFile>,
 }
 
@@ -25,21 +28,26 @@ impl AtomicFile {
             let source = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(Error::io(path, "write a file", source));
         }
+        if is_special(&path) {
+            let hint = "give the path of a regular file";
+            return Err(Error::file(path, "a device or a pipe cannot be replaced", hint));
+        }
+        let target = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         let file = tempfile::Builder::new()
             .prefix(STAGING_PREFIX)
             .permissions(default_permissions())
-            .tempfile_in(directory_of(&path))
+            .tempfile_in(directory_of(&target))
             .map_err(|e| Error::io(&path, "create it", e))?;
-        Ok(AtomicFile { path, file: BufWriter::with_capacity(1 << 16, file) })
+        Ok(AtomicFile { path, target, file: BufWriter::with_capacity(1 << 16, file) })
     }
 
     /// Syncs the content to disk and renames it into place.
     pub fn commit(self) -> Result<()> {
-        let AtomicFile { path, file } = self;
+        let AtomicFile { path, target, file } = self;
         let file = file.into_inner().map_err(|e| Error::io(&path, "write it", e.into_error()))?;
         file.as_file().sync_all().map_err(|e| Error::io(&path, "sync it", e))?;
-        file.persist(&path).map_err(|e| Error::io(&path, "rename it into place", e.error))?;
-        sync_directory(directory_of(&path))
+        file.persist(&target).map_err(|e| Error::io(&path, "rename it into place", e.error))?;
+        sync_directory(directory_of(&target))
     }
 }
 
@@ -51,6 +59,11 @@ impl Write for AtomicFile {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Whether there is something at `path` that is neither a file nor a directory: a device, a pipe.
+pub fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part.
@@ -121,6 +134,19 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         drop(AtomicFile::create(&path).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_followed_and_a_device_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(write("/dev/null", b"x").unwrap_err().exit_code(), 2);
     }
 
     #[test]

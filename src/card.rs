@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::bert::Fingerprint;
-use crate::lora::Adapter;
+use crate::lora::{Adapter, LoraConfig, Targets};
 use crate::model::BaseModel;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Unit};
@@ -80,4 +80,19 @@ pub fn open_adapter(dir: &Path, model: &BaseModel) -> Result<(Adapter, Option<Ca
         ));
     }
     Ok((adapter, card))
+}
+
+/// The head that a model brings along, as one that was merged does: pooler and classifier, nothing adapted.
+///
+/// # Errors
+/// [`Error::File`] where it has none.
+pub fn own_head(model: &BaseModel) -> Result<Adapter> {
+    let shape = [1, model.config.hidden];
+    let scores = model.checkpoint.shape("classifier.weight") == Some(&shape);
+    if !(scores && model.checkpoint.contains("pooler.dense.weight")) {
+        let hint = "give --adapter DIR, or a merged model";
+        return Err(Error::file(&model.name, "the model has no head of one score", hint));
+    }
+    let nothing = LoraConfig { targets: Targets::default(), ..LoraConfig::default() };
+    Adapter::initialise(&model.config, &model.checkpoint, nothing, None, 0)
 }

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lorb-engine: {error}");
+            cli::note(format!("lorb-engine: {error}"));
             ExitCode::from(error.exit_code())
         }
     }

@@ -28,4 +28,13 @@ impl BaseModel {
         let name = dir.display().to_string();
         Ok(BaseModel { name, config, checkpoint, tokenizer, dir: Some(dir.to_path_buf()) })
     }
+
+    /// The parameters of the base: encoder and pooler, counted whether the checkpoint has a pooler or not, so
+    /// that shares of different cuts compare.
+    pub fn parameters(&self) -> usize {
+        let encoder =
+            self.config.encoder_tensors().into_iter().map(|(_, shape)| shape.iter().product::<usize>());
+        let h = self.config.hidden;
+        encoder.sum::<usize>() + h * h + h
+    }
 }

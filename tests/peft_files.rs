@@ -347,7 +347,7 @@ fn a_merged_model_is_base_plus_update() {
     adapter.config.rslora = true;
     let parent = tempdir().unwrap();
     let out = parent.path().join("merged");
-    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out).unwrap();
+    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
 
     let merged = Checkpoint::open(&out).unwrap();
     for (name, shape) in base.config.encoder_tensors() {
@@ -382,7 +382,7 @@ fn a_merged_model_is_base_plus_update() {
 
     // The merged folder is a base itself, and needs no adapter to be merged once more.
     let again = parent.path().join("again");
-    merge(&merged, &base.config, &out, None, &again).unwrap();
+    merge(&merged, &base.config, &out, None, &again, |_| Ok(())).unwrap();
     let file = "model.safetensors";
     assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(again.join(file)).unwrap());
 }
@@ -393,15 +393,16 @@ fn a_merge_that_cannot_be_done_leaves_nothing() {
     let parent = tempdir().unwrap();
     let out = parent.path().join("merged");
     // The base has no classifier.
-    let refused = merge(&base.checkpoint, &base.config, base.dir.path(), None, &out).unwrap_err();
+    let refused = merge(&base.checkpoint, &base.config, base.dir.path(), None, &out, |_| Ok(())).unwrap_err();
     assert_says(refused.to_string(), &["classifier.weight"]);
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
 
     fs::create_dir(&out).unwrap();
     fs::write(out.join("mine"), "x").unwrap();
     let adapter = base.adapter("query");
-    let refused = merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out).unwrap_err();
+    let refused =
+        merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap_err();
     assert_says(refused.to_string(), &["exists already"]);
     fs::remove_file(out.join("mine")).unwrap();
-    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out).unwrap();
+    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
 }

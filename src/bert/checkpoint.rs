@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::tensors::{Tensors, Weights};
@@ -70,6 +71,11 @@ impl Checkpoint {
     /// The shape of tensor `name`, if there is one.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.shape(&self.resolve(name))
+    }
+
+    /// The type that tensor `name` is stored in, if there is one.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.dtype(&self.resolve(name))
     }
 
     /// The values of tensor `name`, row-major, which must have exactly this `shape`.

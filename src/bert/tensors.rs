@@ -132,6 +132,11 @@ impl Tensors {
         self.stored.get(name).map(|s| s.shape.as_slice())
     }
 
+    /// The type that tensor `name` is stored in, if there is one.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.stored.get(name).map(|s| s.dtype)
+    }
+
     /// The values of tensor `name`, which must have exactly this `shape` and be F32, F16 or BF16.
     ///
     /// # Errors

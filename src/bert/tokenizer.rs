@@ -122,6 +122,11 @@ impl Tokenizer {
         Ok(Tokenizer { path, inner, cls, sep })
     }
 
+    /// How many tokens it knows.
+    pub fn vocabulary(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
     /// The ids of `text`: [CLS], its pieces, [SEP], of which the pieces are cut at the end so that all are at
     /// most `max_tokens`.
     ///

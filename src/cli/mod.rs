@@ -1,7 +1,14 @@
 //! The subcommands: one file each, thin over the library.
 
-mod progress;
+mod evaluate;
+mod inspect;
+mod merge;
+mod output;
+mod rescore;
+mod scoring;
 mod train;
+
+pub use output::note;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +17,7 @@ use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
+use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
 /// Second-pass rescoring of N-best lists with low-rank adapted BERT (LoRB).
@@ -23,12 +31,20 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Train),
+    Rescore(rescore::Rescore),
+    Evaluate(evaluate::Evaluate),
+    Merge(merge::Merge),
+    Inspect(inspect::Inspect),
 }
 
 /// Parses the command line and runs the subcommand.
 pub fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Train(command) => command.run(),
+        Command::Rescore(command) => command.run(),
+        Command::Evaluate(command) => command.run(),
+        Command::Merge(command) => command.run(),
+        Command::Inspect(command) => command.run(),
     }
 }
 
@@ -96,6 +112,12 @@ impl Lists {
         }
         unit = self.unit.unwrap_or(unit);
         (fields, normalise, unit)
+    }
+
+    /// The options over those that lists are rescored with otherwise.
+    fn override_in(&self, file: &mut RescoringFile) {
+        let saved = (&file.fields, &file.normalise, file.unit);
+        (file.fields, file.normalise, file.unit) = self.over(Some(saved));
     }
 }
 

@@ -1,3 +1,6 @@
+mod progress;
+mod report;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,11 +10,11 @@ use clap::Args;
 use lorb_engine::bert::Encoder;
 use lorb_engine::builtin;
 use lorb_engine::card::{Card, open_adapter};
-use lorb_engine::lora::{Adapter, Group, LoraConfig, Targets};
+use lorb_engine::lora::{Adapter, LoraConfig, Targets};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::rescore::confidence::fit_confidence_scale;
 use lorb_engine::rescore::scorer::Scorer;
-use lorb_engine::rescore::tune::{ScoredList, chosen, oracle, total_errors};
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::train::checkpoint::{self, Identity};
 use lorb_engine::train::examples::{Example, Preparation, digest, first_pass_weight, split};
@@ -20,7 +23,8 @@ use lorb_engine::train::{Beta, Run, TrainOptions, tune_for_selection, with_score
 use lorb_engine::{Error, Result, atomic};
 use serde_json::json;
 
-use super::{Compute, Lists, open_model, progress};
+use super::output::print;
+use super::{Compute, Lists, open_model};
 
 /// Train an adapter on N-best lists with references
 #[derive(Args)]
@@ -34,7 +38,7 @@ pub struct Train {
     /// Lists to choose the best epoch and the rescoring weights on, or the fraction of --train kept for that
     #[arg(long, value_name = "FILE|FRACTION", default_value = "0.1")]
     valid: String,
-    /// Lists to measure the result on, never used to choose anything
+    /// Held-out lists to measure the result on, never used to choose anything
     #[arg(long, value_name = "FILE", num_args = 1..)]
     test: Vec<PathBuf>,
     /// Where the adapter goes
@@ -166,17 +170,18 @@ impl Train {
         let w_a = options
             .first_pass_weight
             .unwrap_or_else(|| first_pass_weight(&train, options.lm_weight, AUTO_CONFIDENCE));
-        println!("base     {}", model.name);
-        println!("{}", parameters(&adapter, &model));
-        println!(
-            "lists    {} utterances to train on, {} to validate, {} to test; first-pass weight {w_a:.3} in the loss",
+        say(format!("base:    {}", model.name))?;
+        say(format!("trained: {}", report::parameters(&adapter, &model)))?;
+        say(format!(
+            "lists:   {} utterances to train on, {} to validate, {} held out",
             train.len(),
             valid.len(),
             test.len(),
-        );
+        ))?;
+        say(format!("loss:    first-pass scores count {w_a:.3}"))?;
         let cut: usize = [&train, &valid, &test].iter().flat_map(|s| s.iter()).map(|e| e.cut).sum();
         if cut > 0 {
-            println!("         {cut} hypotheses were cut at {} tokens", model.config.max_positions);
+            say(format!("         {cut} hypotheses were cut at {} tokens", model.config.max_positions))?;
         }
         let identity = Identity {
             options: self.identity_options(&options, w_a),
@@ -186,7 +191,7 @@ impl Train {
         };
         let resumed = if self.resume { checkpoint::load(&self.out, &identity)? } else { None };
         if self.resume && resumed.is_none() && checkpoint::is_finished(&self.out, &identity)? {
-            println!("finished {}: nothing is left to do", self.out.display());
+            say(format!("finished {}: nothing is left to do", self.out.display()))?;
             return Ok(());
         }
         let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, true)?;
@@ -222,20 +227,43 @@ impl Train {
             },
         };
         card.save(&self.out)?;
-        let tuned_on = vec![TunedOn { list: self.valid.clone(), utterances: valid.len() as u64 }];
-        RescoringFile { weights, fields, normalise, unit, tuned_on }.save(&self.out)?;
+        let rescoring = RescoringFile {
+            weights,
+            confidence_scale: fit_confidence_scale(&outcome.validation, &weights),
+            fields,
+            normalise,
+            unit,
+            tuned_on: vec![TunedOn { list: self.validation_name(), utterances: valid.len() as u64 }],
+        };
+        rescoring.save(&self.out)?;
         checkpoint::finish(&self.out, &identity)?;
 
-        let baseline = tune_for_selection(&outcome.validation, false);
-        report("validation", &outcome.validation, &baseline, &weights);
+        let without = tune_for_selection(&outcome.validation, false);
+        let table = report::Table { without: &without, with: &weights };
+        say(format!("\n{}", table.header()))?;
+        say(format!("{}", table.line("validation", &outcome.validation)))?;
         if !test.is_empty() {
             let scorer = Scorer::new(cpu, &model, &adapter)?;
             let tokens: Vec<&[u32]> = test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
             let lists = with_scores(&test, &scorer.scores(&tokens));
-            report("test", &lists, &baseline, &weights);
+            say(format!("{}", table.line("held out", &lists)))?;
         }
-        println!("adapter  {} (epoch {}, {:.0} s)", self.out.display(), outcome.epoch, outcome.seconds);
+        say(format!("\nweights: {weights}, tuned on the validation lists"))?;
+        say(format!(
+            "adapter: {} (epoch {} of {}, {:.0} s)",
+            self.out.display(),
+            outcome.epoch,
+            options.epochs,
+            outcome.seconds
+        ))?;
         Ok(())
+    }
+
+    fn validation_name(&self) -> String {
+        match self.valid.parse::<f64>() {
+            Ok(fraction) => format!("{fraction} of the training lists, seed {}", self.options().seed),
+            Err(_) => self.valid.clone(),
+        }
     }
 
     fn options(&self) -> TrainOptions {
@@ -322,6 +350,11 @@ impl Train {
     }
 }
 
+/// Prints a line.
+fn say(line: String) -> Result<()> {
+    print(&(line + "\n"))
+}
+
 /// A flag that Ctrl-C and SIGTERM set; a second signal ends the program at once.
 fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
@@ -342,38 +375,4 @@ fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
     hash.update(json!(fingerprint).to_string());
     hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
     Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
-}
-
-/// The trained parameters, apart by what they are, and their share of the base.
-fn parameters(adapter: &Adapter, model: &BaseModel) -> String {
-    let encoder: usize =
-        model.config.encoder_tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
-    let h = model.config.hidden;
-    let base = encoder + h * h + h;
-    let share = |n: usize| 100.0 * n as f64 / base as f64;
-    let count = |group| adapter.layout.count(group);
-    let (lora, head, pooler) = (count(Group::Lora), count(Group::Head), count(Group::Pooler));
-    let mut text = format!(
-        "trained  {} of {base} parameters ({:.3} %): LoRA {lora} ({:.3} %), head {head}",
-        adapter.layout.len(),
-        share(adapter.layout.len()),
-        share(lora),
-    );
-    if pooler > 0 {
-        text += &format!(", pooler {pooler} (the base has none)");
-    }
-    text
-}
-
-fn report(name: &str, lists: &[ScoredList], baseline: &Weights, weights: &Weights) {
-    let units: u64 = lists.iter().map(|l| l.reference_units).sum();
-    let wer = |errors: u64| 100.0 * errors as f64 / units.max(1) as f64;
-    let of = |w: &Weights| wer(total_errors(lists, &chosen(lists, w)));
-    println!(
-        "{name:<10} WER: first pass {:.2} %, first pass tuned {:.2} %, with LoRB {:.2} %, oracle {:.2} %",
-        of(&Weights::default()),
-        of(baseline),
-        of(weights),
-        wer(total_errors(lists, &oracle(lists))),
-    );
 }

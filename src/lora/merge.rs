@@ -17,8 +17,8 @@ const TOKENIZER_FILES: [&str; 5] =
 /// Writes `BertForSequenceClassification(num_labels=1)` in F32 to the new folder `out`: W + scale * B A for
 /// the adapted layers, the adapter's classifier and pooler, everything else as in the base.
 ///
-/// `model_dir` gives config.json and the tokenizer's files. Without an adapter, pooler and classifier must be
-/// the checkpoint's.
+/// `model_dir` gives config.json and the tokenizer's files; `more` may put other files into the folder before
+/// it gets its name. Without an adapter, pooler and classifier must be the checkpoint's.
 ///
 /// # Errors
 /// [`Error::Usage`] where `out` holds something already, [`Error::Tensor`] where the base lacks a tensor,
@@ -29,6 +29,7 @@ pub fn merge(
     model_dir: impl AsRef<Path>,
     adapter: Option<&Adapter>,
     out: impl AsRef<Path>,
+    more: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let (model_dir, out) = (model_dir.as_ref(), out.as_ref());
     let in_use = match fs::read_dir(out) {
@@ -50,7 +51,7 @@ pub fn merge(
                 atomic::write(dir.join(file), &bytes)?;
             }
         }
-        Ok(())
+        more(dir)
     })
 }
 

@@ -61,14 +61,19 @@ pub struct Scores {
 
 /// The output line of a rescored utterance: every field of the input in its place; each hypothesis gains
 /// "lorb" and "total", the utterance gains "order" (indices into "hyps", best first), "best" (the text of
-/// the best) and "confidence" (the posterior of the best). Keys that are there already are replaced.
+/// the best) and "confidence" (the posterior of the best, of the totals times `confidence_scale`). Keys that
+/// are there already are replaced.
 ///
 /// # Errors
 /// [`Error::NotFinite`] if a score is NaN or infinite, which JSON cannot hold.
 ///
 /// # Panics
 /// If there is not exactly one of `scores` for each hypothesis.
-pub fn rescored(utterance: &Utterance, scores: &[Scores]) -> Result<Map<String, Value>> {
+pub fn rescored(
+    utterance: &Utterance,
+    scores: &[Scores],
+    confidence_scale: f64,
+) -> Result<Map<String, Value>> {
     assert_eq!(utterance.hypotheses.len(), scores.len(), "one pair of scores a hypothesis");
     if let Some(i) = scores.iter().position(|s| !(s.lorb.is_finite() && s.total.is_finite())) {
         let Scores { lorb, total } = scores[i];
@@ -91,7 +96,7 @@ pub fn rescored(utterance: &Utterance, scores: &[Scores]) -> Result<Map<String, 
     line.insert("hyps".into(), Value::Array(hypotheses.collect()));
     if let Some(&best) = order.first() {
         line.insert("best".into(), utterance.hypotheses[best].text.as_str().into());
-        line.insert("confidence".into(), posterior(&totals)[best].into());
+        line.insert("confidence".into(), posterior(&totals, confidence_scale)[best].into());
     }
     line.insert("order".into(), order.into());
     Ok(line)
@@ -104,7 +109,7 @@ mod tests {
     fn rescore(line: &str, scores: &[(f64, f64)]) -> Result<String> {
         let utterance = parse::utterance(line.as_bytes(), &Fields::default()).unwrap();
         let scores: Vec<Scores> = scores.iter().map(|&(lorb, total)| Scores { lorb, total }).collect();
-        rescored(&utterance, &scores).map(|line| Value::Object(line).to_string())
+        rescored(&utterance, &scores, 1.0).map(|line| Value::Object(line).to_string())
     }
 
     const LINE: &str = r#"{"speaker":7,"id":"u","hyps":[{"text":"A","am":-1.5,"x":[1]},{"text":"B","am":-2.0}],"ref":"B","z":null}"#;

@@ -1,5 +1,10 @@
-//! Rescoring: combined scores, their weights, and streaming over lists.
+//! Rescoring: scores of lists that stream by, their combination, its weights, and how good it is.
 
+pub mod confidence;
+pub mod evaluation;
+pub mod read_ahead;
+pub mod rescorer;
 pub mod scorer;
+pub mod settings;
 pub mod tune;
 pub mod weights;

@@ -98,7 +98,7 @@ pub struct Tunable {
 /// The weights with the fewest errors on `lists` that the search finds, never more than `start` makes.
 ///
 /// The weight of the first pass stays as it is: to scale all weights changes no choice, so one must be
-/// fixed (the scale of the posteriors, and so of a confidence, is not tuned). Those of lm and lorb do not
+/// fixed (for the scale of the posteriors see [`confidence`](super::confidence)). Those of lm and lorb do not
 /// fall below 0; that of the words may have either sign.
 ///
 /// Deterministic, whatever the number of threads.

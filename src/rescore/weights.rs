@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::path::Path;
+use std::{fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,10 +66,26 @@ impl Weights {
     }
 }
 
-/// P_i = exp(s_i) / sum_j exp(s_j), for finite s.
-pub fn posterior(scores: &[f64]) -> Vec<f64> {
+/// As people read them, to four digits.
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Weights { first_pass, lm, lorb, words } = self;
+        let named = [("first pass", first_pass), ("lm", lm), ("lorb", lorb), ("words", words)];
+        let text = named.map(|(name, weight)| format!("{name} {}", four_digits(*weight)));
+        f.write_str(&text.join(", "))
+    }
+}
+
+/// `value` to four significant digits, without zeros at the end.
+fn four_digits(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
+
+/// P_i = exp(c s_i) / sum_j exp(c s_j), for finite s and c > 0.
+pub fn posterior(scores: &[f64], scale: f64) -> Vec<f64> {
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut posterior: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+    // The difference first: it is finite or minus infinity, where c s may overflow on both sides.
+    let mut posterior: Vec<f64> = scores.iter().map(|s| (scale * (s - max)).exp()).collect();
     let sum: f64 = posterior.iter().sum();
     posterior.iter_mut().for_each(|p| *p /= sum);
     posterior
@@ -91,6 +108,9 @@ fn best_first(a: f64, b: f64) -> Ordering {
 #[serde(deny_unknown_fields)]
 pub struct RescoringFile {
     pub weights: Weights,
+    /// What the combined scores are multiplied by in the posterior, and so in the confidence; it changes no
+    /// order.
+    pub confidence_scale: f64,
     /// The names of the scores in the lists that the weights were tuned on.
     pub fields: Fields,
     pub normalise: NormaliseOptions,
@@ -124,15 +144,27 @@ impl RescoringFile {
         atomic::write(path, &bytes)
     }
 
-    /// Reads it from the directory of an adapter.
+    /// Reads it from the directory of an adapter; `None` where there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is not there, [`Error::File`] if it is not what [`save`](Self::save) writes.
-    pub fn load(directory: &Path) -> Result<Self> {
+    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is not what [`save`](Self::save) writes.
+    pub fn load(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(Self::NAME);
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read it", e))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Error::file(&path, e.to_string(), "mend it or tune the weights again"))
+        let refuse = |problem: String| Err(Error::file(&path, problem, "mend it or tune the weights again"));
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&path, "read it", e)),
+        };
+        let file: Self = match serde_json::from_slice(&bytes) {
+            Ok(file) => file,
+            Err(e) => return refuse(e.to_string()),
+        };
+        let scale = file.confidence_scale;
+        if !(scale > 0.0 && scale.is_finite()) {
+            return refuse(format!("confidence_scale is {scale}: expected a number above 0"));
+        }
+        Ok(Some(file))
     }
 }
 
@@ -150,12 +182,13 @@ mod tests {
     #[test]
     fn posteriors_sum_to_one_at_any_scale() {
         for offset in [0.0, -1e4, 1e300] {
-            let p = posterior(&[offset, offset, offset]);
+            let p = posterior(&[offset, offset, offset], 1.0);
             assert!(p.iter().all(|p| (p - 1.0 / 3.0).abs() < 1e-15), "{p:?}");
         }
-        let p = posterior(&[0.0, 2f64.ln()]);
+        let p = posterior(&[0.0, 4f64.ln()], 0.5);
         assert!((p[0] - 1.0 / 3.0).abs() < 1e-15 && (p[1] - 2.0 / 3.0).abs() < 1e-15, "{p:?}");
-        assert!(posterior(&[]).is_empty());
+        assert_eq!(posterior(&[f64::MAX, -f64::MAX], 1e3), [1.0, 0.0]);
+        assert!(posterior(&[], 1.0).is_empty());
     }
 
     #[test]
@@ -169,6 +202,7 @@ mod tests {
     fn file() -> RescoringFile {
         RescoringFile {
             weights: Weights { lm: 0.1 + 0.2, lorb: 1e-17, ..Weights::default() },
+            confidence_scale: 0.3,
             fields: Fields::default(),
             normalise: NormaliseOptions::default(),
             unit: Unit::Word,
@@ -180,17 +214,28 @@ mod tests {
     fn the_file_reads_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         file().save(dir.path()).unwrap();
-        assert_eq!(RescoringFile::load(dir.path()).unwrap(), file());
+        assert_eq!(RescoringFile::load(dir.path()).unwrap(), Some(file()));
         assert!(file().required_fields().lm_required);
     }
 
     #[test]
-    fn a_missing_and_a_damaged_file_are_named() {
+    fn a_missing_file_is_none_and_a_damaged_one_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = RescoringFile::load(dir.path()).unwrap_err();
-        assert!(matches!(error, Error::Io { .. }) && error.exit_code() == 2);
-        std::fs::write(dir.path().join(RescoringFile::NAME), "{\"weights\": {\"am\": 1}}").unwrap();
-        let error = RescoringFile::load(dir.path()).unwrap_err();
-        assert!(matches!(&error, Error::File { problem, .. } if problem.contains("am")), "{error}");
+        assert_eq!(RescoringFile::load(dir.path()).unwrap(), None);
+        let refusal = |text: &str| {
+            fs::write(dir.path().join(RescoringFile::NAME), text).unwrap();
+            let error = RescoringFile::load(dir.path()).unwrap_err();
+            assert!(matches!(error, Error::File { .. }), "{error}");
+            error.to_string()
+        };
+        let whole = serde_json::to_string(&file()).unwrap();
+        assert!(refusal("{\"weights\": {\"am\": 1}}").contains("am"));
+        assert!(refusal(&whole.replace("0.3,\"fields", "0,\"fields")).contains("confidence_scale is 0"));
+    }
+
+    #[test]
+    fn weights_are_shown_to_four_digits() {
+        let weights = Weights { first_pass: 1.0, lm: 0.123456, lorb: 12345.678, words: -0.5 };
+        assert_eq!(weights.to_string(), "first pass 1, lm 0.1235, lorb 12350, words -0.5");
     }
 }

@@ -1,6 +1,8 @@
 //! A small random BERT as a Hugging Face folder.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod cli;
+
 use std::fs;
 use std::path::Path;
 
@@ -53,7 +55,7 @@ impl Default for TinyBert {
     }
 }
 
-/// The 102 tokens of vocab.txt.
+/// The 101 tokens of vocab.txt.
 pub fn vocabulary() -> Vec<String> {
     let letters = || ('a'..='z').map(String::from);
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from);

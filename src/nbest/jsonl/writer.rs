@@ -1,12 +1,13 @@
 //! Writing lists: to a file that appears whole, or line by line to the standard output.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::write::GzEncoder;
 use serde::Serialize;
 
-use crate::atomic::AtomicFile;
+use crate::atomic::{AtomicFile, is_special};
 use crate::{Error, Result};
 
 /// Writes one JSON object a line.
@@ -20,17 +21,23 @@ enum Sink {
     Plain(AtomicFile),
     Gzip(GzEncoder<AtomicFile>),
     Zstd(zstd::stream::write::Encoder<'static, AtomicFile>),
-    /// The standard output: someone may read each line as it comes.
+    /// The standard output or a pipe: someone may read each line as it comes.
     Stream(Box<dyn Write + Send>),
 }
 
 impl ListWriter {
     /// Opens `path`, compressed if its name ends in `.gz` or `.zst`; the file takes its name only on
-    /// [`finish`](Self::finish). `None` and `-` are the standard output, where every line is flushed.
+    /// [`finish`](Self::finish). `None` and `-` are the standard output; there, and in a device or a named
+    /// pipe, every line is flushed as it is.
     pub fn create(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
-            return Ok(ListWriter::stream(Box::new(io::stdout())));
+            return Ok(ListWriter::stream("<stdout>".into(), Box::new(io::stdout())));
         };
+        if is_special(path) {
+            let stream = File::options().write(true).open(path);
+            let stream = stream.map_err(|e| Error::io(path, "open it", e))?;
+            return Ok(ListWriter::stream(path.into(), Box::new(stream)));
+        }
         let file = AtomicFile::create(path)?;
         let sink = match path.extension().and_then(|e| e.to_str()) {
             Some("gz") => Sink::Gzip(GzEncoder::new(file, flate2::Compression::default())),
@@ -43,14 +50,14 @@ impl ListWriter {
         Ok(ListWriter { path: path.into(), sink, line: Vec::new() })
     }
 
-    fn stream(stream: Box<dyn Write + Send>) -> Self {
-        ListWriter { path: "<stdout>".into(), sink: Sink::Stream(stream), line: Vec::new() }
+    fn stream(path: PathBuf, stream: Box<dyn Write + Send>) -> Self {
+        ListWriter { path, sink: Sink::Stream(stream), line: Vec::new() }
     }
 
     /// Writes `object` and a newline.
     ///
     /// # Errors
-    /// [`Error::Io`]; of kind [`io::ErrorKind::BrokenPipe`] if whoever read the standard output has gone.
+    /// [`Error::Io`]; of kind [`io::ErrorKind::BrokenPipe`] if whoever read the output has gone.
     pub fn write(&mut self, object: &impl Serialize) -> Result<()> {
         self.try_write(object).map_err(|e| Error::io(&self.path, "write it", e))
     }
@@ -121,7 +128,7 @@ mod tests {
     #[test]
     fn a_reader_who_left_is_an_error_of_its_own_kind() {
         let (reader, stdout) = io::pipe().unwrap();
-        let mut writer = ListWriter::stream(Box::new(stdout));
+        let mut writer = ListWriter::stream("<stdout>".into(), Box::new(stdout));
         writer.write(&json!({"a": 1})).unwrap();
         drop(reader);
         let error = writer.write(&json!({"a": 2})).unwrap_err();

@@ -1,0 +1,172 @@
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::rescore::confidence::fit_confidence_scale;
+use lorb_engine::rescore::evaluation::{Choice, Judge, Lists as Judged, Scores, System, Tally};
+use lorb_engine::rescore::rescorer::Rescorer;
+use lorb_engine::rescore::settings::Settings;
+use lorb_engine::rescore::tune::{Tunable, tune};
+use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
+use lorb_engine::{Error, Result};
+
+use self::report::{FileReport, Report};
+use super::output::print;
+use super::scoring::Scoring;
+use super::{Compute, Lists};
+
+/// Count the word errors of lists, and tune the weights of their scores
+///
+/// With --model or --adapter the lists are scored anew. Without, their own scores count: those of the first
+/// pass, and those that rescore wrote.
+#[derive(Args)]
+pub struct Evaluate {
+    /// The lists to evaluate, with references
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    scoring: Scoring,
+    /// Tune the weights on this list first, and save them beside the adapter; may be repeated
+    #[arg(long, value_name = "FILE")]
+    tune: Vec<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    lists: Lists,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// The weights of an evaluation.
+struct Plan {
+    rescoring: RescoringFile,
+    /// Where its weights come from; `None` where they do not count.
+    source: Option<String>,
+    /// The best weights that tuning found without this engine's score.
+    without_lorb: Option<Weights>,
+    /// How this engine chooses, where the lists have its scores.
+    rescored: Option<Choice>,
+    saved_to: Option<PathBuf>,
+}
+
+impl Evaluate {
+    pub fn run(self) -> Result<()> {
+        self.refuse_tuning_on_the_evaluated()?;
+        let cpu = self.compute.start()?;
+        let scores_anew = self.scoring.model.is_some() || self.scoring.adapter.is_some();
+        let head = scores_anew.then(|| self.scoring.open(&self.lists)).transpose()?;
+        let settings = match &head {
+            Some(head) => head.settings.clone(),
+            None => {
+                let mut settings = Settings::of(None)?;
+                self.lists.override_in(&mut settings.rescoring);
+                settings
+            }
+        };
+        let normaliser = Normaliser::new(&settings.rescoring.normalise)?;
+        let unit = settings.rescoring.unit;
+        let dir = head.as_ref().and_then(|h| h.dir.clone());
+        let rescorer = head
+            .map(|head| Rescorer::new(cpu, head.model, &head.adapter, normaliser.clone(), unit))
+            .transpose()?;
+        let mut lists = Judged { rescorer: rescorer.as_ref(), normaliser: &normaliser, unit, scores: None };
+
+        let plan = if self.tune.is_empty() {
+            let Settings { rescoring, source } = settings;
+            let weights = rescorer.is_some().then_some(rescoring.weights);
+            let (source, rescored) = (weights.map(|_| source), weights.map(Choice::Combined));
+            Plan { rescoring, source, without_lorb: None, rescored, saved_to: None }
+        } else {
+            self.tune(&mut lists, settings.rescoring, dir.as_deref())?
+        };
+        let report = self.evaluate(lists, plan)?;
+        let text = if self.json { report.json() } else { report.text() };
+        print(&text)
+    }
+
+    /// Weights that were tuned on a list do well on it whatever they are worth.
+    fn refuse_tuning_on_the_evaluated(&self) -> Result<()> {
+        for tuned in &self.tune {
+            // A file that is not there is reported when it is opened.
+            let real = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            if self.files.iter().any(|file| real(file) == real(tuned)) {
+                let tuned = tuned.display();
+                return Err(Error::Usage(format!("{tuned} cannot be both tuned on and evaluated")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the weights, and those that do without this engine's score; saves them in `dir`.
+    fn tune(&self, lists: &mut Judged, mut rescoring: RescoringFile, dir: Option<&Path>) -> Result<Plan> {
+        let mut scored = Vec::new();
+        rescoring.tuned_on.clear();
+        for path in &self.tune {
+            let before = scored.len();
+            lists.read(path, &rescoring.fields, |_, list| {
+                scored.push(list);
+                Ok(())
+            })?;
+            let utterances = (scored.len() - before) as u64;
+            rescoring.tuned_on.push(TunedOn { list: path.display().to_string(), utterances });
+        }
+        let Scores { lm, lorb } = lists.scores.unwrap_or_default();
+        let without_lorb = tune(&scored, Weights::default(), Tunable { lm, lorb: false, words: true });
+        rescoring.weights = match lorb {
+            true => tune(&scored, without_lorb, Tunable { lm, lorb, words: true }),
+            false => without_lorb,
+        };
+        rescoring.confidence_scale = fit_confidence_scale(&scored, &rescoring.weights);
+        if let Some(dir) = dir {
+            rescoring.save(dir)?;
+        }
+        let on: Vec<&str> = rescoring.tuned_on.iter().map(|t| t.list.as_str()).collect();
+        Ok(Plan {
+            source: Some(format!("tuned on {}", on.join(", "))),
+            without_lorb: Some(without_lorb),
+            rescored: lorb.then_some(Choice::Combined(rescoring.weights)),
+            rescoring,
+            saved_to: dir.map(|dir| dir.join(RescoringFile::NAME)),
+        })
+    }
+
+    fn evaluate(&self, mut lists: Judged, plan: Plan) -> Result<Report> {
+        let Plan { rescoring, mut source, without_lorb, mut rescored, saved_to } = plan;
+        let weights = source.is_some().then_some(rescoring.weights);
+        let fields = if weights.is_some() { rescoring.required_fields() } else { rescoring.fields };
+        let (mut files, mut all) = (Vec::new(), Tally::default());
+        for path in &self.files {
+            let mut tally = Tally::default();
+            let (normaliser, unit) = (lists.normaliser, lists.unit);
+            lists.read(path, &fields, |utterance, list| {
+                if source.is_none() && utterance.hypotheses[0].lorb.is_some() {
+                    source = Some("the totals in the lists".into());
+                    rescored = Some(Choice::OwnTotals);
+                }
+                let mut systems = vec![
+                    (System::FirstPass, Choice::Combined(Weights::default())),
+                    (System::Oracle, Choice::FewestErrors),
+                ];
+                systems.extend(without_lorb.map(|w| (System::TunedWithoutLorb, Choice::Combined(w))));
+                systems.extend(rescored.map(|choice| (System::Rescored, choice)));
+                Judge { normaliser, unit, systems }.add(utterance, &list, &mut tally)
+            })?;
+            files.push(FileReport::new(path.display().to_string(), &tally));
+            all.extend(&tally);
+        }
+        Ok(Report {
+            unit: lists.unit,
+            weights,
+            weights_from: source,
+            weights_without_lorb: without_lorb.filter(|_| rescored.is_some()),
+            confidence_scale: weights.map(|_| rescoring.confidence_scale),
+            saved_to,
+            all: (files.len() > 1).then(|| FileReport::new(format!("all {} files", files.len()), &all)),
+            files,
+        })
+    }
+}

@@ -1,0 +1,170 @@
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use lorb_engine::atomic::AtomicFile;
+use lorb_engine::nbest::jsonl::{ListWriter, Scores, rescored};
+use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
+use lorb_engine::rescore::rescorer::Rescorer;
+use lorb_engine::rescore::weights::RescoringFile;
+use lorb_engine::{Error, Result};
+
+use super::output::note;
+use super::scoring::Scoring;
+use super::{Compute, Lists};
+
+/// Rescore N-best lists
+#[derive(Args)]
+pub struct Rescore {
+    #[command(flatten)]
+    scoring: Scoring,
+    /// The lists, plain, gzip or zstd [default: the standard input]
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// The rescored lists, compressed if the name ends in .gz or .zst [default: the standard output]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The weight of this engine's score [default: the one that was tuned or trained]
+    #[arg(long, value_name = "WEIGHT", value_parser = parse_beta)]
+    beta: Option<f64>,
+    /// What to do at a line that is no utterance
+    #[arg(long, value_name = "WHAT", default_value = "stop")]
+    on_error: OnError,
+    /// With --on-error skip: the file for the lines that were skipped [default: OUTPUT.rejects]
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    #[command(flatten)]
+    lists: Lists,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum OnError {
+    Stop,
+    Skip,
+}
+
+impl Rescore {
+    pub fn run(self) -> Result<()> {
+        let rejects = self.rejects()?.map(|path| Rejects::create(&path)).transpose()?;
+        let output = ListWriter::create(self.output.as_deref())?;
+        let cpu = self.compute.start()?;
+        let head = self.scoring.open(&self.lists)?;
+        let mut settings = head.settings.rescoring;
+        settings.weights.lorb = self.beta.unwrap_or(settings.weights.lorb);
+        let fields = settings.required_fields();
+        fields.check_kept_by_rescoring()?;
+        let beta = if self.beta.is_some() { "; lorb by --beta" } else { "" };
+        note(format!("weights: {} ({}{beta})", settings.weights, head.settings.source));
+
+        let input = ReadAhead::start(self.input.as_deref(), &fields);
+        let normaliser = Normaliser::new(&settings.normalise)?;
+        let rescorer = Rescorer::new(cpu, head.model, &head.adapter, normaliser, settings.unit)?;
+        match stream(&rescorer, &settings, input, output, rejects) {
+            // Whoever read the output has seen enough.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The file for skipped lines, where lines may be skipped.
+    fn rejects(&self) -> Result<Option<PathBuf>> {
+        let output = self.output.as_deref().filter(|path| *path != Path::new("-"));
+        match (self.on_error, &self.rejects, output) {
+            (OnError::Stop, None, _) => Ok(None),
+            (OnError::Stop, Some(_), _) => Err(Error::Usage("--rejects needs --on-error skip".into())),
+            (OnError::Skip, Some(rejects), Some(output)) if rejects == output => {
+                Err(Error::Usage("--rejects and --output name the same file".into()))
+            }
+            (OnError::Skip, Some(rejects), _) => Ok(Some(rejects.clone())),
+            (OnError::Skip, None, Some(output)) => {
+                let mut path = output.as_os_str().to_os_string();
+                path.push(".rejects");
+                Ok(Some(path.into()))
+            }
+            (OnError::Skip, None, None) => {
+                Err(Error::Usage("--on-error skip to the standard output needs --rejects FILE".into()))
+            }
+        }
+    }
+}
+
+fn stream(
+    rescorer: &Rescorer,
+    settings: &RescoringFile,
+    mut input: ReadAhead,
+    mut output: ListWriter,
+    mut rejects: Option<Rejects>,
+) -> Result<()> {
+    let start = Instant::now();
+    let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
+    while let Some(batch) = input.next_batch() {
+        let scored = rescorer.score(&batch.utterances)?;
+        for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
+            let scores =
+                features.iter().map(|f| Scores { lorb: f.lorb, total: settings.weights.combined(f) });
+            let scores: Vec<Scores> = scores.collect();
+            output.write(&rescored(utterance, &scores, settings.confidence_scale)?)?;
+            hypotheses += scores.len();
+        }
+        utterances += batch.utterances.len();
+        tokens += scored.tokens;
+        cut += scored.cut;
+        match (batch.failure, &mut rejects) {
+            (Some(failure @ Failure { error: Error::List { .. }, .. }), Some(rejects)) => {
+                rejects.add(failure)?
+            }
+            (Some(failure), _) => return Err(failure.error),
+            (None, _) => {}
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    output.finish()?;
+    if let Some(rejects) = rejects {
+        rejects.finish()?;
+    }
+    let limit = rescorer.max_tokens();
+    note(format!(
+        "rescored {utterances} utterances, {hypotheses} hypotheses ({cut} cut at {limit} tokens), \
+         {tokens} tokens in {seconds:.1} s: {:.0} tokens/s",
+        tokens as f64 / seconds
+    ));
+    Ok(())
+}
+
+/// The lines that were skipped, as they were.
+struct Rejects {
+    path: PathBuf,
+    file: AtomicFile,
+    count: usize,
+}
+
+impl Rejects {
+    fn create(path: &Path) -> Result<Rejects> {
+        Ok(Rejects { path: path.into(), file: AtomicFile::create(path)?, count: 0 })
+    }
+
+    fn add(&mut self, failure: Failure) -> Result<()> {
+        note(format!("skipped: {}", failure.error));
+        self.count += 1;
+        let mut write = |bytes: &[u8]| self.file.write_all(bytes);
+        write(&failure.line).and_then(|()| write(b"\n")).map_err(|e| Error::io(&self.path, "write it", e))
+    }
+
+    fn finish(self) -> Result<()> {
+        if self.count > 0 {
+            note(format!("skipped {} lines, which are in {}", self.count, self.path.display()));
+        }
+        self.file.commit()
+    }
+}
+
+fn parse_beta(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(beta) if (0.0..f64::INFINITY).contains(&beta) => Ok(beta),
+        _ => Err("expected a number from 0".into()),
+    }
+}

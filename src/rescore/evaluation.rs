@@ -1,0 +1,266 @@
+//! How good choices from lists are: word errors of the first pass, of weights, and of the best one could do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::read_ahead::ReadAhead;
+use super::rescorer::Rescorer;
+use super::tune::ScoredList;
+use super::weights::{Weights, order};
+use crate::nbest::Utterance;
+use crate::nbest::jsonl::Fields;
+use crate::nbest::normalise::{Normaliser, Unit, units};
+use crate::nbest::wer::{Change, Pair, Wer, bootstrap_relative_change};
+use crate::nbest::word_errors::Reference;
+use crate::{Error, Result};
+
+/// What errors are counted for, in the order of reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum System {
+    /// The highest first-pass score.
+    FirstPass,
+    /// The best that weights do without this engine's score.
+    TunedWithoutLorb,
+    /// What this engine chooses.
+    Rescored,
+    /// The fewest errors in each list.
+    Oracle,
+}
+
+/// How one hypothesis is chosen from a list.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Choice {
+    Combined(Weights),
+    /// By the "total" that rescoring wrote into the list.
+    OwnTotals,
+    FewestErrors,
+}
+
+/// Lists with references that belong to one evaluation: all have the same scores.
+pub struct Lists<'a> {
+    /// Scores the lists; without it their own scores count.
+    pub rescorer: Option<&'a Rescorer>,
+    pub normaliser: &'a Normaliser,
+    pub unit: Unit,
+    /// What the first utterance has.
+    pub scores: Option<Scores>,
+}
+
+/// Which scores lists have besides that of the first pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scores {
+    pub lm: bool,
+    pub lorb: bool,
+}
+
+impl Lists<'_> {
+    /// Goes through `path` in its order, in constant memory.
+    ///
+    /// # Errors
+    /// Where a line is not what it should be, has no reference or not the scores of the lines before it, and
+    /// whatever `each` refuses, as a problem and a hint.
+    pub fn read(
+        &mut self,
+        path: &Path,
+        fields: &Fields,
+        mut each: impl FnMut(&Utterance, ScoredList) -> Result<(), Refusal>,
+    ) -> Result<()> {
+        let mut reader = ReadAhead::start(Some(path), fields);
+        while let Some(batch) = reader.next_batch() {
+            let scored = self.rescorer.map(|r| r.score(&batch.utterances)).transpose()?;
+            for (i, utterance) in batch.utterances.iter().enumerate() {
+                let of_line = |(problem, hint): Refusal| Error::List {
+                    path: path.into(),
+                    line: batch.lines[i],
+                    problem: format!("utterance {}: {problem}", utterance.id),
+                    hint: hint.into(),
+                };
+                let lorb: Option<Vec<f64>> =
+                    scored.as_ref().map(|s| s.features[i].iter().map(|f| f.lorb).collect());
+                self.check_scores(utterance).map_err(of_line)?;
+                let list = ScoredList::new(utterance, lorb.as_deref(), self.normaliser, self.unit);
+                let list = list.ok_or(("there is no \"ref\"".into(), "write what was said in \"ref\""));
+                list.and_then(|list| each(utterance, list)).map_err(of_line)?;
+            }
+            if let Some(failure) = batch.failure {
+                return Err(failure.error);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_scores(&mut self, utterance: &Utterance) -> Result<(), Refusal> {
+        let first = &utterance.hypotheses[0];
+        let lorb = self.rescorer.is_some() || first.lorb.is_some();
+        let found = Scores { lm: first.lm.is_some(), lorb };
+        let expected = *self.scores.get_or_insert(found);
+        let name = match found {
+            _ if found == expected => return Ok(()),
+            Scores { lorb, .. } if lorb != expected.lorb => "\"lorb\"",
+            _ => "language-model score",
+        };
+        let (before, here) = if expected.lm && !found.lm || expected.lorb && !found.lorb {
+            ("have", "has none")
+        } else {
+            ("lack", "has one")
+        };
+        let problem = format!("the utterances before {before} a {name}, this one {here}");
+        Err((problem, "evaluate together only lists with the same scores"))
+    }
+}
+
+/// What is wrong with an utterance, and what to do about it.
+pub type Refusal = (String, &'static str);
+
+/// Counts the errors of systems.
+pub struct Judge<'a> {
+    pub normaliser: &'a Normaliser,
+    pub unit: Unit,
+    pub systems: Vec<(System, Choice)>,
+}
+
+impl Judge<'_> {
+    /// Adds an utterance to `tally`; `list` is what [`ScoredList::new`] made of it.
+    ///
+    /// # Errors
+    /// Where the choice needs what the utterance lacks.
+    pub fn add(&self, utterance: &Utterance, list: &ScoredList, tally: &mut Tally) -> Result<(), Refusal> {
+        let reference = self.normaliser.normalise(utterance.reference.as_deref().unwrap_or_default());
+        let reference = Reference::new(&units(&reference, self.unit));
+        tally.hypotheses += utterance.hypotheses.len() as u64;
+        for (system, choice) in &self.systems {
+            let chosen = match choice {
+                Choice::Combined(weights) => list.chosen(weights),
+                Choice::OwnTotals => best_of_totals(utterance)?,
+                Choice::FewestErrors => list.oracle(),
+            };
+            let text = self.normaliser.normalise(&utterance.hypotheses[chosen].text);
+            let errors = reference.errors(&units(&text, self.unit));
+            let wer = Wer { errors, reference_units: list.reference_units };
+            tally.systems.entry(*system).or_default().push(wer);
+        }
+        Ok(())
+    }
+}
+
+fn best_of_totals(utterance: &Utterance) -> Result<usize, Refusal> {
+    let totals = utterance.hypotheses.iter().map(|h| h.fields.get("total").and_then(Value::as_f64));
+    match totals.collect::<Option<Vec<f64>>>() {
+        Some(totals) => Ok(order(&totals)[0]),
+        None => Err((
+            "\"lorb\" is there, but not \"total\"".into(),
+            "rescore the list, or give weights with --tune",
+        )),
+    }
+}
+
+/// The errors of some systems, utterance by utterance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub hypotheses: u64,
+    systems: BTreeMap<System, Vec<Wer>>,
+}
+
+impl Tally {
+    /// The same systems on more utterances.
+    pub fn extend(&mut self, other: &Tally) {
+        self.hypotheses += other.hypotheses;
+        for (system, wers) in &other.systems {
+            self.systems.entry(*system).or_default().extend(wers);
+        }
+    }
+
+    /// How many utterances there are.
+    pub fn utterances(&self) -> usize {
+        self.systems.values().next().map_or(0, Vec::len)
+    }
+
+    /// The errors of each system.
+    pub fn totals(&self) -> BTreeMap<System, Wer> {
+        self.systems.iter().map(|(&system, wers)| (system, wers.iter().copied().sum())).collect()
+    }
+
+    /// How the WER changes from one system to another, over 10,000 resamples of the utterances. `None` where
+    /// one of them was not counted, or nothing was said.
+    pub fn change(&self, from: System, to: System) -> Option<Change> {
+        const SAMPLES: usize = 10_000;
+        const SEED: u64 = 1;
+        let pair = |(before, after): (&Wer, &Wer)| Pair {
+            reference_units: before.reference_units,
+            errors_before: before.errors.total(),
+            errors_after: after.errors.total(),
+        };
+        let pairs: Vec<Pair> =
+            self.systems.get(&from)?.iter().zip(self.systems.get(&to)?).map(pair).collect();
+        bootstrap_relative_change(&pairs, SAMPLES, SEED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nbest::normalise::NormaliseOptions;
+
+    fn write(lines: &[&str]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        file
+    }
+
+    fn tally(lines: &[&str], systems: &[(System, Choice)]) -> Result<Tally> {
+        let normaliser = Normaliser::new(&NormaliseOptions::default())?;
+        let judge = Judge { normaliser: &normaliser, unit: Unit::Word, systems: systems.to_vec() };
+        let mut lists = Lists { rescorer: None, normaliser: &normaliser, unit: Unit::Word, scores: None };
+        let mut tally = Tally::default();
+        lists.read(write(lines).path(), &Fields::default(), |utterance, list| {
+            judge.add(utterance, &list, &mut tally)
+        })?;
+        Ok(tally)
+    }
+
+    const PLAIN: &str = r#"{"id":"u","ref":"a b","hyps":[{"text":"a c","am":2},{"text":"a b","am":1}]}"#;
+    const RESCORED: &str = r#"{"id":"v","ref":"a b","hyps":[{"text":"a c","am":2,"lorb":0,"total":1},{"text":"a b d","am":1,"lorb":5,"total":3}]}"#;
+
+    #[test]
+    fn every_system_is_counted() {
+        let systems = [
+            (System::FirstPass, Choice::Combined(Weights::default())),
+            (System::Rescored, Choice::OwnTotals),
+            (System::Oracle, Choice::FewestErrors),
+        ];
+        let tally = tally(&[RESCORED], &systems).unwrap();
+        let totals = tally.totals();
+        let kinds = |s| {
+            let e = totals[&s].errors;
+            (e.substitutions, e.deletions, e.insertions)
+        };
+        assert_eq!(kinds(System::FirstPass), (1, 0, 0));
+        assert_eq!(kinds(System::Rescored), (0, 0, 1));
+        assert_eq!(kinds(System::Oracle), (1, 0, 0));
+        assert_eq!((tally.utterances(), tally.hypotheses), (1, 2));
+        assert_eq!(tally.change(System::FirstPass, System::Rescored).unwrap().absolute.point, 0.0);
+        assert_eq!(tally.change(System::FirstPass, System::TunedWithoutLorb), None);
+        let mut twice = tally.clone();
+        twice.extend(&tally);
+        assert_eq!(twice.totals()[&System::Oracle], totals[&System::Oracle] + totals[&System::Oracle]);
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_named_with_its_line() {
+        let refusal =
+            |lines: &[&str], choice| tally(lines, &[(System::Rescored, choice)]).unwrap_err().to_string();
+        let mixed = refusal(&[PLAIN, RESCORED], Choice::FewestErrors);
+        assert!(
+            mixed.contains(":2: utterance v: the utterances before lack a \"lorb\", this one has one"),
+            "{mixed}"
+        );
+        let unsaid = refusal(&[&PLAIN.replace("ref", "said")], Choice::FewestErrors);
+        assert!(unsaid.contains(":1: utterance u: there is no \"ref\""), "{unsaid}");
+        let untotalled = refusal(&[&RESCORED.replace("total", "sum")], Choice::OwnTotals);
+        assert!(untotalled.contains("not \"total\""), "{untotalled}");
+    }
+}

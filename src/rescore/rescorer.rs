@@ -1,0 +1,86 @@
+//! Scores of utterances: text is normalised, tokenised on all cores, and scored.
+
+use rayon::prelude::*;
+
+use super::scorer::Scorer;
+use super::weights::Features;
+use crate::Result;
+use crate::bert::{Encoded, Tokenizer};
+use crate::device::cpu::Cpu;
+use crate::lora::Adapter;
+use crate::model::BaseModel;
+use crate::nbest::normalise::{Normaliser, Unit, units};
+use crate::nbest::{Hypothesis, Utterance};
+
+/// A model with its head, ready for the text of hypotheses.
+pub struct Rescorer {
+    scorer: Scorer,
+    tokenizer: Tokenizer,
+    max_tokens: usize,
+    normaliser: Normaliser,
+    unit: Unit,
+}
+
+/// What came out of some utterances.
+pub struct Scored {
+    /// By utterance and hypothesis.
+    pub features: Vec<Vec<Features>>,
+    pub tokens: u64,
+    /// Hypotheses that were longer than the model can take, and cut.
+    pub cut: u64,
+}
+
+impl Rescorer {
+    /// Packs the model for `cpu`.
+    ///
+    /// # Errors
+    /// Where a tensor of the base is missing or has another shape.
+    pub fn new(
+        cpu: Cpu,
+        model: BaseModel,
+        adapter: &Adapter,
+        normaliser: Normaliser,
+        unit: Unit,
+    ) -> Result<Self> {
+        let scorer = Scorer::new(cpu, &model, adapter)?;
+        let max_tokens = model.config.max_positions;
+        Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit })
+    }
+
+    /// The longest text, in tokens, that is not cut.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Scores every hypothesis. A score does not depend on what else is scored.
+    ///
+    /// # Errors
+    /// Where the vocabulary cannot express a text.
+    pub fn score(&self, utterances: &[Utterance]) -> Result<Scored> {
+        let hypotheses: Vec<&Hypothesis> = utterances.iter().flat_map(|u| &u.hypotheses).collect();
+        let read: Vec<Read> = hypotheses.par_iter().map(|h| self.read(&h.text)).collect::<Result<_>>()?;
+        let sequences: Vec<&[u32]> = read.iter().map(|r| &r.tokens.ids[..]).collect();
+        let scores = self.scorer.scores(&sequences);
+
+        let features = hypotheses.iter().zip(&read).zip(scores);
+        let mut features = features.map(|((h, read), g)| Features::new(h, f64::from(g), read.units));
+        let of = |u: &Utterance| features.by_ref().take(u.hypotheses.len()).collect();
+        Ok(Scored {
+            features: utterances.iter().map(of).collect(),
+            tokens: sequences.iter().map(|s| s.len() as u64).sum(),
+            cut: read.iter().filter(|r| r.tokens.truncated).count() as u64,
+        })
+    }
+
+    fn read(&self, text: &str) -> Result<Read> {
+        let text = self.normaliser.normalise(text);
+        let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
+        Ok(Read { tokens, units: units(&text, self.unit).len() })
+    }
+}
+
+/// A text as the model sees it, and how many words (or characters) it has.
+struct Read {
+    tokens: Encoded,
+    units: usize,
+}

@@ -1,0 +1,195 @@
+//! `rescore`: whatever the files, the threads and the neighbours, the same scores in the same order.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use support::WORDS;
+use support::cli::{Desk, lists, parsed};
+
+const RESCORE: &str = "rescore --model base --adapter adapter";
+
+fn scores(line: &Value, key: &str) -> Vec<f64> {
+    line["hyps"].as_array().unwrap().iter().map(|h| h[key].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn every_field_is_kept_and_the_scores_are_added() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", lists(1, 200));
+    let ran = desk.run(&format!("{RESCORE} --input in.jsonl --output out.jsonl"));
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
+    assert!(
+        ran.stderr.contains("weights: first pass 1, lm 0, lorb 2, words 0 (those of training"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("rescored 200 utterances, ") && ran.stderr.contains("(0 cut at 64 tokens)"));
+
+    let (before, after) = (parsed(&lists(1, 200)), parsed(&desk.read("out.jsonl")));
+    assert_eq!(before.len(), after.len());
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(
+            [&before["id"], &before["ref"], &before["speaker"]],
+            [&after["id"], &after["ref"], &after["speaker"]]
+        );
+        let (am, lorb, total) = (scores(after, "am"), scores(after, "lorb"), scores(after, "total"));
+        for (i, hypothesis) in before["hyps"].as_array().unwrap().iter().enumerate() {
+            let rescored = &after["hyps"][i];
+            hypothesis.as_object().unwrap().iter().for_each(|(key, value)| assert_eq!(&rescored[key], value));
+            assert_eq!(total[i], am[i] + 2.0 * lorb[i]);
+        }
+        let order: Vec<usize> = serde_json::from_value(after["order"].clone()).unwrap();
+        assert!(order.windows(2).all(|w| total[w[0]] >= total[w[1]]) && order.len() == total.len());
+        assert_eq!(after["best"], after["hyps"][order[0]]["text"]);
+        let posterior = 1.0 / total.iter().map(|t| (t - total[order[0]]).exp()).sum::<f64>();
+        assert!((after["confidence"].as_f64().unwrap() - posterior).abs() < 1e-12);
+    }
+    let spread = after
+        .iter()
+        .flat_map(|line| scores(line, "lorb"))
+        .fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(x), b.max(x)));
+    assert!(spread.1 - spread.0 > 0.05, "the adapter tells hypotheses apart: {spread:?}");
+}
+
+#[test]
+fn pipes_and_compressed_files_give_the_same() {
+    let desk = Desk::new();
+    let text = lists(2, 100);
+    desk.write("in.jsonl", &text);
+    desk.write("in.zst", zstd::encode_all(text.as_bytes(), 3).unwrap());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    desk.write("in.gz", gzip.finish().unwrap());
+
+    let expected = desk.ok(&format!("{RESCORE} --input in.jsonl"));
+    assert_eq!(desk.run_with(RESCORE, &text).stdout, expected);
+    assert_eq!(
+        desk.run_with(&format!("{RESCORE} --input - --output -"), fs::read(desk.path("in.gz")).unwrap())
+            .stdout,
+        expected
+    );
+    desk.ok(&format!("{RESCORE} --input in.zst --output out.gz"));
+    desk.ok(&format!("{RESCORE} --input in.gz --output out.zst"));
+    let mut unzipped = String::new();
+    let gzip = fs::File::open(desk.path("out.gz")).unwrap();
+    flate2::read::GzDecoder::new(gzip).read_to_string(&mut unzipped).unwrap();
+    assert_eq!(unzipped, expected);
+    let zstd = zstd::decode_all(&fs::read(desk.path("out.zst")).unwrap()[..]).unwrap();
+    assert_eq!(String::from_utf8(zstd).unwrap(), expected);
+}
+
+#[test]
+fn a_score_depends_on_its_text_alone() {
+    let desk = Desk::new();
+    let text = lists(3, 150);
+    desk.write("in.jsonl", &text);
+    let together = desk.ok(&format!("{RESCORE} --input in.jsonl --threads 1"));
+    assert_eq!(desk.ok(&format!("{RESCORE} --input in.jsonl --threads 3")), together);
+    for (line, expected) in text.lines().zip(together.lines()).step_by(30) {
+        assert_eq!(desk.run_with(RESCORE, line).stdout.trim_end(), expected);
+    }
+    let twice = json!({"id": 1, "hyps": [{"text": "he was", "am": 0}, {"text": "she", "am": 0}, {"text": " he  was ", "am": 0}]});
+    let lorb = scores(&parsed(&desk.run_with(RESCORE, twice.to_string()).stdout)[0], "lorb");
+    assert!(lorb[0] == lorb[2] && lorb[0] != lorb[1], "{lorb:?}");
+}
+
+#[test]
+fn lists_of_any_length_and_texts_of_any_kind_are_fine() {
+    let desk = Desk::new();
+    let hypothesis = |text: &str| json!({"text": text, "am": -1});
+    let many: Vec<Value> =
+        (0..1000).map(|i| hypothesis(&[WORDS[i % 45], WORDS[i / 45], "the"].join(" "))).collect();
+    let odd = [
+        "",
+        " ",
+        "你好 мир",
+        "🦀\u{200d}🦀",
+        "\u{0}\u{1b}\u{feff}",
+        "e\u{301}\u{202e}abc",
+        "[CLS] [SEP] ##s",
+        "\u{fffd}\u{10ffff}",
+    ];
+    let texts = [
+        json!({"id": "one", "hyps": [hypothesis("the")]}),
+        json!({"id": "many", "hyps": many}),
+        json!({"id": "long", "hyps": [hypothesis(&"he was ".repeat(2500)), hypothesis("the")]}),
+        json!({"id": "öd\u{2028}", "hyps": odd.map(hypothesis)}),
+    ];
+    let ran = desk.run_with(RESCORE, texts.map(|line| line.to_string()).join("\n"));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("4 utterances, 1011 hypotheses (1 cut at 64 tokens)"), "{}", ran.stderr);
+    let lines = parsed(&ran.stdout);
+    assert_eq!((&lines[0]["order"], &lines[0]["confidence"]), (&json!([0]), &json!(1.0)));
+    assert_eq!(lines[1]["order"].as_array().unwrap().len(), 1000);
+    assert_eq!(lines[2]["hyps"][0]["text"], "he was ".repeat(2500));
+    let kept: Vec<&str> =
+        lines[3]["hyps"].as_array().unwrap().iter().map(|h| h["text"].as_str().unwrap()).collect();
+    assert_eq!(kept, odd);
+}
+
+#[test]
+fn beta_can_be_given() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", lists(4, 20));
+    let out = desk.ok(&format!("{RESCORE} --input in.jsonl --beta 0"));
+    parsed(&out).iter().for_each(|line| assert_eq!(scores(line, "total"), scores(line, "am")));
+    desk.refused(&format!("{RESCORE} --input in.jsonl --beta NaN"), 2, &["--beta", "expected a number"]);
+}
+
+#[test]
+fn one_utterance_does_not_wait_for_the_next() {
+    let desk = Desk::new();
+    let mut command = desk.command(RESCORE);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for line in lists(5, 3).lines() {
+        writeln!(stdin, "{line}").unwrap();
+        let mut answer = String::new();
+        stdout.read_line(&mut answer).unwrap();
+        assert_eq!(parsed(&answer)[0]["id"], parsed(line)[0]["id"]);
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_ends_it_quietly() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", lists(6, 3000));
+    let ran = desk.shell(
+        "{ $LORB rescore --model base --adapter adapter --input in.jsonl; echo $? >code; } | head -n 1",
+    );
+    assert_eq!((ran.stdout.lines().count(), desk.read("code").trim()), (1, "0"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("lorb-engine:"), "{}", ran.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_list() {
+    let desk = Desk::new();
+    let peak = |count: usize| {
+        desk.write("in.jsonl", lists(7, count));
+        let mut command: Command =
+            desk.command(&format!("{RESCORE} --input in.jsonl --output out.jsonl --threads 2"));
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let mut peak = 0;
+        while child.try_wait().unwrap().is_none() {
+            // A zombie has no memory any more, and no line about it.
+            let status = fs::read_to_string(&status).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            peak = line.map_or(peak, |kib| kib.trim_end_matches("kB").trim().parse().unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert_eq!(desk.read("out.jsonl").lines().count(), count);
+        peak
+    };
+    let (short, long): (u64, u64) = (peak(2000), peak(20_000));
+    eprintln!("peak memory: {short} KiB for 2,000 utterances, {long} KiB for 20,000");
+    assert!(long < short + (6 << 10), "{short} KiB for 2,000 utterances, {long} KiB for 20,000");
+}
