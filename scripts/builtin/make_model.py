@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, BertTokenizer
 
-LAYERS = "0,1"
-NEURONS = 1536
+LAYERS = "0,1,2"
+NEURONS = 448  # so that every word piece the lists need fits
 POSITIONS = 64
 BUDGET = 8_000_000
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -88,7 +88,7 @@ def main():
     parser.add_argument("--layers", default=LAYERS)
     parser.add_argument("--neurons", type=int, default=NEURONS)
     parser.add_argument("--positions", type=int, default=POSITIONS)
-    parser.add_argument("--no-pooler", action="store_true")
+    parser.add_argument("--pooler", action="store_true", help="keep the pooler, which suits six layers, not fewer")
     options = parser.parse_args()
     layers = [int(i) for i in options.layers.split(",")]
 
@@ -113,7 +113,7 @@ def main():
                 layer[k] = layer[k][kept]
         weights.update({f"encoder.layer.{new}.{k}": v for k, v in layer.items()})
     for k, v in full.items():
-        if k.startswith("embeddings.") and not k.endswith("_ids") or k.startswith("pooler.") and not options.no_pooler:
+        if k.startswith("embeddings.") and not k.endswith("_ids") or k.startswith("pooler.") and options.pooler:
             weights[k] = v
     weights["embeddings.position_embeddings.weight"] = full["embeddings.position_embeddings.weight"][: options.positions]
     del weights["embeddings.word_embeddings.weight"]
@@ -128,6 +128,7 @@ def main():
     os.makedirs(options.out, exist_ok=True)
     path = lambda name: os.path.join(options.out, name)
     save_file({k: v.half().contiguous() for k, v in weights.items()}, path("model.safetensors"), {"format": "pt"})
+    os.chmod(path("model.safetensors"), 0o644)
     with open(path("vocab.txt"), "w") as f:
         f.write("".join(t + "\n" for t in pieces))
     config = {
@@ -162,7 +163,7 @@ def main():
                 mean="" if options.neurons == 1536 else " (the bias of output.dense takes the mean of the others)",
                 positions=options.positions,
                 vocab=len(pieces),
-                pooler="left out" if options.no_pooler else "kept",
+                pooler="kept" if options.pooler else "left out",
             )
         )
     total = sum(os.path.getsize(path(name)) for name in os.listdir(options.out))
