@@ -100,7 +100,7 @@ impl LoraLinear for Cpu {
             for (m, columns) in call.linear.columns(call.modules.clone()) {
                 let module = &call.linear.modules[m];
                 let lora = call.lora.and_then(|l| l.modules[m].as_ref());
-                let s = lora.map(|l| self.down(call.dropout, m, x, l));
+                let s = lora.map(|l| self.down(call.dropout, m - call.modules.start, x, l));
                 let base = Term::new(x.data(), x.stride(), input, Right::Packed(&module.forward));
                 let mut terms = vec![base];
                 if let (Some(l), Some(s)) = (lora, &s) {
@@ -158,7 +158,7 @@ impl LoraLinear for Cpu {
                 let lora = call.lora.and_then(|l| l.modules[m].as_ref());
                 let lora = lora.zip(s.as_ref()).map(|(l, s)| {
                     let u = self.product(&dy, l.slot.output, &l.up, l.slot.rank);
-                    let masked = call.dropout.map(|d| self.dropped(d, m, x));
+                    let masked = call.dropout.map(|d| self.dropped(d, m - call.modules.start, x));
                     self.reduce(&u, masked.as_ref().unwrap_or(x), &mut parameters[l.slot.a.clone()]);
                     self.reduce(s, &dy, &mut parameters[l.slot.b.clone()]);
                     (l, u)
@@ -190,7 +190,7 @@ impl LoraLinear for Cpu {
                 if let Some((dropout, term)) = through_mask {
                     let mut through = self.scratch(rows * input);
                     gemm(self.isa(), Gemm::plain(rows, input, &[term]), &mut through, input);
-                    self.mask(dropout, *m, &mut through, input);
+                    self.mask(dropout, *m - call.modules.start, &mut through, input);
                     out.iter_mut().zip(&*through).for_each(|(x, t)| *x += t);
                 }
                 addend = Addend::Itself;

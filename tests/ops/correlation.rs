@@ -1,0 +1,90 @@
+use lorb_engine::ops::correlation::{EPSILON, correlation};
+
+use crate::autodiff::{Operation, Real};
+use crate::harness::{Oracle, Random, ULP, check_derivatives, devices};
+use crate::oracle;
+
+#[derive(Debug)]
+struct Case {
+    n: usize,
+    d: usize,
+    /// How much of a feature is common to all.
+    common: f32,
+}
+
+impl Operation for Case {
+    fn naive<R: Real>(&self, z: &[R]) -> Vec<R> {
+        vec![oracle::correlation(&oracle::rows(z, self.d), EPSILON)]
+    }
+}
+
+impl Case {
+    fn features(&self) -> Vec<f32> {
+        let mut random = Random::new(18);
+        let mut row = || {
+            let common = random.value();
+            random
+                .values(self.d)
+                .into_iter()
+                .map(|x| self.common * common + (1.0 - self.common) * x)
+                .collect()
+        };
+        (0..self.n).flat_map(|_| -> Vec<f32> { row() }).collect()
+    }
+}
+
+impl Case {
+    /// A rounding of what cancels in dL/dz: 4 / (n^2 d) y_ij (sum_k y_kj^2) / sd_j, which the diagonal has.
+    fn floor(&self, z: &[f32]) -> f64 {
+        let n = self.n as f64;
+        let of_feature = |j: usize| {
+            let column: Vec<f64> = z.iter().skip(j).step_by(self.d).map(|&z| z.into()).collect();
+            let mean = oracle::mean(&column);
+            let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            let sd = (variance + f64::from(EPSILON)).sqrt();
+            let largest = column.iter().fold(0.0, |a: f64, x| a.max((x - mean).abs() / sd));
+            4.0 / (n * n * self.d as f64) * largest * n / sd
+        };
+        ULP * (0..self.d).map(of_feature).fold(0.0, f64::max)
+    }
+}
+
+#[test]
+fn losses_and_gradients_are_those_of_the_oracle() {
+    let shapes = [(1, 7), (2, 1), (2, 7), (3, 64), (7, 97), (9, 24), (13, 13), (24, 9), (50, 17), (97, 24)];
+    for (n, d) in shapes {
+        for common in [0.0, 0.5, 0.95] {
+            let case = Case { n, d, common };
+            let z = case.features();
+            let forward = Oracle::forward(&case, &z);
+            let backward = Oracle::backward(&case, &z, &[1.0]);
+            for cpu in devices() {
+                let name = format!("on {}, {case:?}", cpu.isa().name());
+                let found = correlation(&cpu, &z, n, d);
+                // The norm contains the diagonal, (1 / d) sum C_jj^2 <= 1, and it is taken away again.
+                let floor = ULP * (1.0 + forward.largest());
+                forward.check(format!("correlation {name}"), &[found.loss as f32], floor);
+                let floor = case.floor(&z);
+                backward.check(format!("correlation_backward {name}"), &found.d_features, floor);
+            }
+        }
+    }
+}
+
+#[test]
+fn constant_features_have_no_loss_and_no_gradient() {
+    for cpu in devices() {
+        let found = correlation(&cpu, &[0.25; 5 * 7], 5, 7);
+        assert_eq!((found.loss, found.d_features), (0.0, vec![0.0; 35]));
+        let one = correlation(&cpu, &[0.1, 0.2, 0.3], 1, 3);
+        assert_eq!((one.loss, one.d_features), (0.0, vec![0.0; 3]));
+    }
+}
+
+#[test]
+fn the_oracle_follows_finite_differences() {
+    for (n, d) in [(3, 5), (6, 4)] {
+        let case = Case { n, d, common: 0.3 };
+        check_derivatives(format!("{case:?}"), &case, &case.features(), &[1.0]);
+    }
+}

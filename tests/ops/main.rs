@@ -1,0 +1,20 @@
+//! Every operation, forward and backward, against its naive form in f64, for every instruction set.
+
+mod adamw;
+mod attention;
+mod autodiff;
+mod bert;
+mod correlation;
+mod elementary;
+mod embedding;
+mod gather_rows;
+mod gemm;
+mod harness;
+mod layer_norm;
+mod lora_linear;
+mod mwer;
+mod network;
+mod oracle;
+mod score_head;
+#[path = "../support/mod.rs"]
+mod support;
