@@ -185,15 +185,18 @@ impl<D: Device> Encoder<D> {
             // Only [CLS] is read in the end: the last layer computes keys and values for all tokens, and
             // everything else for the [CLS] rows.
             let rows = if last { Rows::Cls } else { Rows::Tokens };
-            let call =
-                |linear: &'a D::Linear, lora: Option<&'a D::Lora>, modules: Range<usize>, rows: Rows| {
-                    let first_target = modules.start as u32;
-                    let dropout = dropout.map(|d| d.at(l, first_target, rows));
-                    Call { linear, lora, modules, dropout }
-                };
+            let call = |linear: &'a D::Linear,
+                        lora: Option<&'a D::Lora>,
+                        first: Target,
+                        modules: Range<usize>,
+                        rows: Rows| {
+                let first_target = first as u32 + modules.start as u32;
+                let dropout = dropout.map(|d| d.at(l, first_target, rows));
+                Call { linear, lora, modules, dropout }
+            };
             // Layer 0 sees each distinct pair once; dropout gives every row a mask of its own.
             let project = |tape: &mut Tape<'a, D>, modules: Range<usize>| {
-                let call = call(&layer.qkv, lora.map(|l| &l.qkv), modules, Rows::Tokens);
+                let call = call(&layer.qkv, lora.map(|l| &l.qkv), Target::Query, modules, Rows::Tokens);
                 if first && dropout.is_none() {
                     let y = lora_linear(device, tape, call, &distinct, Epilogue::Nothing);
                     gather_rows(device, tape, &y, &batch.expand, batch.distinct)
@@ -211,7 +214,7 @@ impl<D: Device> Encoder<D> {
             let inputs = if last {
                 let kv = project(tape, 1..3);
                 x = gather_rows(device, tape, &x, &batch.cls, batch.tokens);
-                let call = call(&layer.qkv, lora.map(|l| &l.qkv), 0..1, rows);
+                let call = call(&layer.qkv, lora.map(|l| &l.qkv), Target::Query, 0..1, rows);
                 let q = lora_linear(device, tape, call, &x, Epilogue::Nothing);
                 attention::Inputs::Split(q, kv)
             } else {
@@ -219,12 +222,19 @@ impl<D: Device> Encoder<D> {
             };
             let context = attention(device, tape, shape, inputs);
 
-            let c = call(&layer.attention_output, lora.map(|l| &l.attention_output), 0..1, rows);
+            let c = call(
+                &layer.attention_output,
+                lora.map(|l| &l.attention_output),
+                Target::AttentionOutput,
+                0..1,
+                rows,
+            );
             x = lora_linear(device, tape, c, &context, Epilogue::Residual(&x));
             x = layer_norm(device, tape, &layer.attention_norm, &x);
-            let c = call(&layer.intermediate, lora.map(|l| &l.intermediate), 0..1, rows);
+            let c =
+                call(&layer.intermediate, lora.map(|l| &l.intermediate), Target::Intermediate, 0..1, rows);
             let wide = lora_linear(device, tape, c, &x, Epilogue::Gelu);
-            let c = call(&layer.output, lora.map(|l| &l.output), 0..1, rows);
+            let c = call(&layer.output, lora.map(|l| &l.output), Target::Output, 0..1, rows);
             x = lora_linear(device, tape, c, &wide, Epilogue::Residual(&x));
             x = layer_norm(device, tape, &layer.output_norm, &x);
         }

@@ -90,6 +90,9 @@ pub struct Train {
     /// Weight of the first pass's LM score in the loss, relative to the first-pass score's
     #[arg(long, value_name = "W")]
     lm_weight: Option<f64>,
+    /// Train a fresh pooler instead of keeping the base's; one that the base lacks is trained in any case
+    #[arg(long)]
+    fresh_pooler: bool,
     /// Weight of the correlation loss
     #[arg(long, value_name = "LAMBDA")]
     corr_weight: Option<f64>,
@@ -150,22 +153,23 @@ impl Train {
         };
         let (train, valid) = self.keep_for_validation(train, &preparation, options.seed)?;
 
+        let mut beta = options.beta.initial();
         let mut adapter = match initial {
-            Some((adapter, card)) => self.continued(adapter, card, &options, &model)?,
+            Some((adapter, card)) => {
+                beta = card.map_or(beta, |c| c.training_weights.lorb);
+                adapter
+            }
             None => {
-                let learned = match options.beta {
-                    Beta::Learned(beta) => Some(beta as f32),
-                    Beta::Fixed(_) => None,
-                };
-                Adapter::initialise(
-                    &model.config,
-                    &model.checkpoint,
-                    options.lora.clone(),
-                    learned,
-                    options.seed,
-                )?
+                let lora = options.lora.clone();
+                Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?
             }
         };
+        if self.fresh_pooler {
+            adapter = adapter.with_fresh_pooler(&model.config, options.seed);
+        }
+        if let Beta::Learned(_) = options.beta {
+            adapter = adapter.learn_beta(&model.config, beta as f32)?;
+        }
         adapter.config.dropout = options.lora.dropout;
         let w_a = options
             .first_pass_weight
@@ -241,12 +245,12 @@ impl Train {
         let without = tune_for_selection(&outcome.validation, false);
         let table = report::Table { without: &without, with: &weights };
         say(format!("\n{}", table.header()))?;
-        say(format!("{}", table.line("validation", &outcome.validation)))?;
+        say(table.line("validation", &outcome.validation))?;
         if !test.is_empty() {
             let scorer = Scorer::new(cpu, &model, &adapter)?;
             let tokens: Vec<&[u32]> = test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
             let lists = with_scores(&test, &scorer.scores(&tokens));
-            say(format!("{}", table.line("held out", &lists)))?;
+            say(table.line("held out", &lists))?;
         }
         say(format!("\nweights: {weights}, tuned on the validation lists"))?;
         say(format!(
@@ -309,6 +313,7 @@ impl Train {
             "lm-weight": o.lm_weight,
             "corr-weight": o.correlation_weight,
             "seed": o.seed,
+            "fresh-pooler": self.fresh_pooler,
             "threads": rayon::current_num_threads(),
         })
     }
@@ -329,23 +334,6 @@ impl Train {
                  utterances"
             ))),
             Err(_) => Ok((train, preparation.read(&[PathBuf::from(&self.valid)])?)),
-        }
-    }
-
-    /// The adapter of --init-adapter, with its beta as it was or learned from there on.
-    fn continued(
-        &self,
-        adapter: Adapter,
-        card: Option<Card>,
-        options: &TrainOptions,
-        model: &BaseModel,
-    ) -> Result<Adapter> {
-        match options.beta {
-            Beta::Learned(beta) => {
-                let beta = card.map_or(beta, |c| c.training_weights.lorb);
-                adapter.learn_beta(&model.config, beta as f32)
-            }
-            Beta::Fixed(_) => Ok(adapter),
         }
     }
 }

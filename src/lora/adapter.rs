@@ -41,8 +41,7 @@ impl Adapter {
         seed: u64,
     ) -> Result<Self> {
         lora.check()?;
-        let fresh_pooler = !checkpoint.contains("pooler.dense.weight");
-        let layout = Layout::new(config, &lora, fresh_pooler, false);
+        let layout = Layout::new(config, &lora, false, false);
         let mut values = vec![0.0; layout.len()];
         for layer in 0..config.layers {
             for target in Target::ALL {
@@ -54,9 +53,6 @@ impl Adapter {
                 }
             }
         }
-        if let Some((weight, _)) = layout.pooler() {
-            fill_normal(&mut values[weight], FRESH_STD, seed, u64::MAX);
-        }
         let mut classifier_bias = 0.0;
         let classifier = &mut values[layout.classifier()];
         if checkpoint.shape("classifier.weight") == Some(&[1, config.hidden]) {
@@ -66,11 +62,27 @@ impl Adapter {
             fill_normal(classifier, FRESH_STD, seed, u64::MAX - 1);
         }
         let base_name = checkpoint.path().display().to_string();
-        let adapter = Adapter { config: lora, layout, values, classifier_bias, base_name };
+        let mut adapter = Adapter { config: lora, layout, values, classifier_bias, base_name };
+        if !checkpoint.contains("pooler.dense.weight") {
+            adapter = adapter.with_fresh_pooler(config, seed);
+        }
         match learned_beta {
             Some(beta) => adapter.learn_beta(config, beta),
             None => Ok(adapter),
         }
+    }
+
+    /// The same adapter with a pooler of its own, drawn fresh, instead of the base's: for a base whose
+    /// pooler was trained for something else, or not at all. An adapter that has its own keeps it.
+    pub fn with_fresh_pooler(mut self, config: &bert::Config, seed: u64) -> Self {
+        let layout = Layout::new(config, &self.config, true, self.layout.theta().is_some());
+        if let (None, Some((weight, bias))) = (self.layout.pooler(), layout.pooler()) {
+            let mut fresh = vec![0.0; weight.len() + bias.len()];
+            fill_normal(&mut fresh[..weight.len()], FRESH_STD, seed, u64::MAX);
+            self.values.splice(weight.start..weight.start, fresh);
+            self.layout = layout;
+        }
+        self
     }
 
     /// The same adapter with theta = ln(beta) as its last parameter. PEFT files do not hold it, so whoever

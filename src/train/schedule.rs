@@ -3,7 +3,7 @@
 /// The factor of the peak rate at `step` (from 0) of `steps`: linear warm-up, reaching 1 after the `warmup`
 /// share of the steps (at least one), then linear decay towards 0 after the last step.
 pub fn lr_factor(step: u64, steps: u64, warmup: f32) -> f32 {
-    let warm = ((steps as f64 * f64::from(warmup)).ceil() as u64).clamp(1, steps.max(1));
+    let warm = ((steps as f64 * f64::from(warmup)).round() as u64).clamp(1, steps.max(1));
     if step < warm { (step + 1) as f32 / warm as f32 } else { (steps - step) as f32 / (steps - warm) as f32 }
 }
 

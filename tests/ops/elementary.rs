@@ -19,11 +19,10 @@ macro_rules! elementary {
             /// x is valid for n floats.
             #[inline(always)]
             unsafe fn each<V: Vector>(x: *mut f32, n: usize) {
-                // SAFETY: `lanes` walks 0..n.
-                unsafe {
-                    simd::lanes::<V>(n, |j, l| {
-                        simd::store(simd::$name(simd::load::<V>(x.add(j), l)), x.add(j), l);
-                    });
+                for j in (0..n).step_by(V::LANES) {
+                    let l = V::LANES.min(n - j);
+                    // SAFETY: lanes j..j + l lie inside 0..n.
+                    unsafe { simd::store(simd::$name(simd::load::<V>(x.add(j), l)), x.add(j), l) }
                 }
             }
 

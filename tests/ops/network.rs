@@ -276,7 +276,6 @@ fn dropout_masks_are_those_of_the_step() {
 }
 
 #[test]
-#[ignore = "the encoder gives attention.output, intermediate and output the masks of query"]
 fn dropout_of_every_target() {
     check(Case { dropout: 0.3, ..CASE });
 }

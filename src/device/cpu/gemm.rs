@@ -162,9 +162,11 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
         assert!(b.len() >= n, "bias is too short");
         b.as_ptr()
     });
+    // Before any pointer to read C by, which a later borrow of it would end.
+    let c = out.as_mut_ptr();
     let (addend, addend_stride) = match addend {
         Addend::Nothing => (std::ptr::null(), 0),
-        Addend::Itself => (out.as_ptr(), stride),
+        Addend::Itself => (c.cast_const(), stride),
         Addend::Rows { data, stride } => {
             assert!(fits(data.len(), m, stride), "the addend is too short");
             (data.as_ptr(), stride)
@@ -178,8 +180,7 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
             (true, slope.as_mut_ptr())
         }
     };
-    let call =
-        Call { m, n, terms: raw, bias, addend, addend_stride, out: out.as_mut_ptr(), stride, gelu, slope };
+    let call = Call { m, n, terms: raw, bias, addend, addend_stride, out: c, stride, gelu, slope };
     // SAFETY: the assertions above establish what `run` requires of the pointers; `addend` may be `out`,
     // which each tile reads before it writes; an `Isa` value exists only where the CPU has the set.
     unsafe { dispatch(isa, &call) }

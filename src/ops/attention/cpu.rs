@@ -132,7 +132,7 @@ fn blocks(rows: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The element (row, column) and what follows, as the right or left matrix of a product.
-fn at<'a>(m: &'a Matrix, row: usize, column: usize) -> &'a [f32] {
+fn at(m: &Matrix, row: usize, column: usize) -> &[f32] {
     &m.data()[row * m.stride() + column..]
 }
 
