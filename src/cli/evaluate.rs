@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use lorb_engine::nbest::normalise::Normaliser;
 use lorb_engine::rescore::confidence::fit_confidence_scale;
-use lorb_engine::rescore::evaluation::{Choice, Judge, Lists as Judged, Scores, System, Tally};
+use lorb_engine::rescore::evaluation::{Choice, Judge, Lists as Judged, System, Tally};
 use lorb_engine::rescore::rescorer::Rescorer;
 use lorb_engine::rescore::settings::Settings;
-use lorb_engine::rescore::tune::{Tunable, tune};
+use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::{Error, Result};
 
@@ -114,12 +114,9 @@ impl Evaluate {
             let utterances = (scored.len() - before) as u64;
             rescoring.tuned_on.push(TunedOn { list: path.display().to_string(), utterances });
         }
-        let Scores { lm, lorb } = lists.scores.unwrap_or_default();
-        let without_lorb = tune(&scored, Weights::default(), Tunable { lm, lorb: false, words: true });
-        rescoring.weights = match lorb {
-            true => tune(&scored, without_lorb, Tunable { lm, lorb, words: true }),
-            false => without_lorb,
-        };
+        let lorb = lists.scores.unwrap_or_default().lorb;
+        let without_lorb = tune_weights(&scored, false);
+        rescoring.weights = if lorb { tune_weights(&scored, true) } else { without_lorb };
         rescoring.confidence_scale = fit_confidence_scale(&scored, &rescoring.weights);
         if let Some(dir) = dir {
             rescoring.save(dir)?;

@@ -15,11 +15,12 @@ use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::Normaliser;
 use lorb_engine::rescore::confidence::fit_confidence_scale;
 use lorb_engine::rescore::scorer::Scorer;
+use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::train::checkpoint::{self, Identity};
 use lorb_engine::train::examples::{Example, Preparation, digest, first_pass_weight, split};
 use lorb_engine::train::options::AUTO_CONFIDENCE;
-use lorb_engine::train::{Beta, Run, TrainOptions, tune_for_selection, with_scores};
+use lorb_engine::train::{Beta, Run, TrainOptions, with_scores};
 use lorb_engine::{Error, Result, atomic};
 use serde_json::json;
 
@@ -214,7 +215,7 @@ impl Train {
         let outcome = run.train(adapter, resumed, &mut progress::Progress::new())?;
         let adapter = outcome.adapter;
 
-        let weights = tune_for_selection(&outcome.validation, true);
+        let weights = tune_weights(&outcome.validation, true);
         adapter.save(&self.out)?;
         let beta = adapter.beta().map_or(options.beta.initial(), f64::from);
         let card = Card {
@@ -242,7 +243,7 @@ impl Train {
         rescoring.save(&self.out)?;
         checkpoint::finish(&self.out, &identity)?;
 
-        let without = tune_for_selection(&outcome.validation, false);
+        let without = tune_weights(&outcome.validation, false);
         let table = report::Table { without: &without, with: &weights };
         say(format!("\n{}", table.header()))?;
         say(table.line("validation", &outcome.validation))?;

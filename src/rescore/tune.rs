@@ -120,6 +120,23 @@ pub fn tune(lists: &[ScoredList], start: Weights, which: Tunable) -> Weights {
         .map_or(start, |(_, weights)| weights)
 }
 
+/// The weights for `lists`: of the LM where they have one, of this engine's score if `lorb`, and of the
+/// words where that helps by more than one standard error (over lists), since on few lists a weight more
+/// fits chance.
+pub fn tune_weights(lists: &[ScoredList], lorb: bool) -> Weights {
+    let lm = lists.iter().flat_map(|l| &l.hypotheses).any(|h| h.features.lm != 0.0);
+    let few = tune(lists, Weights::default(), Tunable { lm, lorb, words: false });
+    let more = tune(lists, few, Tunable { lm, lorb, words: true });
+    let (mut gain, mut squares) = (0.0, 0.0);
+    for list in lists {
+        let errors = |weights| list.errors_of(list.chosen(weights)) as f64;
+        let fewer = errors(&few) - errors(&more);
+        gain += fewer;
+        squares += fewer * fewer;
+    }
+    if gain > squares.sqrt() { more } else { few }
+}
+
 /// One weight, the score that it multiplies, and the range where it is sought.
 #[derive(Clone, Copy)]
 struct Coordinate {

@@ -16,8 +16,9 @@ use crate::bert::Encoder;
 use crate::device::cpu::Cpu;
 use crate::lora::{Adapter, Group};
 use crate::ops::adamw::{Adamw, AdamwOptions, ParameterGroup};
+use crate::ops::mwer::{MwerInputs, mwer};
 use crate::rescore::scorer::scores;
-use crate::rescore::tune::{ScoredList, Tunable, chosen, total_errors, tune};
+use crate::rescore::tune::{ScoredList, chosen, total_errors, tune_weights};
 use crate::rescore::weights::Weights;
 use crate::{Error, Result};
 use checkpoint::{Identity, Position, State};
@@ -72,6 +73,10 @@ pub struct Validation {
     pub weights: Weights,
     pub errors: u64,
     pub reference_units: u64,
+    /// The mean MWER loss over the validation lists with the loss's weights, and what it would be without g:
+    /// less noisy than errors.
+    pub mwer: f64,
+    pub mwer_without: f64,
     /// Whether it is the best so far.
     pub best: bool,
 }
@@ -229,7 +234,7 @@ impl Run<'_> {
             self.pause(state, clock)?;
         }
         let lists = with_scores(self.valid, &state.validated);
-        let weights = tune_for_selection(&lists, true);
+        let weights = tune_weights(&lists, true);
         let errors = total_errors(&lists, &chosen(&lists, &weights));
         let position = &mut state.position;
         position.epoch += 1;
@@ -242,8 +247,29 @@ impl Run<'_> {
             state.best_scores = std::mem::take(&mut state.validated);
         }
         state.validated.clear();
-        let reference_units = lists.iter().map(|l| l.reference_units).sum();
-        Ok(Validation { epoch: state.position.epoch, weights, errors, reference_units, best })
+        let beta = adapter.beta().map_or(self.options.beta.initial(), f64::from);
+        Ok(Validation {
+            epoch: state.position.epoch,
+            weights,
+            errors,
+            reference_units: lists.iter().map(|l| l.reference_units).sum(),
+            mwer: self.mean_mwer(&lists, beta),
+            mwer_without: self.mean_mwer(&lists, 0.0),
+            best,
+        })
+    }
+
+    fn mean_mwer(&self, lists: &[ScoredList], beta: f64) -> f64 {
+        let weights = self.first_pass_weights();
+        let of = |list: &ScoredList| {
+            let hypotheses = || list.hypotheses.iter();
+            // `weights` leave g out.
+            let offsets: Vec<f64> = hypotheses().map(|h| weights.combined(&h.features)).collect();
+            let scores: Vec<f32> = hypotheses().map(|h| h.features.lorb as f32).collect();
+            let errors: Vec<u32> = hypotheses().map(|h| h.errors as u32).collect();
+            mwer(MwerInputs { offsets: &offsets, scores: &scores, errors: &errors, beta }).loss
+        };
+        lists.iter().map(of).sum::<f64>() / lists.len().max(1) as f64
     }
 
     /// Saves where it is time to, and stops where it was asked to.
@@ -307,12 +333,6 @@ pub fn with_scores(examples: &[Example], scores: &[f32]) -> Vec<ScoredList> {
         hypothesis.features.lorb = scores.next().map_or(0.0, |&g| f64::from(g));
     }
     lists
-}
-
-/// The weights that serve `lists` best: of the LM where they have one, of words, and of g if `lorb`.
-pub fn tune_for_selection(lists: &[ScoredList], lorb: bool) -> Weights {
-    let lm = lists.iter().flat_map(|l| &l.hypotheses).any(|h| h.features.lm != 0.0);
-    tune(lists, Weights::default(), Tunable { lm, lorb, words: true })
 }
 
 /// Rates and decays of the tensors where the learning rates are `factor` of their peaks. Matrices decay;

@@ -59,7 +59,7 @@ impl Default for TrainOptions {
         TrainOptions {
             lora: LoraConfig::default(),
             lr: 1e-3,
-            head_lr: 1e-3,
+            head_lr: 1e-2,
             weight_decay: 0.01,
             warmup: 0.05,
             epochs: 3,
@@ -68,7 +68,7 @@ impl Default for TrainOptions {
             beta: Beta::Learned(1.0),
             first_pass_weight: None,
             lm_weight: 0.0,
-            correlation_weight: 0.01,
+            correlation_weight: 0.001,
             seed: 1,
         }
     }

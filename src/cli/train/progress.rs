@@ -84,6 +84,9 @@ impl Observer for Progress {
     fn validation(&mut self, v: Validation) {
         let wer = 100.0 * v.errors as f64 / v.reference_units.max(1) as f64;
         let best = if v.best { ", the best so far" } else { "" };
-        self.say(&format!("epoch {}: validation WER {wer:.2} %{best}", v.epoch));
+        self.say(&format!(
+            "epoch {}: validation WER {wer:.2} %, MWER {:+.4} (first pass alone {:+.4}){best}",
+            v.epoch, v.mwer, v.mwer_without
+        ));
     }
 }
