@@ -37,7 +37,7 @@ pub struct Train {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     train: Vec<PathBuf>,
     /// Lists to choose the best epoch and the rescoring weights on, or the fraction of --train kept for that
-    #[arg(long, value_name = "FILE|FRACTION", default_value = "0.1")]
+    #[arg(long, value_name = "FILE|FRACTION", default_value = "0.2")]
     valid: String,
     /// Held-out lists to measure the result on, never used to choose anything
     #[arg(long, value_name = "FILE", num_args = 1..)]
