@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lorb_engine::nbest::jsonl::{Fields, read_all};
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
-use lorb_engine::rescore::tune::{ScoredList, Tunable, chosen, oracle, total_errors, tune};
+use lorb_engine::rescore::tune::{ScoredList, chosen, oracle, total_errors, tune_weights};
 use lorb_engine::rescore::weights::Weights;
 
 /// The lists of one set; `None`, with a word on why, where the folder is not given.
@@ -41,16 +41,14 @@ fn test_clean_has_the_known_word_error_rates() {
 }
 
 #[test]
-fn tuning_does_as_well_as_a_grid_on_the_development_sets() {
+fn weights_tuned_on_the_development_sets_serve_the_test_set() {
     let Some(mut dev) = lists("dev_clean") else { return };
     dev.extend(lists("dev_other").unwrap());
-    let start = std::time::Instant::now();
-    let tuned = tune(&dev, Weights::default(), Tunable { lm: true, words: true, lorb: false });
-    let took = start.elapsed();
-    let found = wer(&dev, &chosen(&dev, &tuned));
-    eprintln!("dev: {tuned:?} gives {found:.3} %, found in {took:?}");
-    let grid = (0..=20).map(|lm| wer_of(&dev, f64::from(lm) * 0.05)).fold(f64::INFINITY, f64::min);
-    assert!(found <= grid, "tuned {found}, grid over lm {grid}");
+    let tuned = tune_weights(&dev, false);
     let test = lists("test_clean").unwrap();
-    eprintln!("test_clean with these weights: {:.3} %", wer(&test, &chosen(&test, &tuned)));
+    let found = wer(&test, &chosen(&test, &tuned));
+    eprintln!("{tuned:?}: {found:.3} % on test_clean");
+    // The weight that the recogniser's makers chose.
+    let given = wer_of(&test, 0.6);
+    assert!(found <= given, "tuned {found}, with the given weight {given}");
 }

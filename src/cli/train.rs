@@ -19,7 +19,6 @@ use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::train::checkpoint::{self, Identity};
 use lorb_engine::train::examples::{Example, Preparation, digest, first_pass_weight, split};
-use lorb_engine::train::options::AUTO_CONFIDENCE;
 use lorb_engine::train::{Beta, Run, TrainOptions, with_scores};
 use lorb_engine::{Error, Result, atomic};
 use serde_json::json;
@@ -172,9 +171,7 @@ impl Train {
             adapter = adapter.learn_beta(&model.config, beta as f32)?;
         }
         adapter.config.dropout = options.lora.dropout;
-        let w_a = options
-            .first_pass_weight
-            .unwrap_or_else(|| first_pass_weight(&train, options.lm_weight, AUTO_CONFIDENCE));
+        let w_a = options.first_pass_weight.unwrap_or_else(|| first_pass_weight(&train, options.lm_weight));
         say(format!("base:    {}", model.name))?;
         say(format!("trained: {}", report::parameters(&adapter, &model)))?;
         say(format!(

@@ -9,7 +9,7 @@ use crate::bert::Tokenizer;
 use crate::nbest::Utterance;
 use crate::nbest::jsonl::{Fields, ListReader};
 use crate::nbest::normalise::{Normaliser, Unit};
-use crate::rescore::tune::ScoredList;
+use crate::rescore::tune::{CONFIDENCE, ScoredList, sharpness};
 use crate::rescore::weights::Weights;
 use crate::{Error, Result};
 
@@ -121,32 +121,9 @@ pub fn digest(sets: &[&[Example]]) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The w_a at which softmax(w_a (a + lm_weight l)) has a mean maximum of `confidence` over the lists,
-/// found by bisection; 1 where no list has two hypotheses.
-pub fn first_pass_weight(examples: &[Example], lm_weight: f64, confidence: f64) -> f64 {
-    let lists: Vec<Vec<f64>> = examples
-        .iter()
-        .filter(|e| e.list.hypotheses.len() > 1)
-        .map(|e| {
-            let weights = Weights { first_pass: 1.0, lm: lm_weight, lorb: 0.0, words: 0.0 };
-            e.list.hypotheses.iter().map(|h| weights.combined(&h.features)).collect()
-        })
-        .collect();
-    if lists.is_empty() {
-        return 1.0;
-    }
-    let mean_maximum = |w: f64| {
-        let of = |scores: &Vec<f64>| {
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            1.0 / scores.iter().map(|s| (w * (s - largest)).exp()).sum::<f64>()
-        };
-        lists.iter().map(of).sum::<f64>() / lists.len() as f64
-    };
-    // In the logarithm: recognisers' scores differ by orders of magnitude.
-    let (mut low, mut high) = (1e-6f64.ln(), 1e6f64.ln());
-    for _ in 0..60 {
-        let middle = (low + high) / 2.0;
-        if mean_maximum(middle.exp()) < confidence { low = middle } else { high = middle }
-    }
-    low.exp()
+/// The w_a of the loss at which softmax(w_a (a + lm_weight l)) is as sure on average as
+/// [`CONFIDENCE`](crate::rescore::tune::CONFIDENCE) says.
+pub fn first_pass_weight(examples: &[Example], lm_weight: f64) -> f64 {
+    let lists: Vec<ScoredList> = examples.iter().map(|e| e.list.clone()).collect();
+    sharpness(&lists, &Weights { lm: lm_weight, ..Weights::default() }, CONFIDENCE)
 }

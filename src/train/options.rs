@@ -42,7 +42,7 @@ pub struct TrainOptions {
     pub batch_tokens: usize,
     pub beta: Beta,
     /// w_a in the loss; `None` chooses it so that the first pass alone is about as sure as
-    /// [`AUTO_CONFIDENCE`] on average: raw log-scores saturate the softmax, and then nothing is learned.
+    /// [`CONFIDENCE`](crate::rescore::tune::CONFIDENCE) on average: raw log-scores saturate the softmax, and then nothing is learned.
     pub first_pass_weight: Option<f64>,
     /// w_l in the loss, relative to w_a.
     pub lm_weight: f64,
@@ -50,9 +50,6 @@ pub struct TrainOptions {
     pub correlation_weight: f64,
     pub seed: u64,
 }
-
-/// The mean of max P over the training lists that the automatic w_a aims at.
-pub const AUTO_CONFIDENCE: f64 = 0.7;
 
 impl Default for TrainOptions {
     fn default() -> Self {
