@@ -34,6 +34,10 @@ pub enum Error {
     #[error("{0}")]
     NotFinite(String),
 
+    /// The GPU or its driver refused or failed.
+    #[error("{0}")]
+    Device(String),
+
     /// A signal asked the program to stop; what was done is saved.
     #[error("{0}")]
     Interrupted(String),
@@ -60,7 +64,7 @@ impl Error {
                 | ReadOnlyFilesystem | InvalidFilename => 2,
                 _ => 1,
             },
-            Error::NotFinite(_) | Error::Interrupted(_) => 1,
+            Error::NotFinite(_) | Error::Device(_) | Error::Interrupted(_) => 1,
         }
     }
 }

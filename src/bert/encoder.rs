@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Checkpoint, Config, PackedBatch, Weights};
+use super::{Checkpoint, Config, PackedBatch};
 use crate::Result;
 use crate::device::Device;
 use crate::lora::{Adapter, Target};
@@ -13,7 +13,7 @@ use crate::ops::embedding::EmbeddingTables;
 use crate::ops::gather_rows::gather_rows;
 use crate::ops::layer_norm::{NormWeights, layer_norm};
 use crate::ops::lora_linear::{Call, Dropout, Epilogue, LinearWeights, lora_linear};
-use crate::ops::score_head::{ClassifierWeights, PoolerWeights, classifier, pooler};
+use crate::ops::score_head::{classifier, pooler};
 use crate::tape::{Tape, Var};
 
 /// The frozen base on a device.
@@ -21,8 +21,8 @@ pub struct Encoder<D: Device> {
     config: Config,
     tables: D::Tables,
     layers: Vec<Layer<D>>,
-    /// W [H, H] and b [H], where the checkpoint has them.
-    pooler: Option<(Weights, Weights)>,
+    /// Where the checkpoint has one.
+    pooler: Option<D::Pooler>,
 }
 
 struct Layer<D: Device> {
@@ -39,7 +39,8 @@ struct Layer<D: Device> {
 pub struct Operands<D: Device> {
     /// By layer; `None` where nothing is adapted.
     layers: Option<Vec<LayerOperands<D>>>,
-    pooler: D::Pooler,
+    /// Where the adapter has one of its own.
+    pooler: Option<D::Pooler>,
     classifier: D::Classifier,
 }
 
@@ -115,7 +116,7 @@ impl<D: Device> Encoder<D> {
         let layers = (0..config.layers).into_par_iter().map(layer).collect::<Result<Vec<_>>>()?;
         let pooler = if checkpoint.contains("pooler.dense.weight") {
             let weight = checkpoint.f32("pooler.dense.weight", &[h, h])?;
-            Some((weight, checkpoint.f32("pooler.dense.bias", &[h])?))
+            Some(device.frozen_pooler(&weight, &checkpoint.f32("pooler.dense.bias", &[h])?))
         } else {
             None
         };
@@ -126,9 +127,9 @@ impl<D: Device> Encoder<D> {
         &self.config
     }
 
-    /// The adapter's matrices, packed for the device.
-    pub fn operands(&self, device: &D, adapter: &Adapter) -> Operands<D> {
-        let (layout, values) = (&adapter.layout, &adapter.values[..]);
+    /// The adapter's matrices, packed for the device; `values` are the parameters as they are there.
+    pub fn operands(&self, device: &D, adapter: &Adapter, values: &D::Parameters) -> Operands<D> {
+        let layout = &adapter.layout;
         let scale = adapter.config.scale();
         let layers = (!adapter.config.targets.is_empty()).then(|| {
             let of = |l: usize, targets: &[Target]| {
@@ -143,25 +144,9 @@ impl<D: Device> Encoder<D> {
             };
             (0..self.config.layers).map(layer).collect()
         });
-        let pooler = match (layout.pooler(), &self.pooler) {
-            (Some((weight, bias)), _) => PoolerWeights {
-                weight: &values[weight.clone()],
-                bias: &values[bias.clone()],
-                trained: Some((weight, bias)),
-            },
-            (None, Some((weight, bias))) => PoolerWeights { weight, bias, trained: None },
-            (None, None) => unreachable!("an adapter has a pooler where its base has none"),
-        };
-        let classifier = ClassifierWeights {
-            weight: &values[layout.classifier()],
-            bias: adapter.classifier_bias,
-            trained: Some(layout.classifier()),
-        };
-        Operands {
-            layers,
-            pooler: device.pooler_weights(pooler),
-            classifier: device.classifier_weights(classifier),
-        }
+        let pooler = layout.pooler().map(|(weight, bias)| device.trained_pooler(values, weight, bias));
+        let classifier = device.classifier_weights(values, layout.classifier(), adapter.classifier_bias);
+        Operands { layers, pooler, classifier }
     }
 
     /// Scores a batch, recording on `tape` what the adapter's gradients need.
@@ -238,7 +223,9 @@ impl<D: Device> Encoder<D> {
             x = lora_linear(device, tape, c, &wide, Epilogue::Residual(&x));
             x = layer_norm(device, tape, &layer.output_norm, &x);
         }
-        let features = pooler(device, tape, &operands.pooler, &x);
+        let weights = operands.pooler.as_ref().or(self.pooler.as_ref());
+        let weights = weights.expect("an adapter has a pooler where its base has none");
+        let features = pooler(device, tape, weights, &x);
         let scores = classifier(device, tape, &operands.classifier, &features);
         Scores { features, scores }
     }

@@ -4,7 +4,9 @@
 //! implemented there for each device. [`Device`] is their sum; the encoder is written once against it.
 
 pub mod cpu;
+pub mod cuda;
 
+use crate::Result;
 use crate::ops::{attention, embedding, gather_rows, layer_norm, lora_linear, score_head};
 
 /// The memory of a device.
@@ -17,10 +19,17 @@ pub trait Memory: Sized + Send + Sync {
     type Parameters: Send + Sync;
 
     fn index(&self, values: &[u32]) -> Self::Index;
+    /// Row numbers below `rows`, for gathering and scattering.
+    fn row_index(&self, values: &[u32], rows: usize) -> Self::Index;
+    /// The flat vector of trainable parameters.
+    fn parameters(&self, values: &[f32]) -> Self::Parameters;
     /// A tensor [rows, columns] from row-major values.
     fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Self::Tensor;
-    /// The values, row-major.
-    fn download(&self, tensor: &Self::Tensor) -> Vec<f32>;
+    /// The values, row-major, once everything asked for before is done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where something failed on the device up to now.
+    fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
     /// a + b, of equal shapes.
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Self::Tensor;
 }

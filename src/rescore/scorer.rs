@@ -33,7 +33,7 @@ impl Scorer {
     /// Where a tensor of the base is missing or has another shape.
     pub fn new(cpu: Cpu, model: &BaseModel, adapter: &Adapter) -> Result<Scorer> {
         let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, false)?;
-        let operands = encoder.operands(&cpu, adapter);
+        let operands = encoder.operands(&cpu, adapter, &adapter.values);
         Ok(Scorer { cpu, encoder, operands })
     }
 
@@ -65,7 +65,7 @@ pub fn scores<S: AsRef<[u32]> + Sync>(
     let of_chunk = |range: std::ops::Range<usize>| {
         let batch = PackedBatch::new(cpu, &distinct[range]);
         let scored = encoder.forward(cpu, operands, &batch, None, &mut Tape::idle());
-        cpu.download(&scored.scores.value)
+        scored.scores.value.values()
     };
     let scored: Vec<f32> = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads())
         .into_par_iter()

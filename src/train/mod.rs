@@ -225,7 +225,7 @@ impl Run<'_> {
 
     /// Scores the validation lists with the parameters as they are, and closes the epoch.
     fn validate(&self, adapter: &Adapter, state: &mut State, clock: &mut Clock) -> Result<Validation> {
-        let operands = self.encoder.operands(self.cpu, adapter);
+        let operands = self.encoder.operands(self.cpu, adapter, &adapter.values);
         let all: Vec<&[u32]> = self.valid.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
         while state.validated.len() < all.len() {
             let block = &all[state.validated.len()..];

@@ -64,7 +64,7 @@ pub fn gradient(
     objective: Objective,
     step: u64,
 ) -> StepGradient {
-    let operands = encoder.operands(cpu, adapter);
+    let operands = encoder.operands(cpu, adapter, &adapter.values);
     let lengths: Vec<usize> = batch.sequences.iter().map(Vec::len).collect();
     let ranges = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
     let packed: Vec<_> =
@@ -87,13 +87,13 @@ pub fn gradient(
         .collect();
 
     let hidden = encoder.config().hidden;
-    let scores: Vec<f32> = forward.iter().flat_map(|(_, s)| cpu.download(&s.scores.value)).collect();
+    let scores: Vec<f32> = forward.iter().flat_map(|(_, s)| s.scores.value.values()).collect();
     let mut gradient = vec![0.0f32; adapter.layout.len()];
     let losses = utterance_losses(batch, &scores, adapter, objective, &mut gradient);
     let mut correlation_loss = 0.0;
     let mut d_features = None;
     if objective.correlation_weight > 0.0 {
-        let z: Vec<f32> = forward.iter().flat_map(|(_, s)| cpu.download(&s.features.value)).collect();
+        let z: Vec<f32> = forward.iter().flat_map(|(_, s)| s.features.value.values()).collect();
         let mut c = correlation(cpu, &z, scores.len(), hidden);
         c.d_features.iter_mut().for_each(|d| *d *= objective.correlation_weight as f32);
         correlation_loss = c.loss;

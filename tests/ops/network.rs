@@ -301,14 +301,14 @@ fn a_tape_records_only_what_is_trained() {
     {
         let network = Network::new(&Case { targets, fresh_pooler, ..CASE });
         let encoder = network.encoder(&cpu);
-        let operands = encoder.operands(&cpu, &network.adapter);
+        let operands = encoder.operands(&cpu, &network.adapter, &network.adapter.values);
         let batch = PackedBatch::new(&cpu, &network.batch.sequences);
         let recorded = encoder.forward(&cpu, &operands, &batch, None, &mut Tape::recording());
         assert_eq!(recorded.features.needs_gradient(), expected, "{targets}, {fresh_pooler}");
         assert!(recorded.scores.needs_gradient(), "a classifier is always trained");
         let idle = encoder.forward(&cpu, &operands, &batch, None, &mut Tape::idle());
         assert!(!idle.features.needs_gradient() && !idle.scores.needs_gradient());
-        let values = |x: &lorb_engine::tape::Var<Cpu>| bits(&cpu.download(&x.value));
+        let values = |x: &lorb_engine::tape::Var<Cpu>| bits(&x.value.values());
         assert_eq!(values(&recorded.features), values(&idle.features), "{targets}");
         assert_eq!(values(&recorded.scores), values(&idle.scores), "{targets}");
     }
@@ -323,11 +323,11 @@ fn scores_are_those_of_the_oracle_and_of_the_sequence_alone() {
         let oracle = Oracle { exact: op.scores(&wide(values)).1, naive: op.scores(values).1 };
         for cpu in devices() {
             let encoder = network.encoder(&cpu);
-            let operands = encoder.operands(&cpu, &network.adapter);
+            let operands = encoder.operands(&cpu, &network.adapter, &network.adapter.values);
             let scores = |sequences: &[Vec<u32>]| {
                 let batch = PackedBatch::new(&cpu, sequences);
                 let scored = encoder.forward(&cpu, &operands, &batch, None, &mut Tape::idle());
-                cpu.download(&scored.scores.value)
+                scored.scores.value.values()
             };
             let sequences = &network.batch.sequences;
             let all = scores(sequences);

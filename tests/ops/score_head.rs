@@ -1,8 +1,8 @@
 use lorb_engine::device::Memory;
-use lorb_engine::ops::score_head::{ClassifierWeights, PoolerWeights, ScoreHead};
+use lorb_engine::ops::score_head::ScoreHead;
 
 use crate::autodiff::{Operation, Real};
-use crate::harness::{Oracle, Random, ULP, bits, check_derivatives, devices, row_bits};
+use crate::harness::{Oracle, Random, ULP, bits, check_derivatives, devices, row_bits, weights};
 use crate::oracle::{constants, dot, linear};
 
 /// The documented bound of the kernels' tanh.
@@ -64,10 +64,18 @@ fn the_pooler_is_that_of_the_oracle() {
             // With other parameters around those of the pooler.
             let trained = (5..5 + weight.len(), 9 + weight.len()..9 + weight.len() + width);
             for trained in [Some(trained), None] {
-                let pooler = cpu.pooler_weights(PoolerWeights { weight, bias, trained: trained.clone() });
+                let pooler = match trained.clone() {
+                    Some((w, b)) => {
+                        let mut parameters = vec![f32::NAN; b.end + 3];
+                        parameters[w.clone()].copy_from_slice(weight);
+                        parameters[b.clone()].copy_from_slice(bias);
+                        cpu.trained_pooler(&parameters, w, b)
+                    }
+                    None => cpu.frozen_pooler(&weights(weight), &weights(bias)),
+                };
                 let x = cpu.upload(&inputs[..of_x], rows, width);
                 let z = cpu.pooler(&pooler, &x);
-                forward.check(format!("pooler {name}"), &cpu.download(&z), TANH + ULP);
+                forward.check(format!("pooler {name}"), &z.values(), TANH + ULP);
                 for i in 0..rows {
                     let alone = cpu.pooler(&pooler, &cpu.upload(x.row(i), 1, width));
                     assert_eq!(row_bits(&alone, 0), row_bits(&z, i), "row {i} {name}");
@@ -80,7 +88,7 @@ fn the_pooler_is_that_of_the_oracle() {
                 let floor = |terms: usize, size: f64| (2.0 * TANH + ULP) * (terms as f64).sqrt() * size;
                 let largest = weight.iter().fold(0.0, |a: f64, &w| a.max(f64::from(w).abs()));
                 let of_x = backward.slice(0..of_x);
-                of_x.check(format!("pooler_backward dx {name}"), &cpu.download(&dx), floor(width, largest));
+                of_x.check(format!("pooler_backward dx {name}"), &dx.values(), floor(width, largest));
                 let without = cpu.pooler_backward(&pooler, &x, &z, &dz, false, &mut parameters.clone());
                 assert!(without.is_none());
 
@@ -114,30 +122,24 @@ fn the_classifier_is_that_of_the_oracle() {
         let backward = Oracle::backward(&op, &inputs, &dg);
         for cpu in devices() {
             let name = format!("on {}, {case:?}", cpu.isa().name());
-            for trained in [Some(3..3 + width), None] {
-                let weights = ClassifierWeights { weight: &weight, bias: 0.3, trained: trained.clone() };
-                let classifier = cpu.classifier_weights(weights);
-                let z = cpu.upload(&z, rows, width);
-                let g = cpu.download(&cpu.classifier(&classifier, &z));
-                forward.check(format!("classifier {name}"), &g, ULP * forward.largest());
-                for i in 0..rows {
-                    let alone = cpu.classifier(&classifier, &cpu.upload(z.row(i), 1, width));
-                    assert_eq!(row_bits(&alone, 0), bits(&g[i..i + 1]), "row {i} {name}");
-                }
-                let mut parameters = vec![0.0; width + 5];
-                let dg = cpu.upload(&dg, rows, 1);
-                let dz = cpu.classifier_backward(&classifier, &z, &dg, &mut parameters);
-                let name = format!("classifier_backward {name}");
-                backward.slice(0..rows * width).check(&name, &cpu.download(&dz), 0.0);
-                let dw = parameters.drain(3..3 + width).collect::<Vec<_>>();
-                assert_eq!(parameters, [0.0; 5]);
-                match trained {
-                    Some(_) => {
-                        backward.slice(rows * width..inputs.len()).check(&name, &dw, ULP * rows as f64)
-                    }
-                    None => assert!(dw.iter().all(|&d| d == 0.0)),
-                }
+            // With other parameters around the weight.
+            let among = [&[f32::NAN; 3][..], &weight, &[f32::NAN; 2]].concat();
+            let classifier = cpu.classifier_weights(&among, 3..3 + width, 0.3);
+            let z = cpu.upload(&z, rows, width);
+            let g = cpu.classifier(&classifier, &z).values();
+            forward.check(format!("classifier {name}"), &g, ULP * forward.largest());
+            for i in 0..rows {
+                let alone = cpu.classifier(&classifier, &cpu.upload(z.row(i), 1, width));
+                assert_eq!(row_bits(&alone, 0), bits(&g[i..i + 1]), "row {i} {name}");
             }
+            let mut parameters = vec![0.0; width + 5];
+            let dg = cpu.upload(&dg, rows, 1);
+            let dz = cpu.classifier_backward(&classifier, &z, &dg, &mut parameters);
+            let name = format!("classifier_backward {name}");
+            backward.slice(0..rows * width).check(&name, &dz.values(), 0.0);
+            let dw = parameters.drain(3..3 + width).collect::<Vec<_>>();
+            assert_eq!(parameters, [0.0; 5]);
+            backward.slice(rows * width..inputs.len()).check(&name, &dw, ULP * rows as f64);
         }
     }
 }

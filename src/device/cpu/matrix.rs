@@ -46,6 +46,11 @@ impl Matrix {
         &self.data()[i * self.stride..i * self.stride + self.columns]
     }
 
+    /// All values, row-major without gaps.
+    pub fn values(&self) -> Vec<f32> {
+        (0..self.rows).flat_map(|i| self.row(i)).copied().collect()
+    }
+
     /// A view of some of the columns.
     pub fn slice_columns(&self, range: Range<usize>) -> Matrix {
         assert!(range.end <= self.columns, "no such columns");

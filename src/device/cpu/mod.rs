@@ -18,6 +18,7 @@ pub use isa::Isa;
 pub use matrix::Matrix;
 
 use super::{Device, Memory};
+use crate::Result;
 use buffer::Pool;
 
 /// The CPU, with the instruction set that its kernels use and the memory that they recycle.
@@ -63,12 +64,21 @@ impl Memory for Cpu {
         values.into()
     }
 
+    fn row_index(&self, values: &[u32], rows: usize) -> Arc<[u32]> {
+        debug_assert!(values.iter().all(|&i| (i as usize) < rows));
+        values.into()
+    }
+
+    fn parameters(&self, values: &[f32]) -> Vec<f32> {
+        values.to_vec()
+    }
+
     fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Matrix {
         self.fill(rows, columns, |m| m.copy_from_slice(data))
     }
 
-    fn download(&self, tensor: &Matrix) -> Vec<f32> {
-        (0..tensor.rows()).flat_map(|i| tensor.row(i)).copied().collect()
+    fn download(&self, tensor: &Matrix) -> Result<Vec<f32>> {
+        Ok(tensor.values())
     }
 
     fn add(&self, a: &Matrix, b: &Matrix) -> Matrix {

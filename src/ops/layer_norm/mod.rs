@@ -1,6 +1,7 @@
 //! LayerNorm over rows: y = (x - mean) / sqrt(variance + eps) * gamma + beta.
 
 mod cpu;
+pub mod cuda;
 
 pub(crate) use cpu::normalise_rows;
 

@@ -63,7 +63,7 @@ impl LoraLinear for Cpu {
         Linear { input, modules: modules.iter().map(pack).collect() }
     }
 
-    fn lora(&self, parameters: &[f32], scale: f32, slots: &[Option<LoraSlot>]) -> Lora {
+    fn lora(&self, parameters: &Vec<f32>, scale: f32, slots: &[Option<LoraSlot>]) -> Lora {
         let pack = |slot: &LoraSlot| {
             let (a, b) = (&parameters[slot.a.clone()], &parameters[slot.b.clone()]);
             let (rank, input, output) = (slot.rank, slot.input, slot.output);

@@ -64,7 +64,7 @@ pub trait LoraLinear: Memory {
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Self::Linear;
 
     /// Packs A and B of a layer's modules out of the flat parameters; `None` for a module without.
-    fn lora(&self, parameters: &[f32], scale: f32, slots: &[Option<LoraSlot>]) -> Self::Lora;
+    fn lora(&self, parameters: &Self::Parameters, scale: f32, slots: &[Option<LoraSlot>]) -> Self::Lora;
 
     /// Whether any of `modules` has an adapter.
     fn adapts(lora: &Self::Lora, modules: Range<usize>) -> bool;

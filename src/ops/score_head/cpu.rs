@@ -1,6 +1,7 @@
 use std::ops::Range;
 
-use super::{ClassifierWeights, PoolerWeights, ScoreHead};
+use super::ScoreHead;
+use crate::bert::Weights;
 use crate::device::cpu::gemm::{Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::simd::{self, Vector, for_lanes, load, store};
 use crate::device::cpu::{Cpu, Matrix};
@@ -18,26 +19,24 @@ pub struct Pooler {
 pub struct Classifier {
     weight: Vec<f32>,
     bias: f32,
-    trained: Option<Range<usize>>,
+    range: Range<usize>,
 }
 
 impl ScoreHead for Cpu {
     type Pooler = Pooler;
     type Classifier = Classifier;
 
-    fn pooler_weights(&self, w: PoolerWeights<'_>) -> Pooler {
-        let h = w.bias.len();
-        Pooler {
-            hidden: h,
-            forward: Packed::new(self.isa(), h, h, |k, j| w.weight[j * h + k]),
-            backward: Packed::new(self.isa(), h, h, |k, j| w.weight[k * h + j]),
-            bias: w.bias.to_vec(),
-            trained: w.trained,
-        }
+    fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Pooler {
+        self.pack_pooler(weight, bias, None)
     }
 
-    fn classifier_weights(&self, w: ClassifierWeights<'_>) -> Classifier {
-        Classifier { weight: w.weight.to_vec(), bias: w.bias, trained: w.trained }
+    fn trained_pooler(&self, parameters: &Vec<f32>, weight: Range<usize>, bias: Range<usize>) -> Pooler {
+        let (w, b) = (&parameters[weight.clone()], &parameters[bias.clone()]);
+        self.pack_pooler(w, b, Some((weight, bias)))
+    }
+
+    fn classifier_weights(&self, parameters: &Vec<f32>, weight: Range<usize>, bias: f32) -> Classifier {
+        Classifier { weight: parameters[weight.clone()].to_vec(), bias, range: weight }
     }
 
     fn pooler_is_trained(pooler: &Pooler) -> bool {
@@ -104,12 +103,10 @@ impl ScoreHead for Cpu {
         dg: &Matrix,
         parameters: &mut Vec<f32>,
     ) -> Matrix {
-        if let Some(range) = &classifier.trained {
-            let dw = &mut parameters[range.clone()];
-            for i in 0..z.rows() {
-                let d = dg.row(i)[0];
-                dw.iter_mut().zip(z.row(i)).for_each(|(w, z)| *w += d * z);
-            }
+        let dw = &mut parameters[classifier.range.clone()];
+        for i in 0..z.rows() {
+            let d = dg.row(i)[0];
+            dw.iter_mut().zip(z.row(i)).for_each(|(w, z)| *w += d * z);
         }
         self.fill(z.rows(), z.columns(), |dz| {
             for (i, row) in dz.chunks_exact_mut(z.columns()).enumerate() {
@@ -117,6 +114,24 @@ impl ScoreHead for Cpu {
                 row.iter_mut().zip(&classifier.weight).for_each(|(x, w)| *x = d * w);
             }
         })
+    }
+}
+
+impl Cpu {
+    fn pack_pooler(
+        &self,
+        weight: &[f32],
+        bias: &[f32],
+        trained: Option<(Range<usize>, Range<usize>)>,
+    ) -> Pooler {
+        let h = bias.len();
+        Pooler {
+            hidden: h,
+            forward: Packed::new(self.isa(), h, h, |k, j| weight[j * h + k]),
+            backward: Packed::new(self.isa(), h, h, |k, j| weight[k * h + j]),
+            bias: bias.to_vec(),
+            trained,
+        }
     }
 }
 

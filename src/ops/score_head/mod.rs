@@ -5,35 +5,34 @@ mod cpu;
 
 use std::ops::Range;
 
+use crate::bert::Weights;
 use crate::device::{Device, Memory};
 use crate::tape::{Backward, Gradients, Tape, Var};
-
-/// The pooler of a model: frozen, or trained and then part of the flat parameters.
-pub struct PoolerWeights<'p> {
-    /// [H, H]
-    pub weight: &'p [f32],
-    /// [H]
-    pub bias: &'p [f32],
-    /// Where the weight and the bias lie among the parameters, if they are trained.
-    pub trained: Option<(Range<usize>, Range<usize>)>,
-}
-
-/// The classifier: weight [H], and a bias that is frozen (the MWER gradients of a list sum to zero, so
-/// it would be moved by rounding errors alone).
-pub struct ClassifierWeights<'p> {
-    pub weight: &'p [f32],
-    pub bias: f32,
-    /// Where the weight lies among the parameters, if the adapter trains it.
-    pub trained: Option<Range<usize>>,
-}
 
 /// The head on a device.
 pub trait ScoreHead: Memory {
     type Pooler: Send + Sync;
     type Classifier: Send + Sync;
 
-    fn pooler_weights(&self, weights: PoolerWeights<'_>) -> Self::Pooler;
-    fn classifier_weights(&self, weights: ClassifierWeights<'_>) -> Self::Classifier;
+    /// Packs a base's own pooler, W [H, H] and b [H].
+    fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Self::Pooler;
+
+    /// Packs a pooler that is trained: W [H, H] and b [H] lie at these places of the parameters.
+    fn trained_pooler(
+        &self,
+        parameters: &Self::Parameters,
+        weight: Range<usize>,
+        bias: Range<usize>,
+    ) -> Self::Pooler;
+
+    /// Packs the classifier: its weight [H] lies at this place of the parameters; its bias is frozen, since
+    /// the MWER gradients of a list sum to zero, and it would be moved by rounding errors alone.
+    fn classifier_weights(
+        &self,
+        parameters: &Self::Parameters,
+        weight: Range<usize>,
+        bias: f32,
+    ) -> Self::Classifier;
 
     /// Whether dL/dz reaches anything trainable in the pooler itself.
     fn pooler_is_trained(pooler: &Self::Pooler) -> bool;
@@ -55,7 +54,7 @@ pub trait ScoreHead: Memory {
     /// g = z w + c: [rows, 1].
     fn classifier(&self, classifier: &Self::Classifier, z: &Self::Tensor) -> Self::Tensor;
 
-    /// dz; dw into `parameters` where it is trained.
+    /// dz; dw into `parameters`.
     fn classifier_backward(
         &self,
         classifier: &Self::Classifier,

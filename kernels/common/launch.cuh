@@ -1,0 +1,58 @@
+// What every kernel starts from: how it is declared, its types, and its shared memory.
+//
+// A kernel is `KERNEL(name, Parameters, threads) { … }` and reads its one parameter struct as `p`; the struct
+// has a #[repr(C)] twin in Rust. Everything else is plain CUDA. With LORB_EMULATE the same files are C++:
+// emulate.h gives CUDA's names their meaning there.
+#pragma once
+
+#include <cstdint>
+
+#ifdef LORB_EMULATE
+#include "emulate.h"
+#else
+#include <cuda_bf16.h>
+
+#define KERNEL(name, Parameters, threads) \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Parameters p)
+#endif
+
+#include "tiles.h" // constants, written from src/device/cuda/tiles.rs
+
+// 2^32 - 1: all lanes of a warp.
+constexpr uint32_t ALL_LANES = 0xffffffffu;
+constexpr uint32_t WARP = 32;
+
+// A count of rows: what the memory has room for, and, where the count is not known when the kernel is
+// launched (a captured graph), where it is found then. Rows from count() on hold anything.
+struct Rows {
+    const uint32_t* live; // or null: all
+    uint32_t capacity;
+    uint32_t unused;
+
+    __device__ uint32_t count() const { return live == nullptr ? capacity : min(*live, capacity); }
+};
+
+// The block's dynamic shared memory, given out piece by piece; the launch says how much there is.
+struct SharedMemory {
+    uint32_t used = 0;
+
+    template <class T>
+    __device__ T* take(uint32_t count) {
+        used = (used + 127) / 128 * 128;
+        T* piece = reinterpret_cast<T*>(arena() + used);
+        used += count * static_cast<uint32_t>(sizeof(T));
+#ifdef LORB_EMULATE
+        emulate::shared_taken(used);
+#endif
+        return piece;
+    }
+
+    __device__ static unsigned char* arena() {
+#ifdef LORB_EMULATE
+        return emulate::shared_arena();
+#else
+        extern __shared__ __align__(1024) unsigned char bytes[];
+        return bytes;
+#endif
+    }
+};

@@ -1,0 +1,44 @@
+//! Compiles ../*.cu as C++, with the shim that gives CUDA's names a meaning on the CPU.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+#[path = "../../src/device/cuda/tiles.rs"]
+#[allow(dead_code, reason = "the build needs only the header")]
+mod tiles;
+
+fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    fs::write(out.join("tiles.h"), tiles::header()).expect("OUT_DIR is writable");
+    // Cargo looks into a folder, but expands no pattern.
+    for watched in ["..", "../../src/device/cuda/tiles.rs"] {
+        println!("cargo::rerun-if-changed={watched}");
+    }
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(1).debug(true).define("LORB_EMULATE", None);
+    build.include("..").include("shim").include(&out);
+    // CUDA's language, in C++: pragmas for its compiler, kernels in files of another name.
+    build.flag("-Wno-unknown-pragmas").flag("-fno-strict-aliasing").flag("-ffp-contract=off");
+    for file in files("..", "cu") {
+        // GCC goes by the name of the file: each is included from one of its own.
+        let name = file.file_stem().expect("it has a name").to_string_lossy().into_owned();
+        let wrapper = out.join(format!("{name}.cpp"));
+        let path = file.canonicalize().expect("it exists");
+        fs::write(&wrapper, format!("#include \"{}\"\n", path.display())).expect("OUT_DIR is writable");
+        build.file(wrapper);
+    }
+    for file in files("shim", "cpp") {
+        build.file(file);
+    }
+    // Kernels register themselves: nothing else refers to their objects.
+    build.link_lib_modifier("+whole-archive").compile("lorb_emulated_kernels");
+}
+
+/// The files in `folder` with this extension, sorted.
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("it is part of the repository");
+    let mut files: Vec<PathBuf> = entries.map(|e| e.expect("it can be read").path()).collect();
+    files.retain(|f| f.extension() == Some(Path::new(extension).as_os_str()));
+    files.sort();
+    files
+}

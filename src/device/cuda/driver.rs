@@ -1,0 +1,101 @@
+//! What the CUDA device needs of a driver: the real one, or the emulator that the tests use.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::kernels::Id;
+use crate::Result;
+
+/// A place in a device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// What kernels take as "not given".
+    pub const NULL: Address = Address(0);
+
+    /// `bytes` further on.
+    pub fn offset(self, bytes: usize) -> Address {
+        Address(self.0 + bytes as u64)
+    }
+}
+
+/// What a device can do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Properties {
+    /// As the vendor calls it.
+    pub name: String,
+    /// Major and minor.
+    pub compute_capability: (u32, u32),
+    pub multiprocessors: u32,
+    /// The most shared memory that a block may ask for.
+    pub shared_bytes: u32,
+    /// Device memory in all.
+    pub memory_bytes: u64,
+}
+
+/// One run of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    pub kernel: Id,
+    /// Blocks in x, y and z.
+    pub grid: [u32; 3],
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    /// The bytes of the kernel's parameter struct.
+    pub parameters: &'a [u8],
+}
+
+/// A device as a driver gives it. Everything happens in the order of the calls, on one stream.
+pub trait Driver: Send + Sync {
+    fn properties(&self) -> &Properties;
+
+    /// Memory of unspecified content, aligned to 256 bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where there is not enough.
+    fn allocate(&self, bytes: usize) -> Result<Address>;
+
+    /// Gives memory back, after everything that was asked for before.
+    ///
+    /// # Safety
+    /// `at` came from [`allocate`](Self::allocate) with these `bytes` and is not used again.
+    unsafe fn free(&self, at: Address, bytes: usize);
+
+    /// Copies `data` to the device; it may be changed on return.
+    ///
+    /// # Safety
+    /// `to` has room for it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where the driver fails, now or in something asked for before.
+    unsafe fn write(&self, to: Address, data: &[u8]) -> Result<()>;
+
+    /// Waits for everything before, and copies from the device.
+    ///
+    /// # Safety
+    /// `from` holds as many bytes as `data`.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    unsafe fn read(&self, from: Address, data: &mut [u8]) -> Result<()>;
+
+    /// Sets bytes.
+    ///
+    /// # Safety
+    /// `at` has room for `bytes`.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    unsafe fn fill(&self, at: Address, byte: u8, bytes: usize) -> Result<()>;
+
+    /// Runs a kernel.
+    ///
+    /// # Safety
+    /// The parameters are those of the kernel; the memory that they name lives until the kernel has run, and
+    /// is as large as the kernel's contract says.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write), with the kernel's name and the launch's shape.
+    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()>;
+}

@@ -1,0 +1,75 @@
+//! The typed table of all kernels: what each is called in the binary, how many threads its blocks have, and
+//! which struct it takes. A driver resolves each name once, when it loads them.
+
+use std::marker::PhantomData;
+
+use super::tiles;
+use crate::ops::layer_norm::cuda::LayerNormParameters;
+
+/// A kernel's number in [`ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Id(pub usize);
+
+/// What a driver must know of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in kernels/*.cu.
+    pub name: &'static str,
+    /// Threads of a block: also its launch bound.
+    pub threads: u32,
+    pub parameter_bytes: usize,
+}
+
+/// A kernel that takes the parameter struct `P`.
+pub struct Kernel<P> {
+    id: Id,
+    parameters: PhantomData<fn(&P)>,
+}
+
+impl<P> Clone for Kernel<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Kernel<P> {}
+
+impl<P> Kernel<P> {
+    pub fn id(self) -> Id {
+        self.id
+    }
+}
+
+impl Id {
+    pub fn entry(self) -> &'static Entry {
+        &ALL[self.0]
+    }
+}
+
+macro_rules! kernels {
+    ($($constant:ident = $name:literal, $parameters:ty, $threads:expr;)*) => {
+        /// The position of each kernel.
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "named as the constants that number them")]
+        enum Position { $($constant),* }
+
+        $(
+            #[doc = concat!("`", $name, "`")]
+            pub const $constant: Kernel<$parameters> =
+                Kernel { id: Id(Position::$constant as usize), parameters: PhantomData };
+        )*
+
+        /// All kernels, by number.
+        pub const ALL: &[Entry] = &[$(Entry {
+            name: $name,
+            threads: $threads,
+            parameter_bytes: size_of::<$parameters>(),
+        }),*];
+    };
+}
+
+kernels! {
+    LAYER_NORM_F32 = "layer_norm_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
+    LAYER_NORM_BF16 = "layer_norm_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
+    LAYER_NORM_BACKWARD_F32 = "layer_norm_backward_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
+    LAYER_NORM_BACKWARD_BF16 = "layer_norm_backward_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
+}

@@ -1,0 +1,271 @@
+//! The CUDA device: kernels written by hand, over a driver that may be real or emulated.
+//!
+//! Everything runs on one stream, in order. The first failure is kept: nothing is launched after it, results
+//! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
+
+pub mod driver;
+pub mod kernels;
+pub mod memory;
+pub mod tensor;
+pub mod tiles;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use half::bf16;
+
+pub use driver::{Address, Driver, Launch, Properties};
+pub use tensor::{Flat, Index, Precision, Rows, Tensor};
+
+use super::Memory;
+use crate::{Error, Result};
+use kernels::Kernel;
+use memory::{Block, Pool};
+use tensor::Inverse;
+
+/// A CUDA device with the precision of its activations. Clones share it.
+#[derive(Clone)]
+pub struct Cuda {
+    driver: Arc<dyn Driver>,
+    pool: Arc<Pool>,
+    failure: Arc<Mutex<Option<Error>>>,
+    precision: Precision,
+}
+
+impl Cuda {
+    pub fn new(driver: Arc<dyn Driver>, precision: Precision) -> Cuda {
+        let pool = Arc::new(Pool::new(driver.clone(), false));
+        Cuda { driver, pool, failure: Arc::default(), precision }
+    }
+
+    /// For tests: new memory holds NaN, so that an element left unwritten shows.
+    pub fn poisoned(driver: Arc<dyn Driver>, precision: Precision) -> Cuda {
+        let pool = Arc::new(Pool::new(driver.clone(), true));
+        Cuda { pool, ..Cuda::new(driver, precision) }
+    }
+
+    pub fn properties(&self) -> &Properties {
+        self.driver.properties()
+    }
+
+    /// The type of activations and base weights.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What failed first, if anything did.
+    ///
+    /// # Errors
+    /// [`Error::Device`]; it is given once.
+    pub fn check(&self) -> Result<()> {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Keeps the first failure; what came of it otherwise.
+    fn keep<T>(&self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    fn block(&self, bytes: usize) -> Block {
+        if self.failed() {
+            return Block::none();
+        }
+        self.keep(self.pool.take(bytes)).unwrap_or_else(Block::none)
+    }
+
+    /// A tensor of unspecified content, of the device's precision.
+    pub(crate) fn activations(&self, rows: Rows, columns: usize) -> Tensor {
+        self.tensor(rows, columns, self.precision)
+    }
+
+    /// A tensor of unspecified content.
+    pub(crate) fn tensor(&self, rows: Rows, columns: usize, precision: Precision) -> Tensor {
+        let block = self.block(rows.capacity * columns * precision.bytes());
+        Tensor::new(block, rows, columns, precision)
+    }
+
+    /// A vector of f32 of unspecified content.
+    pub(crate) fn flat(&self, len: usize) -> Flat {
+        Flat { block: Arc::new(self.block(len * size_of::<f32>())), len }
+    }
+
+    /// A vector of f32 with these values.
+    pub fn upload_flat(&self, values: &[f32]) -> Flat {
+        let flat = self.flat(values.len());
+        self.write(flat.address(), values);
+        flat
+    }
+
+    /// A tensor of f32, whatever the device's precision.
+    pub fn upload_f32(&self, data: &[f32], rows: usize, columns: usize) -> Tensor {
+        let tensor = self.tensor(Rows::all(rows), columns, Precision::F32);
+        self.write(tensor.address(), data);
+        tensor
+    }
+
+    /// `data` as the device's precision keeps it, in memory of its own: base weights.
+    pub(crate) fn upload_weights(&self, data: &[f32]) -> Arc<Block> {
+        let block = self.block(data.len() * self.precision.bytes());
+        match self.precision {
+            Precision::F32 => self.write(block.address(), data),
+            Precision::Bf16 => self.write(block.address(), &to_bf16(data)),
+        }
+        Arc::new(block)
+    }
+
+    /// The values of a flat vector.
+    ///
+    /// # Errors
+    /// Whatever failed on the device up to now.
+    pub fn download_flat(&self, flat: &Flat) -> Result<Vec<f32>> {
+        let mut values = vec![0.0f32; flat.len()];
+        self.read(flat.address(), &mut values)?;
+        Ok(values)
+    }
+
+    /// Sets a flat vector to zero.
+    pub(crate) fn clear(&self, flat: &Flat) {
+        if !self.failed() {
+            // SAFETY: the vector has `len` floats.
+            self.keep(unsafe { self.driver.fill(flat.address(), 0, flat.len() * size_of::<f32>()) });
+        }
+    }
+
+    /// `data` must fit where it goes.
+    fn write<T: Pod>(&self, to: Address, data: &[T]) {
+        if !self.failed() && !data.is_empty() {
+            // SAFETY: callers pass memory that they took for this data.
+            self.keep(unsafe { self.driver.write(to, bytemuck::cast_slice(data)) });
+        }
+    }
+
+    /// `from` must hold as much as `data`.
+    fn read<T: Pod>(&self, from: Address, data: &mut [T]) -> Result<()> {
+        self.check()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: callers pass memory that they took for this data.
+        unsafe { self.driver.read(from, bytemuck::cast_slice_mut(data)) }
+    }
+
+    /// Runs a kernel, unless something failed before or there is nothing to do.
+    ///
+    /// # Safety
+    /// The memory that the parameters name is as large as the kernel's contract says, and what it writes
+    /// overlaps nothing that it reads but where the contract allows that.
+    pub(crate) unsafe fn launch<P: Pod>(
+        &self,
+        kernel: Kernel<P>,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        parameters: &P,
+    ) {
+        if self.failed() || grid.contains(&0) {
+            return;
+        }
+        let launch =
+            Launch { kernel: kernel.id(), grid, shared_bytes, parameters: bytemuck::bytes_of(parameters) };
+        // SAFETY: the type of the kernel says that these are its parameters; blocks of memory go back to the
+        // pool in the order of the stream, so what they name lives until the kernel has run.
+        self.keep(unsafe { self.driver.launch(launch) });
+    }
+}
+
+/// Rounded to nearest, ties to even.
+fn to_bf16(data: &[f32]) -> Vec<bf16> {
+    data.iter().map(|&x| bf16::from_f32(x)).collect()
+}
+
+impl Memory for Cuda {
+    type Tensor = Tensor;
+    type Index = Index;
+    type Parameters = Flat;
+
+    fn index(&self, values: &[u32]) -> Index {
+        let block = self.block(size_of_val(values));
+        self.write(block.address(), values);
+        Index { block: Arc::new(block), offset: 0, rows: Rows::all(values.len()), inverse: None }
+    }
+
+    fn row_index(&self, values: &[u32], rows: usize) -> Index {
+        let (starts, places) = inverse(values, rows);
+        let all = [values, &starts, &places].concat();
+        let block = self.block(size_of_val(&all[..]));
+        self.write(block.address(), &all);
+        let (at_starts, at_places) = (size_of_val(values), size_of_val(values) + size_of_val(&starts[..]));
+        let inverse = Some(Inverse { starts: at_starts, places: at_places });
+        Index { block: Arc::new(block), offset: 0, rows: Rows::all(values.len()), inverse }
+    }
+
+    fn parameters(&self, values: &[f32]) -> Flat {
+        self.upload_flat(values)
+    }
+
+    fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Tensor {
+        let tensor = self.activations(Rows::all(rows), columns);
+        match self.precision {
+            Precision::F32 => self.write(tensor.address(), data),
+            Precision::Bf16 => self.write(tensor.address(), &to_bf16(data)),
+        }
+        tensor
+    }
+
+    fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        let (rows, columns, stride) = (tensor.rows().capacity, tensor.columns(), tensor.stride());
+        if rows == 0 || columns == 0 {
+            return self.check().map(|()| Vec::new());
+        }
+        let span = (rows - 1) * stride + columns;
+        let values: Vec<f32> = match tensor.precision() {
+            Precision::F32 => {
+                let mut values = vec![0.0f32; span];
+                self.read(tensor.address(), &mut values)?;
+                values
+            }
+            Precision::Bf16 => {
+                let mut values = vec![bf16::ZERO; span];
+                self.read(tensor.address(), &mut values)?;
+                values.into_iter().map(f32::from).collect()
+            }
+        };
+        Ok((0..rows).flat_map(|i| values[i * stride..][..columns].iter().copied()).collect())
+    }
+
+    fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
+        let _ = (a, b);
+        todo!("ops: elementwise")
+    }
+}
+
+/// For each row below `rows`, where its places start, and all places by row, in order.
+fn inverse(values: &[u32], rows: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut starts = vec![0u32; rows + 1];
+    for &row in values {
+        starts[row as usize + 1] += 1;
+    }
+    for row in 0..rows {
+        starts[row + 1] += starts[row];
+    }
+    let mut next = starts.clone();
+    let mut places = vec![0u32; values.len()];
+    for (place, &row) in values.iter().enumerate() {
+        places[next[row as usize] as usize] = place as u32;
+        next[row as usize] += 1;
+    }
+    (starts, places)
+}
