@@ -36,6 +36,13 @@ void block_sync();
 // Gives every lane of the warp what each of them gave, once all have.
 const Slots& warp_exchange(const void* value, size_t bytes);
 
+// Twins of the PTX in kernels/common: the same layouts, the same waiting.
+void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed);
+void copy_async(void* shared, const void* global, size_t bytes, bool valid);
+void copy_async_commit();
+void copy_async_wait(int pending);
+
 unsigned char* shared_arena();
 void shared_taken(uint32_t bytes);
 
