@@ -4,24 +4,49 @@
 //! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
 
 pub mod driver;
+pub mod images;
 pub mod kernels;
 pub mod memory;
+#[cfg(feature = "cuda")]
+mod real;
 pub mod tensor;
 pub mod tiles;
+mod unavailable;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 use half::bf16;
 
-pub use driver::{Address, Driver, Launch, Properties};
+pub use driver::{Address, Driver, Graph, Launch, Properties};
+#[cfg(feature = "cuda")]
+pub use real::driver_version;
 pub use tensor::{Flat, Index, Precision, Rows, Tensor};
+pub use unavailable::Unavailable;
 
 use super::Memory;
 use crate::{Error, Result};
 use kernels::Kernel;
 use memory::{Block, Pool};
 use tensor::Inverse;
+
+/// The driver of the first GPU that CUDA_VISIBLE_DEVICES leaves, with all kernels loaded.
+///
+/// # Errors
+/// What is missing.
+pub fn open() -> Result<Arc<dyn Driver>, Unavailable> {
+    #[cfg(feature = "cuda")]
+    return Ok(Arc::new(real::Real::open()?));
+    #[cfg(not(feature = "cuda"))]
+    return Err(Unavailable::NotBuilt);
+}
+
+/// The version of CUDA that the installed driver is of, major and minor; none where there is no driver, or
+/// this program was built without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn driver_version() -> Option<(u32, u32)> {
+    None
+}
 
 /// A CUDA device with the precision of its activations. Clones share it.
 #[derive(Clone)]
