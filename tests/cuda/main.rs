@@ -10,4 +10,6 @@ mod harness;
 mod oracle;
 
 mod devices;
+mod embedding;
+mod gather_rows;
 mod layer_norm;

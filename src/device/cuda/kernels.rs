@@ -4,6 +4,8 @@
 use std::marker::PhantomData;
 
 use super::tiles;
+use crate::ops::embedding::cuda::EmbeddingParameters;
+use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
 
 /// A kernel's number in [`ALL`].
@@ -68,6 +70,11 @@ macro_rules! kernels {
 }
 
 kernels! {
+    EMBEDDING_F32 = "embedding_f32", EmbeddingParameters, tiles::LAYER_NORM_THREADS;
+    EMBEDDING_BF16 = "embedding_bf16", EmbeddingParameters, tiles::LAYER_NORM_THREADS;
+    GATHER_ROWS = "gather_rows", GatherRowsParameters, tiles::GATHER_ROWS_THREADS;
+    SCATTER_ROWS_F32 = "scatter_rows_f32", ScatterRowsParameters, tiles::GATHER_ROWS_THREADS;
+    SCATTER_ROWS_BF16 = "scatter_rows_bf16", ScatterRowsParameters, tiles::GATHER_ROWS_THREADS;
     LAYER_NORM_F32 = "layer_norm_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BF16 = "layer_norm_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_F32 = "layer_norm_backward_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;

@@ -12,10 +12,13 @@ macro_rules! shared_constants {
 }
 
 shared_constants! {
-    /// Four rows a block, one warp each: rows are short, and blocks of this size fill a multiprocessor.
+    /// Four rows a block, one warp each: rows are short, and blocks of this size fill a multiprocessor. Rows
+    /// are normalised so after an embedding too.
     LAYER_NORM_THREADS = 128;
     /// BERT-large's hidden size. 32 values a lane and row stay in registers; wider rows would spill.
     LAYER_NORM_WIDTH = 1024;
+    /// Four warps, each with a row (or a part of one, to scatter): nothing is shared between them.
+    GATHER_ROWS_THREADS = 128;
 }
 
 /// The content of `tiles.h`.
