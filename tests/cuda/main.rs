@@ -13,3 +13,4 @@ mod devices;
 mod embedding;
 mod gather_rows;
 mod layer_norm;
+mod score_head;
