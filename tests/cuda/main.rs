@@ -10,4 +10,7 @@ mod harness;
 mod oracle;
 
 mod devices;
+mod embedding;
+mod gather_rows;
 mod layer_norm;
+mod score_head;
