@@ -137,6 +137,13 @@ impl Cuda {
         Ok(values)
     }
 
+    /// Room for `capacity` rows, of which `live` are in use as far as kernels see.
+    pub fn live_rows(&self, capacity: usize, live: u32) -> Rows {
+        let count = self.block(size_of::<u32>());
+        self.write(count.address(), &[live]);
+        Rows::live(capacity, Arc::new(count), 0)
+    }
+
     /// Sets a flat vector to zero.
     pub(crate) fn clear(&self, flat: &Flat) {
         if !self.failed() {
