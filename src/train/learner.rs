@@ -57,12 +57,7 @@ pub struct CpuLearner<'a> {
 
 impl<'a> CpuLearner<'a> {
     /// `encoder` is loaded for training.
-    pub fn new(
-        cpu: &'a Cpu,
-        encoder: &'a Encoder<Cpu>,
-        options: &'a TrainOptions,
-        adapter: Adapter,
-    ) -> Self {
+    pub fn new(cpu: &'a Cpu, encoder: &'a Encoder<Cpu>, options: &'a TrainOptions, adapter: Adapter) -> Self {
         let adamw = Adamw::new(AdamwOptions::default(), adapter.values.len());
         let objective = options.objective();
         CpuLearner { cpu, encoder, options, objective, adapter, adamw, told: VecDeque::new() }

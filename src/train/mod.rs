@@ -141,14 +141,7 @@ impl Run<'_> {
             Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
         while state.position.epoch < o.epochs {
             if !state.position.validating {
-                self.epoch(
-                    &plan(state.position.epoch),
-                    steps,
-                    learner,
-                    &mut state,
-                    &mut clock,
-                    observer,
-                )?;
+                self.epoch(&plan(state.position.epoch), steps, learner, &mut state, &mut clock, observer)?;
             }
             observer.validation(self.validate(&adapter, learner, &mut state, &mut clock)?);
         }

@@ -75,11 +75,7 @@ impl Default for TrainOptions {
 impl TrainOptions {
     /// What a step's loss is made of.
     pub fn objective(&self) -> Objective {
-        Objective {
-            beta: self.beta.initial(),
-            correlation_weight: self.correlation_weight,
-            seed: self.seed,
-        }
+        Objective { beta: self.beta.initial(), correlation_weight: self.correlation_weight, seed: self.seed }
     }
 
     /// Refuses what cannot work.

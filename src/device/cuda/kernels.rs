@@ -4,6 +4,7 @@
 use std::marker::PhantomData;
 
 use super::tiles;
+use crate::ops::attention::cuda::AttentionParameters;
 use crate::ops::embedding::cuda::EmbeddingParameters;
 use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
@@ -88,4 +89,18 @@ kernels! {
     LAYER_NORM_BF16 = "layer_norm_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_F32 = "layer_norm_backward_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_BF16 = "layer_norm_backward_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
+    ATTENTION_F32 = "attention_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BF16 = "attention_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_QUERIES_F32 = "attention_backward_queries_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_QUERIES_BF16 = "attention_backward_queries_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_KEYS_F32 = "attention_backward_keys_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_KEYS_BF16 = "attention_backward_keys_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_32 = "attention_mma_32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_64 = "attention_mma_64", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_BACKWARD_32 = "attention_mma_backward_32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_BACKWARD_64 = "attention_mma_backward_64", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_F32 = "attention_cls_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BF16 = "attention_cls_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BACKWARD_F32 = "attention_cls_backward_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BACKWARD_BF16 = "attention_cls_backward_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
 }

@@ -146,6 +146,15 @@ impl Index {
         &self.rows
     }
 
+    /// The same memory, of which as many rows are in use.
+    ///
+    /// # Panics
+    /// Where there is less room than `rows` asks for.
+    pub fn with_rows(&self, rows: Rows) -> Index {
+        assert!(rows.capacity <= self.rows.capacity, "no room for so many rows");
+        Index { rows, ..self.clone() }
+    }
+
     /// Where `starts` and `places` lie, and the rows that the index may name.
     ///
     /// # Panics

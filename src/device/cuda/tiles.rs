@@ -34,6 +34,15 @@ shared_constants! {
     /// Of sums over rows: a warp's lanes are 32 columns, its rows every 32nd. There are few columns, so blocks
     /// are as large as they may be.
     COLUMN_SUM_THREADS = 1024;
+    /// Four warps share the keys and values of one head of one sequence.
+    ATTENTION_THREADS = 128;
+    /// The largest size of a head: 4 columns a lane. BERT's heads have 32 or 64.
+    ATTENTION_HEAD_SIZE = 128;
+    /// Without tensor cores, a warp reads each key once for this many queries: they fit one 16-byte load.
+    ATTENTION_WARP_ROWS = 4;
+    /// Queries and keys of a tile on tensor cores, 16 a warp: sentences of 20 to 60 tokens are one tile. More
+    /// would leave warps idle, and the backward pass no room below 48 KiB of shared memory.
+    ATTENTION_TILE = 64;
 }
 
 /// The content of `tiles.h`.
