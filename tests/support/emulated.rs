@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use lorb_emulate::Order;
 use lorb_engine::device::cuda::{Address, Driver, Launch, Properties};
 use lorb_engine::{Error, Result};
 
@@ -14,12 +15,14 @@ const GUARD_BYTE: u8 = 0xa5;
 /// The emulated device.
 pub struct Emulated {
     properties: Properties,
+    device: lorb_emulate::Device,
+    order: Order,
     allocations: Mutex<BTreeMap<u64, usize>>,
 }
 
 impl Emulated {
-    /// A device with as much shared memory for a block as an A100.
-    pub fn new() -> Emulated {
+    /// A device with as much shared memory for a block as an A100, whose threads run in this order.
+    pub fn new(order: Order) -> Emulated {
         let properties = Properties {
             name: "emulated".into(),
             compute_capability: (8, 0),
@@ -27,7 +30,7 @@ impl Emulated {
             shared_bytes: 163 << 10,
             memory_bytes: 1 << 32,
         };
-        Emulated { properties, allocations: Mutex::default() }
+        Emulated { properties, device: lorb_emulate::Device::new(), order, allocations: Mutex::default() }
     }
 
     /// Whether something was written around an allocation.
@@ -95,21 +98,21 @@ impl Driver for Emulated {
 
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
         let entry = launch.kernel.entry();
-        // SAFETY: the trait's contract is that of the emulator.
-        let run = unsafe {
-            lorb_emulate::launch(
-                entry.name,
-                launch.grid,
-                entry.threads,
-                launch.shared_bytes,
-                launch.parameters,
-            )
+        let run = lorb_emulate::Launch {
+            kernel: entry.name,
+            grid: launch.grid,
+            threads: entry.threads,
+            shared_bytes: launch.shared_bytes,
+            parameters: launch.parameters,
+            order: self.order,
         };
+        // SAFETY: the trait's contract is that of the emulator.
+        let run = unsafe { self.device.launch(run) };
         let describe = |problem| {
             let Launch { grid, shared_bytes, .. } = launch;
             Error::Device(format!(
-                "{}, grid {grid:?}, {} threads, {shared_bytes} bytes of shared memory: {problem}",
-                entry.name, entry.threads
+                "{}, grid {grid:?}, {} threads, {shared_bytes} bytes of shared memory, {:?}: {problem}",
+                entry.name, entry.threads, self.order
             ))
         };
         run.map_err(describe)?;
