@@ -9,5 +9,10 @@ mod harness;
 #[path = "../ops/oracle.rs"]
 mod oracle;
 
+mod capture;
+mod compiler;
 mod devices;
 mod layer_norm;
+mod selection;
+mod selfcheck;
+mod table;
