@@ -73,8 +73,7 @@ fn examine(driver: &Arc<dyn Driver>, cpu: &Cpu) -> Result<()> {
         for (operation, check) in CHECKS {
             let off = check(&cuda, cpu)?;
             line("check", format_args!("{operation} in {spelled}: off by {off:.2} of what it may be"))?;
-            // Not where it is NaN either.
-            if !(off <= 1.0) {
+            if off.is_nan() || off > 1.0 {
                 wrong.push(format!("{operation} in {spelled}"));
             }
         }

@@ -8,7 +8,6 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use super::{Cuda, Precision};
 use crate::Result;
 use crate::bert::Weights;
-use crate::device::Memory;
 use crate::device::cpu::Cpu;
 use crate::ops::layer_norm::{LayerNorm, NormWeights};
 
