@@ -12,8 +12,13 @@ mod harness;
 mod oracle;
 
 mod attention;
+mod capture;
+mod compiler;
 mod devices;
 mod embedding;
 mod gather_rows;
 mod layer_norm;
 mod score_head;
+mod selection;
+mod selfcheck;
+mod table;

@@ -6,9 +6,11 @@
 pub mod driver;
 pub mod images;
 pub mod kernels;
+pub mod measure;
 pub mod memory;
 #[cfg(feature = "cuda")]
 mod real;
+pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
 mod unavailable;
