@@ -9,8 +9,10 @@ mod harness;
 #[path = "../ops/oracle.rs"]
 mod oracle;
 
+mod adamw;
 mod devices;
 mod embedding;
 mod gather_rows;
 mod layer_norm;
+mod mwer;
 mod score_head;

@@ -4,9 +4,11 @@
 use std::marker::PhantomData;
 
 use super::tiles;
+use crate::ops::adamw::cuda::AdamwParameters;
 use crate::ops::embedding::cuda::EmbeddingParameters;
 use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
+use crate::ops::mwer::cuda::{MwerParameters, MwerSumParameters};
 use crate::ops::score_head::cuda::{ClassifierParameters, PoolerParameters};
 
 /// A kernel's number in [`ALL`].
@@ -84,6 +86,10 @@ kernels! {
     POOLER_GRADIENT_BF16 = "pooler_gradient_bf16", PoolerParameters, tiles::GEMM_THREADS;
     CLASSIFIER = "classifier", ClassifierParameters, tiles::CLASSIFIER_THREADS;
     CLASSIFIER_BACKWARD = "classifier_backward", ClassifierParameters, tiles::COLUMN_SUM_THREADS;
+    MWER = "mwer", MwerParameters, tiles::MWER_THREADS;
+    MWER_SUM = "mwer_sum", MwerSumParameters, tiles::MWER_THREADS;
+    ADAMW_NORM = "adamw_norm", AdamwParameters, tiles::ADAMW_THREADS;
+    ADAMW_UPDATE = "adamw_update", AdamwParameters, tiles::ADAMW_THREADS;
     LAYER_NORM_F32 = "layer_norm_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BF16 = "layer_norm_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_F32 = "layer_norm_backward_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;

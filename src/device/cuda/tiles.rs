@@ -34,6 +34,12 @@ shared_constants! {
     /// Of sums over rows: a warp's lanes are 32 columns, its rows every 32nd. There are few columns, so blocks
     /// are as large as they may be.
     COLUMN_SUM_THREADS = 1024;
+    /// A block has an utterance: most have 30 hypotheses or so, and those of 1,024 take eight rounds.
+    MWER_THREADS = 128;
+    ADAMW_THREADS = 256;
+    /// Parameters of a block of AdamW: eight a thread. Every block sums what all of them found, so there should
+    /// not be many; 300,000 parameters, as query and value of BERT-base have, are 144 blocks.
+    ADAMW_CHUNK = 2048;
 }
 
 /// The content of `tiles.h`.
