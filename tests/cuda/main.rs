@@ -10,6 +10,7 @@ mod harness;
 mod oracle;
 
 mod adamw;
+mod correlation;
 mod devices;
 mod embedding;
 mod gather_rows;
