@@ -134,7 +134,9 @@ KERNEL(correlation_gradient, Correlation, COLUMN_SUM_THREADS) {
     if (blockIdx.x > 0) return; // the whole block
     double sum[1] = {};
     for (uint32_t i = threadIdx.x; i < p.blocks; i += COLUMN_SUM_THREADS) sum[0] += p.squares[i];
-    for (uint32_t j = threadIdx.x; j < p.width; j += COLUMN_SUM_THREADS) sum[0] -= p.diagonal[j] * p.diagonal[j];
+    for (uint32_t j = threadIdx.x; j < p.width; j += COLUMN_SUM_THREADS) {
+        sum[0] -= p.diagonal[j] * p.diagonal[j];
+    }
     block_sums<COLUMN_WARPS>(sum, column.shared);
     if (threadIdx.x == 0) *p.loss = static_cast<float>(sum[0] * share);
 }

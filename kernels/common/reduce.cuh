@@ -48,8 +48,8 @@ __device__ void combine_warps(T (&x)[n], T* shared, const Combine& combine) {
 
 } // namespace reduce_details
 
-// The sums of n values over a block of `warps`, for all threads. `shared` has room for warps * n. All threads of
-// the block take part; the same for the maxima.
+// The sums of n values over a block of `warps`, for all threads. `shared` has room for warps * n. All threads
+// of the block take part; the same for the maxima.
 template <uint32_t warps, uint32_t n, class T>
 __device__ void block_sums(T (&x)[n], T* shared) {
     for (uint32_t i = 0; i < n; i++) x[i] = warp_sum(x[i]);
