@@ -5,9 +5,12 @@ use std::marker::PhantomData;
 
 use super::tiles;
 use crate::ops::attention::cuda::AttentionParameters;
+use crate::ops::adamw::cuda::AdamwParameters;
+use crate::ops::correlation::cuda::CorrelationParameters;
 use crate::ops::embedding::cuda::EmbeddingParameters;
 use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
+use crate::ops::mwer::cuda::{MwerParameters, MwerSumParameters};
 use crate::ops::score_head::cuda::{ClassifierParameters, PoolerParameters};
 
 /// A kernel's number in [`ALL`].
@@ -85,6 +88,14 @@ kernels! {
     POOLER_GRADIENT_BF16 = "pooler_gradient_bf16", PoolerParameters, tiles::GEMM_THREADS;
     CLASSIFIER = "classifier", ClassifierParameters, tiles::CLASSIFIER_THREADS;
     CLASSIFIER_BACKWARD = "classifier_backward", ClassifierParameters, tiles::COLUMN_SUM_THREADS;
+    MWER = "mwer", MwerParameters, tiles::MWER_THREADS;
+    MWER_SUM = "mwer_sum", MwerSumParameters, tiles::MWER_THREADS;
+    CORRELATION_STANDARDISE = "correlation_standardise", CorrelationParameters, tiles::COLUMN_SUM_THREADS;
+    CORRELATION_PRODUCT = "correlation_product", CorrelationParameters, tiles::GEMM_THREADS;
+    CORRELATION_APPLY = "correlation_apply", CorrelationParameters, tiles::GEMM_THREADS;
+    CORRELATION_GRADIENT = "correlation_gradient", CorrelationParameters, tiles::COLUMN_SUM_THREADS;
+    ADAMW_NORM = "adamw_norm", AdamwParameters, tiles::ADAMW_THREADS;
+    ADAMW_UPDATE = "adamw_update", AdamwParameters, tiles::ADAMW_THREADS;
     LAYER_NORM_F32 = "layer_norm_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BF16 = "layer_norm_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_F32 = "layer_norm_backward_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;

@@ -107,7 +107,8 @@ impl Cuda {
         }
     }
 
-    fn block(&self, bytes: usize) -> Block {
+    /// Memory of unspecified content.
+    pub(crate) fn block(&self, bytes: usize) -> Block {
         if self.failed() {
             return Block::none();
         }
@@ -203,7 +204,7 @@ impl Cuda {
     }
 
     /// `data` must fit where it goes.
-    fn write<T: Pod>(&self, to: Address, data: &[T]) {
+    pub(crate) fn write<T: Pod>(&self, to: Address, data: &[T]) {
         if !self.failed() && !data.is_empty() {
             // SAFETY: callers pass memory that they took for this data.
             self.keep(unsafe { self.driver.write(to, bytemuck::cast_slice(data)) });

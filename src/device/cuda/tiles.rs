@@ -43,6 +43,12 @@ shared_constants! {
     /// Queries and keys of a tile on tensor cores, 16 a warp: sentences of 20 to 60 tokens are one tile. More
     /// would leave warps idle, and the backward pass no room below 48 KiB of shared memory.
     ATTENTION_TILE = 64;
+    /// A block has an utterance: most have 30 hypotheses or so, and those of 1,024 take eight rounds.
+    MWER_THREADS = 128;
+    ADAMW_THREADS = 256;
+    /// Parameters of a block of AdamW: eight a thread. Every block sums what all of them found, so there should
+    /// not be many; 300,000 parameters, as query and value of BERT-base have, are 144 blocks.
+    ADAMW_CHUNK = 2048;
 }
 
 /// The content of `tiles.h`.
