@@ -13,4 +13,7 @@ mod oracle;
 
 mod attention;
 mod devices;
+mod embedding;
+mod gather_rows;
 mod layer_norm;
+mod score_head;
