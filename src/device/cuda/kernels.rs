@@ -102,10 +102,10 @@ kernels! {
     LAYER_NORM_BACKWARD_BF16 = "layer_norm_backward_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     ATTENTION_F32 = "attention_f32", AttentionParameters, tiles::ATTENTION_THREADS;
     ATTENTION_BF16 = "attention_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_QUERIES_F32 = "attention_backward_queries_f32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_QUERIES_BF16 = "attention_backward_queries_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_KEYS_F32 = "attention_backward_keys_f32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_KEYS_BF16 = "attention_backward_keys_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DQ_F32 = "attention_dq_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DQ_BF16 = "attention_dq_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DKV_F32 = "attention_dkv_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DKV_BF16 = "attention_dkv_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
     ATTENTION_MMA_32 = "attention_mma_32", AttentionParameters, tiles::ATTENTION_THREADS;
     ATTENTION_MMA_64 = "attention_mma_64", AttentionParameters, tiles::ATTENTION_THREADS;
     ATTENTION_MMA_BACKWARD_32 = "attention_mma_backward_32", AttentionParameters, tiles::ATTENTION_THREADS;
