@@ -10,4 +10,6 @@ mod harness;
 mod oracle;
 
 mod devices;
+mod elementwise;
 mod layer_norm;
+mod lora_linear;

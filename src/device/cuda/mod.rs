@@ -4,6 +4,7 @@
 //! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
 
 pub mod driver;
+pub mod elementwise;
 pub mod kernels;
 pub mod memory;
 pub mod tensor;
@@ -80,7 +81,7 @@ impl Cuda {
         }
     }
 
-    fn block(&self, bytes: usize) -> Block {
+    pub(crate) fn block(&self, bytes: usize) -> Block {
         if self.failed() {
             return Block::none();
         }
@@ -137,6 +138,13 @@ impl Cuda {
         Ok(values)
     }
 
+    /// Room for `capacity` rows, of which `live` are in use as far as kernels see.
+    pub fn live_rows(&self, capacity: usize, live: u32) -> Rows {
+        let count = self.block(size_of::<u32>());
+        self.write(count.address(), &[live]);
+        Rows::live(capacity, Arc::new(count), 0)
+    }
+
     /// Sets a flat vector to zero.
     pub(crate) fn clear(&self, flat: &Flat) {
         if !self.failed() {
@@ -146,7 +154,7 @@ impl Cuda {
     }
 
     /// `data` must fit where it goes.
-    fn write<T: Pod>(&self, to: Address, data: &[T]) {
+    pub(crate) fn write<T: Pod>(&self, to: Address, data: &[T]) {
         if !self.failed() && !data.is_empty() {
             // SAFETY: callers pass memory that they took for this data.
             self.keep(unsafe { self.driver.write(to, bytemuck::cast_slice(data)) });
@@ -247,8 +255,7 @@ impl Memory for Cuda {
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
-        let _ = (a, b);
-        todo!("ops: elementwise")
+        elementwise::add(self, a, b)
     }
 }
 

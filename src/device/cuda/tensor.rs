@@ -94,6 +94,21 @@ impl Tensor {
         self.block.address().offset(self.offset)
     }
 
+    /// The same memory, of which as many rows are in use.
+    ///
+    /// # Panics
+    /// Where there is less room than `rows` asks for.
+    pub fn with_rows(&self, rows: Rows) -> Tensor {
+        assert!(rows.capacity <= self.rows.capacity, "no room for so many rows");
+        Tensor { rows, ..self.clone() }
+    }
+
+    /// Whether rows can be read and written by 16 bytes: their ends and distances are multiples of them.
+    pub(crate) fn is_wide(&self) -> bool {
+        let bytes = self.precision.bytes();
+        (self.address().0 as usize | self.columns * bytes | self.stride * bytes).is_multiple_of(16)
+    }
+
     /// A view of some of the columns.
     pub fn slice_columns(&self, range: Range<usize>) -> Tensor {
         assert!(range.end <= self.columns, "no such columns");
