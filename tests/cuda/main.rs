@@ -25,3 +25,6 @@ mod score_head;
 mod selection;
 mod selfcheck;
 mod table;
+mod elementwise;
+mod layer_norm;
+mod lora_linear;

@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod images;
+pub mod elementwise;
 pub mod kernels;
 pub mod measure;
 pub mod memory;
@@ -299,8 +300,7 @@ impl Memory for Cuda {
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
-        let _ = (a, b);
-        todo!("ops: elementwise")
+        elementwise::add(self, a, b)
     }
 }
 
