@@ -69,11 +69,13 @@ impl Driver for Emulated {
         }
         let at = base as u64 + GUARD as u64;
         self.allocations.lock().unwrap().insert(at, bytes);
+        self.device.add_memory(at, bytes);
         Ok(Address(at))
     }
 
     unsafe fn free(&self, at: Address, bytes: usize) {
         self.allocations.lock().unwrap().remove(&at.0);
+        self.device.remove_memory(at.0);
         // SAFETY: by the trait's contract the block is one of `allocate`, of this size.
         unsafe { dealloc((at.0 - GUARD as u64) as *mut u8, Self::layout(bytes)) };
     }
@@ -106,7 +108,7 @@ impl Driver for Emulated {
             parameters: launch.parameters,
             order: self.order,
         };
-        // SAFETY: the trait's contract is that of the emulator.
+        // SAFETY: `free` takes memory from the device first.
         let run = unsafe { self.device.launch(run) };
         let describe = |problem| {
             let Launch { grid, shared_bytes, .. } = launch;

@@ -1,0 +1,6 @@
+//! The emulator finds the bugs that were planted for it, whatever the order of the threads, and lets pass what
+//! is right; and the twins of the primitives do what the PTX ISA says.
+
+mod memory;
+mod run;
+mod waiting;
