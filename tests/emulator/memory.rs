@@ -1,29 +1,21 @@
 use lorb_emulate::Order;
 
-use crate::run::{Memory, ORDERS, expect};
+use crate::run::{Memory, ORDERS, Shape, found};
 
 const BLOCKS: usize = 3;
 const THREADS: usize = 64;
 
 fn run(kernel: &str, order: Order) -> Result<Vec<f32>, String> {
-    let mut input = input();
-    let mut out = vec![f32::NAN; BLOCKS * THREADS];
-    let mut memory = Memory::new(vec![&mut input, &mut out]);
-    let parameters = [memory.address(0), memory.address(1)];
-    let shared = (128 + THREADS * 4) as u32;
-    memory.launch(kernel, BLOCKS as u32, THREADS as u32, shared, &parameters, order)?;
-    Ok(out)
+    let mut memory = Memory::new();
+    let parameters = [memory.add(&input()), memory.add(&[f32::NAN; BLOCKS * THREADS])];
+    let shape =
+        Shape { blocks: BLOCKS as u32, threads: THREADS as u32, shared_bytes: (128 + THREADS * 4) as u32 };
+    memory.launch(kernel, shape, &parameters, order)?;
+    Ok(memory.values(1).to_vec())
 }
 
 fn input() -> Vec<f32> {
     (0..BLOCKS * THREADS).map(|i| i as f32).collect()
-}
-
-#[track_caller]
-fn found(kernel: &str, texts: &[&str]) {
-    for order in ORDERS {
-        expect(kernel, order, run(kernel, order).map(|_| ()), texts);
-    }
 }
 
 #[track_caller]
@@ -49,53 +41,60 @@ fn what_is_right_passes() {
 
 #[test]
 fn a_missing_barrier_is_a_race() {
-    found("planted_no_barrier", &["race: ", "of the 256 bytes of piece 1", "no barrier between"]);
+    found("planted_no_barrier", run, &["race: ", "of the 256 bytes of piece 1", "no barrier between"]);
     found(
         "planted_no_barrier_before_reuse",
+        run,
         &["race: ", "of the 256 bytes of piece 1", "no barrier between"],
     );
-    found("planted_write_under_readers", &["race: ", "barrier between"]);
+    found("planted_write_under_readers", run, &["race: ", "barrier between"]);
 }
 
 #[test]
 fn lanes_of_a_warp_need_syncwarp() {
-    found("planted_no_syncwarp", &["race: ", "with no __syncwarp or barrier between"]);
-    found("planted_shuffle_instead_of_syncwarp", &["race: ", "with no __syncwarp or barrier between"]);
+    found("planted_no_syncwarp", run, &["race: ", "with no __syncwarp or barrier between"]);
+    found("planted_shuffle_instead_of_syncwarp", run, &["race: ", "with no __syncwarp or barrier between"]);
 }
 
 #[test]
 fn half_a_word_is_its_own() {
-    found("planted_half_of_a_neighbour", &["race: ", "byte 82 of shared memory"]);
+    found("planted_half_of_a_neighbour", run, &["race: ", "byte 82 of shared memory"]);
 }
 
 #[test]
 fn an_access_outside_of_all_memory_is_stray() {
-    found("planted_past_shared", &["thread 63: stray access: writes 4 bytes at byte 384 of shared memory"]);
-    found("planted_between_pieces", &["thread 5: ", "byte 124 of shared memory, which no piece holds"]);
+    found(
+        "planted_past_shared",
+        run,
+        &["thread 63: stray access: writes 4 bytes at byte 384 of shared memory"],
+    );
+    found("planted_between_pieces", run, &["thread 5: ", "byte 124 of shared memory, which no piece holds"]);
     let past = "0 bytes past the 768 bytes at";
     found(
         "planted_read_past_global",
+        run,
         &["thread 63: stray access: reads 4 bytes", past, "parameter at byte 0"],
     );
     found(
         "planted_write_past_global",
+        run,
         &["thread 63: stray access: writes 4 bytes", past, "parameter at byte 8"],
     );
-    found("planted_write_parameters", &["stray access: writes 4 bytes"]);
+    found("planted_write_parameters", run, &["stray access: writes 4 bytes"]);
 }
 
 #[test]
 fn blocks_have_no_order() {
-    found("planted_same_output", &["conflict of blocks: writes", "wrote in the same launch"]);
-    found("planted_output_of_next_block", &["conflict of blocks: "]);
+    found("planted_same_output", run, &["conflict of blocks: writes", "wrote in the same launch"]);
+    found("planted_output_of_next_block", run, &["conflict of blocks: "]);
 }
 
 #[test]
 fn shared_memory_starts_without_a_value() {
-    found("planted_unwritten", &["thread 54: uninitialised: reads byte 164 of shared memory"]);
+    found("planted_unwritten", run, &["thread 54: uninitialised: reads byte 164 of shared memory"]);
 }
 
 #[test]
 fn a_wide_access_must_be_aligned() {
-    found("planted_misaligned", &["misaligned address", "memory.cu"]);
+    found("planted_misaligned", run, &["misaligned address", "memory.cu"]);
 }

@@ -113,6 +113,11 @@ void Device::check(Access access, Cell* cells, uintptr_t at, size_t offset, size
         Record now = me.bytes(mask);
         Cell& cell = cells[i];
         auto here = [&] { return at + (std::max(i * CELL, offset) - offset); };
+        if (is_shared && cell.copy.epoch() >= since) {
+            fail("copy under way: " + std::string(access.writes ? "writes " : "reads ") + place(here()) +
+                 ", where an asynchronous copy of thread " + std::to_string(cell.copy.thread()) +
+                 " was not waited for");
+        }
         if (concurrent(cell.write, now, clock, since)) race(access, here(), cell.write, " wrote");
         if (access.writes) {
             if (concurrent(cell.read, now, clock, since)) race(access, here(), cell.read, " read");

@@ -39,8 +39,19 @@ struct Access {
 };
 constexpr Access READ{false, false}, READ_ANYTHING{false, true}, WRITE{true, false};
 
+// An asynchronous copy under way.
+struct Copy {
+    unsigned char* to;
+    const void* from; // or null: zeros
+    uint32_t bytes, group;
+    uint32_t epoch; // when it was issued
+    bool late;      // lands when it is waited for, not at once
+};
+
 struct Fiber {
     Context context;
+    std::vector<Copy> copies;
+    uint32_t groups; // of copies, ended
     Site barrier; // where it waits or last waited
 };
 
@@ -113,6 +124,9 @@ struct Device {
     const Slots& exchange(const void* value, size_t bytes, const char* operation, bool orders_memory);
     void finish();
     void take(Piece piece);
+    void issue(Copy copy);
+    void end_group();
+    void wait_for_groups(uint32_t pending);
     bool is_shared(const void* at) const;
     // Requires that the running thread may make this access now, and remembers it.
     void touch(Access access, uintptr_t at, size_t bytes);
@@ -124,6 +138,8 @@ private:
     int pick();
     void open_barrier();
     void next_epoch();
+    void land(const Copy& copy);
+    void source_is_unchanged(const Copy& copy);
     template <bool is_shared>
     void check(Access access, Cell* cells, uintptr_t at, size_t offset, size_t bytes);
     [[noreturn]] void stray(Access access, uintptr_t at, size_t bytes);

@@ -110,7 +110,11 @@ void Device::run_block() {
         warp.arrived = warp.at_barrier = warp.done = warp.exchanges = warp.round = 0;
         ready_warps |= 1u << w;
     }
-    for (uint32_t t = 0; t < threads; t++) prepare(fibers[t].context, stacks + t * STACK, STACK, fiber_main);
+    for (uint32_t t = 0; t < threads; t++) {
+        fibers[t].copies.clear();
+        fibers[t].groups = 0;
+        prepare(fibers[t].context, stacks + t * STACK, STACK, fiber_main);
+    }
     wait(scheduler);
     if (error.empty() && done < threads) error = "block " + to_string(block) + ": " + deadlock();
 }
@@ -216,6 +220,9 @@ const Slots& Device::exchange(const void* value, size_t bytes, const char* opera
 }
 
 void Device::finish() {
+    if (!fibers[running].copies.empty()) {
+        fail("ends with " + std::to_string(fibers[running].copies.size()) + " asynchronous copies that it never waited for");
+    }
     Warp& warp = warps[running / 32];
     if (warp.arrived != 0) {
         fail("ends while lane " + std::to_string(lowest(warp.arrived)) + " of its warp waits for it in " +

@@ -47,18 +47,4 @@ void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed) {
     }
 }
 
-// A copy lands at once.
-void copy_async(void* shared, const void* global, size_t bytes, bool valid) {
-    touch(WRITE, shared, bytes);
-    if (valid) {
-        touch(READ, global, bytes);
-        std::memcpy(shared, global, bytes);
-    } else {
-        std::memset(shared, 0, bytes);
-    }
-}
-
-void copy_async_commit() {}
-void copy_async_wait(int) {}
-
 } // namespace emulate
