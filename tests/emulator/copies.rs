@@ -37,6 +37,7 @@ fn nobody_touches_a_copy_that_was_not_waited_for() {
 fn a_wait_is_for_the_copies_of_its_thread() {
     // The other's copy has landed without a barrier, or not yet.
     found("planted_no_barrier_after_wait", run, &["of shared memory", "thread"]);
+    found("planted_early_barrier", run, &["thread 1: ", "reads byte 0 of shared memory", "thread 0"]);
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn a_missing_barrier_is_a_race() {
         run,
         &["race: ", "of the 256 bytes of piece 1", "no barrier between"],
     );
+    found("planted_reader_writes", run, &["race: ", "no barrier between"]);
     found("planted_write_under_readers", run, &["race: ", "barrier between"]);
 }
 
@@ -86,6 +87,7 @@ fn an_access_outside_of_all_memory_is_stray() {
 #[test]
 fn blocks_have_no_order() {
     found("planted_same_output", run, &["conflict of blocks: writes", "wrote in the same launch"]);
+    found("planted_reading_block_writes", run, &["conflict of blocks: "]);
     found("planted_output_of_next_block", run, &["conflict of blocks: "]);
 }
 

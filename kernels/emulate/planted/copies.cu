@@ -56,6 +56,18 @@ __device__ void sum(const PlantedCopies& p) {
     for (uint32_t i = 0; i < 4; i++) p.out[4 * t + i] = sums[i];
 }
 
+// One thread's copy, which its neighbour reads. The barrier comes too early: it orders the issue, not the wait.
+__device__ void early_barrier(const PlantedCopies& p) {
+    SharedMemory memory;
+    float* stage = memory.take<float>(4);
+    uint32_t t = threadIdx.x;
+    if (t == 0) copy_async_16(stage, p.in, true);
+    copy_async_commit();
+    __syncthreads();
+    if (t == 0) copy_async_wait<0>();
+    if (t == 1) p.out[0] = stage[0];
+}
+
 } // namespace
 
 KERNEL(planted_copies, PlantedCopies, THREADS) { sum<Bug::None>(p); }
@@ -67,3 +79,4 @@ KERNEL(planted_no_barrier_before_copy, PlantedCopies, THREADS) { sum<Bug::NoBarr
 KERNEL(planted_never_waited, PlantedCopies, THREADS) { sum<Bug::NeverWaited>(p); }
 KERNEL(planted_misaligned_copy, PlantedCopies, THREADS) { sum<Bug::Misaligned>(p); }
 KERNEL(planted_source_changes, PlantedCopies, THREADS) { sum<Bug::SourceChanges>(p); }
+KERNEL(planted_early_barrier, PlantedCopies, THREADS) { early_barrier(p); }

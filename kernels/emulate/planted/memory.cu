@@ -102,6 +102,24 @@ __device__ void broadcast(const PlantedMemory& p) {
     if (t == 33) *value = 2;
 }
 
+// The writer itself is the last that read.
+__device__ void read_and_write(const PlantedMemory& p) {
+    SharedMemory memory;
+    float* value = memory.take<float>(1);
+    uint32_t t = threadIdx.x;
+    if (t == 0) *value = p.in[0];
+    __syncthreads();
+    float x = t % 63 == 0 ? *value : 0.0f;
+    if (t == 63) *value = x + 1;
+}
+
+// The same by blocks.
+__device__ void read_and_write_global(const PlantedMemory& p) {
+    if (threadIdx.x != 0) return;
+    float x = p.out[0];
+    if (blockIdx.x == 2) p.out[0] = x + 1;
+}
+
 } // namespace
 
 KERNEL(planted_turn, PlantedMemory, THREADS) { turn<Bug::None>(p); }
@@ -123,3 +141,5 @@ KERNEL(planted_halves, PlantedMemory, THREADS) { halves<false>(p); }
 KERNEL(planted_half_of_a_neighbour, PlantedMemory, THREADS) { halves<true>(p); }
 KERNEL(planted_broadcast, PlantedMemory, THREADS) { broadcast<false>(p); }
 KERNEL(planted_write_under_readers, PlantedMemory, THREADS) { broadcast<true>(p); }
+KERNEL(planted_reader_writes, PlantedMemory, THREADS) { read_and_write(p); }
+KERNEL(planted_reading_block_writes, PlantedMemory, THREADS) { read_and_write_global(p); }
