@@ -5,15 +5,15 @@ use std::marker::PhantomData;
 
 use super::elementwise::ElementwiseParameters;
 use super::tiles;
-use crate::ops::attention::cuda::AttentionParameters;
 use crate::ops::adamw::cuda::AdamwParameters;
+use crate::ops::attention::cuda::AttentionParameters;
 use crate::ops::correlation::cuda::CorrelationParameters;
 use crate::ops::embedding::cuda::EmbeddingParameters;
 use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
+use crate::ops::lora_linear::cuda::{GemmParameters, LoraGradientParameters, LoraOperandsParameters};
 use crate::ops::mwer::cuda::{MwerParameters, MwerSumParameters};
 use crate::ops::score_head::cuda::{ClassifierParameters, PoolerParameters};
-use crate::ops::lora_linear::cuda::{GemmParameters, LoraGradientParameters, LoraOperandsParameters};
 
 /// A kernel's number in [`ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

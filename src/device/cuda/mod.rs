@@ -4,8 +4,8 @@
 //! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
 
 pub mod driver;
-pub mod images;
 pub mod elementwise;
+pub mod images;
 pub mod kernels;
 pub mod measure;
 pub mod memory;
