@@ -1,4 +1,5 @@
 use lorb_engine::device::Memory;
+use lorb_engine::device::cuda::Rows;
 use lorb_engine::ops::embedding::{Embedding, EmbeddingTables};
 
 use crate::autodiff::{Operation, Real};
@@ -62,6 +63,15 @@ fn rows_are_those_of_the_oracle() {
             let name = format!("embedding {:?}, {rows} rows of {width}", cuda.precision());
             oracle.check(&name, &y, 4.0 * ULP * oracle.largest());
             assert_eq!(bits(&run()), bits(&y), "{name} again");
+
+            // With room for more tokens, whose numbers are of no row.
+            let live = cuda.live_rows(rows + 3, rows as u32);
+            let within = |values: &[u32], n| cuda.row_index_within(values, live.clone(), Rows::all(n));
+            let (tokens, positions): (Vec<u32>, Vec<u32>) = data.places.iter().copied().unzip();
+            let (tokens, positions) = (within(&tokens, VOCABULARY), within(&positions, POSITIONS));
+            let more = cuda.download(&cuda.embedding(&tables, &tokens, &positions)).unwrap();
+            assert_eq!(bits(&more[..rows * width]), bits(&y), "{name}, with room for more");
+            assert!(more[rows * width..].iter().all(|y| y.is_nan()), "{name}: a write past the live rows");
         }
     }
 }

@@ -1,5 +1,4 @@
 use lorb_engine::device::Memory;
-use lorb_engine::device::cuda::Rows;
 use lorb_engine::ops::gather_rows::GatherRows;
 
 use crate::devices::{devices, rounded};
@@ -68,7 +67,7 @@ fn a_range_of_columns_is_as_its_copy() {
 
 #[test]
 fn rows_past_the_live_ones_are_neither_read_nor_written() {
-    let (sources, rows, columns) = (Rows::all(9), Rows::all(7), 24);
+    let (room_for_sources, room_for_rows, columns) = (9, 7, 24);
     let index = [2u32, 0, 3, 3, 0, 2];
     for cuda in devices() {
         let mut random = Random::new(7);
@@ -78,17 +77,17 @@ fn rows_past_the_live_ones_are_neither_read_nor_written() {
             all.resize(capacity * columns, f32::NAN);
             (live, all)
         };
-        let ((x, all_x), (dy, all_dy)) = (with_nan(4, rows.capacity), with_nan(6, sources.capacity));
-        let sources = cuda.live_rows(sources.capacity, 6);
-        let rows = cuda.live_rows(rows.capacity, 4);
+        let ((x, all_x), (dy, all_dy)) = (with_nan(4, room_for_rows), with_nan(6, room_for_sources));
+        let sources = cuda.live_rows(room_for_sources, 6);
+        let rows = cuda.live_rows(room_for_rows, 4);
         let at = cuda.row_index_within(&index, sources.clone(), rows.clone());
 
-        let x_there = cuda.upload(&all_x, rows.capacity, columns).with_rows(rows.clone());
+        let x_there = cuda.upload(&all_x, room_for_rows, columns).with_rows(rows.clone());
         let y = cuda.download(&cuda.gather_rows(&x_there, &at)).unwrap();
         assert_eq!(bits(&y[..6 * columns]), bits(&gathered(&x, columns, &index)));
         assert!(y[6 * columns..].iter().all(|y| y.is_nan()));
-        let dy_there = cuda.upload(&all_dy, sources.capacity, columns).with_rows(sources);
-        let dx = cuda.scatter_rows(&dy_there, &at, rows.capacity, Some(x_there));
+        let dy_there = cuda.upload(&all_dy, room_for_sources, columns).with_rows(sources);
+        let dx = cuda.scatter_rows(&dy_there, &at, room_for_rows, Some(x_there));
         let dx = cuda.download(&dx).unwrap();
         let expected = rounded(&scattered(x, &dy, columns, &index), cuda.precision());
         assert_eq!(bits(&dx[..4 * columns]), bits(&expected));

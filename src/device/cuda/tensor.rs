@@ -106,7 +106,8 @@ impl Tensor {
     /// Whether rows can be read and written by 16 bytes: their ends and distances are multiples of them.
     pub(crate) fn is_wide(&self) -> bool {
         let bytes = self.precision.bytes();
-        (self.address().0 as usize | self.columns * bytes | self.stride * bytes).is_multiple_of(16)
+        let places = [self.address().0 as usize, self.columns * bytes, self.stride * bytes];
+        places.iter().all(|place| place.is_multiple_of(16))
     }
 
     /// A view of some of the columns.
