@@ -4,11 +4,14 @@
 //! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
 
 pub mod driver;
+pub mod elementwise;
 pub mod images;
 pub mod kernels;
+pub mod measure;
 pub mod memory;
 #[cfg(feature = "cuda")]
 mod real;
+pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
 mod unavailable;
@@ -105,7 +108,8 @@ impl Cuda {
         }
     }
 
-    fn block(&self, bytes: usize) -> Block {
+    /// Memory of unspecified content.
+    pub(crate) fn block(&self, bytes: usize) -> Block {
         if self.failed() {
             return Block::none();
         }
@@ -201,7 +205,7 @@ impl Cuda {
     }
 
     /// `data` must fit where it goes.
-    fn write<T: Pod>(&self, to: Address, data: &[T]) {
+    pub(crate) fn write<T: Pod>(&self, to: Address, data: &[T]) {
         if !self.failed() && !data.is_empty() {
             // SAFETY: callers pass memory that they took for this data.
             self.keep(unsafe { self.driver.write(to, bytemuck::cast_slice(data)) });
@@ -296,8 +300,7 @@ impl Memory for Cuda {
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
-        let _ = (a, b);
-        todo!("ops: elementwise")
+        elementwise::add(self, a, b)
     }
 }
 
