@@ -5,6 +5,9 @@
 
 pub mod cpu;
 pub mod cuda;
+mod select;
+
+pub use select::{AnyDevice, Choice, Chosen, choose, select};
 
 use crate::Result;
 use crate::ops::{attention, embedding, gather_rows, layer_norm, lora_linear, score_head};

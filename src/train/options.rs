@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::step::Objective;
 use crate::lora::LoraConfig;
 use crate::{Error, Result};
 
@@ -72,6 +73,11 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
+    /// What a step's loss is made of.
+    pub fn objective(&self) -> Objective {
+        Objective { beta: self.beta.initial(), correlation_weight: self.correlation_weight, seed: self.seed }
+    }
+
     /// Refuses what cannot work.
     ///
     /// # Errors

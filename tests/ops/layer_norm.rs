@@ -87,11 +87,7 @@ fn both_directions_are_those_of_the_oracle() {
             });
             let x = cpu.upload(&data.x, case.rows, case.width);
             let y = cpu.layer_norm(&norm, &x);
-            forward.check(
-                format!("layer_norm {name}"),
-                &y.values(),
-                floors.0 + ULP * forward.largest(),
-            );
+            forward.check(format!("layer_norm {name}"), &y.values(), floors.0 + ULP * forward.largest());
             let dx = cpu.layer_norm_backward(&norm, &x, &cpu.upload(&data.dy, case.rows, case.width));
             let floor = floors.1 + ULP * backward.largest();
             backward.check(format!("layer_norm_backward {name}"), &dx.values(), floor);

@@ -2,9 +2,11 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use lorb_engine::device::cuda::{Address, Driver, Launch, Properties};
+use lorb_emulate::Order;
+use lorb_engine::device::cuda::kernels::Id;
+use lorb_engine::device::cuda::{Address, Driver, Graph, Launch, Properties};
 use lorb_engine::{Error, Result};
 
 /// Bytes before and after each allocation that nothing may write.
@@ -14,22 +16,65 @@ const GUARD_BYTE: u8 = 0xa5;
 /// The emulated device.
 pub struct Emulated {
     properties: Properties,
+    machine: Arc<Machine>,
+    /// What was asked for since a capture began.
+    captured: Mutex<Option<Vec<Work>>>,
+}
+
+/// What runs the kernels, and the sizes of what is allocated, by address.
+struct Machine {
+    device: lorb_emulate::Device,
+    order: Order,
     allocations: Mutex<BTreeMap<u64, usize>>,
 }
 
-impl Emulated {
-    /// A device with as much shared memory for a block as an A100.
-    pub fn new() -> Emulated {
-        let properties = Properties {
-            name: "emulated".into(),
-            compute_capability: (8, 0),
-            multiprocessors: 4,
-            shared_bytes: 163 << 10,
-            memory_bytes: 1 << 32,
-        };
-        Emulated { properties, allocations: Mutex::default() }
-    }
+/// What the stream is asked for.
+enum Work {
+    Write { to: Address, data: Vec<u8> },
+    Copy { to: Address, from: Address, bytes: usize },
+    Fill { at: Address, byte: u8, bytes: usize },
+    Launch { kernel: Id, grid: [u32; 3], shared_bytes: u32, parameters: Vec<u8> },
+}
 
+impl Work {
+    /// Does it.
+    ///
+    /// # Safety
+    /// That of the driver's functions.
+    unsafe fn run(&self, machine: &Machine) -> Result<()> {
+        // SAFETY: by the contract of each there are as many bytes, in memory of the host.
+        unsafe {
+            match self {
+                Work::Write { to, data } => {
+                    (to.0 as *mut u8).copy_from_nonoverlapping(data.as_ptr(), data.len())
+                }
+                Work::Copy { to, from, bytes } => {
+                    (to.0 as *mut u8).copy_from_nonoverlapping(from.0 as *const u8, *bytes)
+                }
+                Work::Fill { at, byte, bytes } => (at.0 as *mut u8).write_bytes(*byte, *bytes),
+                &Work::Launch { kernel, grid, shared_bytes, ref parameters } => {
+                    let launch = Launch { kernel, grid, shared_bytes, parameters };
+                    let entry = kernel.entry();
+                    let describe =
+                        |problem| Error::Device(format!("{launch}, {:?}: {problem}", machine.order));
+                    let run = lorb_emulate::Launch {
+                        kernel: entry.name,
+                        grid,
+                        threads: entry.threads,
+                        shared_bytes,
+                        parameters,
+                        order: machine.order,
+                    };
+                    machine.device.launch(run).map_err(describe)?;
+                    machine.check_guards().map_err(|e| describe(e.to_string()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Machine {
     /// Whether something was written around an allocation.
     fn check_guards(&self) -> Result<()> {
         for (&at, &bytes) in self.allocations.lock().unwrap().iter() {
@@ -42,6 +87,48 @@ impl Emulated {
             }
         }
         Ok(())
+    }
+}
+
+struct Recorded {
+    work: Vec<Work>,
+    machine: Arc<Machine>,
+}
+
+impl Graph for Recorded {
+    unsafe fn launch(&self) -> Result<()> {
+        // SAFETY: by the contract the memory is still there.
+        self.work.iter().try_for_each(|work| unsafe { work.run(&self.machine) })
+    }
+}
+
+impl Emulated {
+    /// A device with as much shared memory for a block as an A100, whose threads run in this order.
+    pub fn new(order: Order) -> Emulated {
+        let properties = Properties {
+            name: "emulated".into(),
+            compute_capability: (8, 0),
+            multiprocessors: 4,
+            shared_bytes: 163 << 10,
+            memory_bytes: 1 << 32,
+        };
+        let machine = Machine { device: lorb_emulate::Device::new(), order, allocations: Mutex::default() };
+        Emulated { properties, machine: Arc::new(machine), captured: Mutex::default() }
+    }
+
+    /// Does it, or records it.
+    ///
+    /// # Safety
+    /// That of the driver's functions.
+    unsafe fn ask(&self, work: Work) -> Result<()> {
+        match &mut *self.captured.lock().unwrap() {
+            Some(captured) => {
+                captured.push(work);
+                Ok(())
+            }
+            // SAFETY: the caller's promise.
+            None => unsafe { work.run(&self.machine) },
+        }
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -65,54 +152,56 @@ impl Driver for Emulated {
             base.add(GUARD + bytes).write_bytes(GUARD_BYTE, GUARD);
         }
         let at = base as u64 + GUARD as u64;
-        self.allocations.lock().unwrap().insert(at, bytes);
+        self.machine.allocations.lock().unwrap().insert(at, bytes);
         Ok(Address(at))
     }
 
     unsafe fn free(&self, at: Address, bytes: usize) {
-        self.allocations.lock().unwrap().remove(&at.0);
+        self.machine.allocations.lock().unwrap().remove(&at.0);
         // SAFETY: by the trait's contract the block is one of `allocate`, of this size.
         unsafe { dealloc((at.0 - GUARD as u64) as *mut u8, Self::layout(bytes)) };
     }
 
     unsafe fn write(&self, to: Address, data: &[u8]) -> Result<()> {
-        // SAFETY: by the trait's contract there is room, in memory of the host.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to.0 as *mut u8, data.len()) };
-        Ok(())
+        // SAFETY: the trait's contract.
+        unsafe { self.ask(Work::Write { to, data: data.to_vec() }) }
     }
 
     unsafe fn read(&self, from: Address, data: &mut [u8]) -> Result<()> {
+        if self.captured.lock().unwrap().is_some() {
+            return Err(Error::Device("a graph that is captured cannot read".into()));
+        }
         // SAFETY: by the trait's contract there are as many bytes, in memory of the host.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, data.as_mut_ptr(), data.len()) };
         Ok(())
     }
 
+    unsafe fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
+        // SAFETY: the trait's contract.
+        unsafe { self.ask(Work::Copy { to, from, bytes }) }
+    }
+
     unsafe fn fill(&self, at: Address, byte: u8, bytes: usize) -> Result<()> {
-        // SAFETY: by the trait's contract there is room, in memory of the host.
-        unsafe { (at.0 as *mut u8).write_bytes(byte, bytes) };
-        Ok(())
+        // SAFETY: the trait's contract.
+        unsafe { self.ask(Work::Fill { at, byte, bytes }) }
     }
 
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
-        let entry = launch.kernel.entry();
-        // SAFETY: the trait's contract is that of the emulator.
-        let run = unsafe {
-            lorb_emulate::launch(
-                entry.name,
-                launch.grid,
-                entry.threads,
-                launch.shared_bytes,
-                launch.parameters,
-            )
-        };
-        let describe = |problem| {
-            let Launch { grid, shared_bytes, .. } = launch;
-            Error::Device(format!(
-                "{}, grid {grid:?}, {} threads, {shared_bytes} bytes of shared memory: {problem}",
-                entry.name, entry.threads
-            ))
-        };
-        run.map_err(describe)?;
-        self.check_guards().map_err(|e| describe(e.to_string()))
+        let Launch { kernel, grid, shared_bytes, parameters } = launch;
+        // SAFETY: the trait's contract.
+        unsafe { self.ask(Work::Launch { kernel, grid, shared_bytes, parameters: parameters.to_vec() }) }
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        match self.captured.lock().unwrap().replace(Vec::new()) {
+            Some(_) => Err(Error::Device("a graph is captured already".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        let work = self.captured.lock().unwrap().take();
+        let work = work.ok_or_else(|| Error::Device("no graph is captured".into()))?;
+        Ok(Box::new(Recorded { work, machine: self.machine.clone() }))
     }
 }

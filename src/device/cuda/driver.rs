@@ -1,5 +1,7 @@
 //! What the CUDA device needs of a driver: the real one, or the emulator that the tests use.
 
+use std::fmt;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::kernels::Id;
@@ -46,6 +48,29 @@ pub struct Launch<'a> {
     pub parameters: &'a [u8],
 }
 
+/// For messages.
+impl fmt::Display for Launch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Launch { kernel, grid: [x, y, z], shared_bytes, .. } = self;
+        let entry = kernel.entry();
+        let (name, threads) = (entry.name, entry.threads);
+        write!(f, "{name}, grid {x} x {y} x {z}, {threads} threads, {shared_bytes} bytes of shared memory")
+    }
+}
+
+/// Work that was captured, to be asked for as a whole.
+pub trait Graph: Send + Sync {
+    /// Runs all of it, after everything before.
+    ///
+    /// # Safety
+    /// The memory that the work names is still there, and nobody counts on its content but for what the work
+    /// itself leaves there. The driver is the one that captured it.
+    ///
+    /// # Errors
+    /// As for [`Driver::write`].
+    unsafe fn launch(&self) -> Result<()>;
+}
+
 /// A device as a driver gives it. Everything happens in the order of the calls, on one stream.
 pub trait Driver: Send + Sync {
     fn properties(&self) -> &Properties;
@@ -80,6 +105,15 @@ pub trait Driver: Send + Sync {
     /// As for [`write`](Self::write).
     unsafe fn read(&self, from: Address, data: &mut [u8]) -> Result<()>;
 
+    /// Copies within the device.
+    ///
+    /// # Safety
+    /// Both places have as many bytes, and do not overlap.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    unsafe fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()>;
+
     /// Sets bytes.
     ///
     /// # Safety
@@ -98,4 +132,18 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// As for [`write`](Self::write), with the kernel's name and the launch's shape.
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()>;
+
+    /// From here on, until [`end_capture`](Self::end_capture), writes, copies, fills and launches are recorded
+    /// and not done. A write's data becomes a part of the graph: each run of it writes the same. Memory may be
+    /// allocated, once for all runs, but not be freed, and nothing may be read.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where the driver fails.
+    fn begin_capture(&self) -> Result<()>;
+
+    /// What was recorded; nothing of it has run.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where the driver fails, or did while it recorded. The capture is over either way.
+    fn end_capture(&self) -> Result<Box<dyn Graph>>;
 }

@@ -5,8 +5,12 @@ use std::marker::PhantomData;
 
 use super::elementwise::ElementwiseParameters;
 use super::tiles;
+use crate::ops::attention::cuda::AttentionParameters;
+use crate::ops::embedding::cuda::EmbeddingParameters;
+use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
 use crate::ops::lora_linear::cuda::{GemmParameters, LoraGradientParameters, LoraOperandsParameters};
+use crate::ops::score_head::cuda::{ClassifierParameters, PoolerParameters};
 
 /// A kernel's number in [`ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +74,19 @@ macro_rules! kernels {
 }
 
 kernels! {
+    EMBEDDING_F32 = "embedding_f32", EmbeddingParameters, tiles::LAYER_NORM_THREADS;
+    EMBEDDING_BF16 = "embedding_bf16", EmbeddingParameters, tiles::LAYER_NORM_THREADS;
+    GATHER_ROWS = "gather_rows", GatherRowsParameters, tiles::GATHER_ROWS_THREADS;
+    SCATTER_ROWS_F32 = "scatter_rows_f32", ScatterRowsParameters, tiles::GATHER_ROWS_THREADS;
+    SCATTER_ROWS_BF16 = "scatter_rows_bf16", ScatterRowsParameters, tiles::GATHER_ROWS_THREADS;
+    POOLER_F32 = "pooler_f32", PoolerParameters, tiles::GEMM_THREADS;
+    POOLER_BF16 = "pooler_bf16", PoolerParameters, tiles::GEMM_THREADS;
+    POOLER_BACKWARD_F32 = "pooler_backward_f32", PoolerParameters, tiles::GEMM_THREADS;
+    POOLER_BACKWARD_BF16 = "pooler_backward_bf16", PoolerParameters, tiles::GEMM_THREADS;
+    POOLER_GRADIENT_F32 = "pooler_gradient_f32", PoolerParameters, tiles::GEMM_THREADS;
+    POOLER_GRADIENT_BF16 = "pooler_gradient_bf16", PoolerParameters, tiles::GEMM_THREADS;
+    CLASSIFIER = "classifier", ClassifierParameters, tiles::CLASSIFIER_THREADS;
+    CLASSIFIER_BACKWARD = "classifier_backward", ClassifierParameters, tiles::COLUMN_SUM_THREADS;
     LAYER_NORM_F32 = "layer_norm_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BF16 = "layer_norm_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_F32 = "layer_norm_backward_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
@@ -108,4 +125,18 @@ kernels! {
     ADD_BF16 = "add_bf16", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
     MULTIPLY_F32 = "multiply_f32", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
     MULTIPLY_BF16 = "multiply_bf16", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
+    ATTENTION_F32 = "attention_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BF16 = "attention_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_QUERIES_F32 = "attention_backward_queries_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_QUERIES_BF16 = "attention_backward_queries_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_KEYS_F32 = "attention_backward_keys_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BACKWARD_KEYS_BF16 = "attention_backward_keys_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_32 = "attention_mma_32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_64 = "attention_mma_64", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_BACKWARD_32 = "attention_mma_backward_32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_BACKWARD_64 = "attention_mma_backward_64", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_F32 = "attention_cls_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BF16 = "attention_cls_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BACKWARD_F32 = "attention_cls_backward_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BACKWARD_BF16 = "attention_cls_backward_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
 }

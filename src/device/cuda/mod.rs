@@ -5,24 +5,49 @@
 
 pub mod driver;
 pub mod elementwise;
+pub mod images;
 pub mod kernels;
 pub mod memory;
+#[cfg(feature = "cuda")]
+mod real;
 pub mod tensor;
 pub mod tiles;
+mod unavailable;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 use half::bf16;
 
-pub use driver::{Address, Driver, Launch, Properties};
+pub use driver::{Address, Driver, Graph, Launch, Properties};
+#[cfg(feature = "cuda")]
+pub use real::driver_version;
 pub use tensor::{Flat, Index, Precision, Rows, Tensor};
+pub use unavailable::Unavailable;
 
 use super::Memory;
 use crate::{Error, Result};
 use kernels::Kernel;
 use memory::{Block, Pool};
 use tensor::Inverse;
+
+/// The driver of the first GPU that CUDA_VISIBLE_DEVICES leaves, with all kernels loaded.
+///
+/// # Errors
+/// What is missing.
+pub fn open() -> Result<Arc<dyn Driver>, Unavailable> {
+    #[cfg(feature = "cuda")]
+    return Ok(Arc::new(real::Real::open()?));
+    #[cfg(not(feature = "cuda"))]
+    return Err(Unavailable::NotBuilt);
+}
+
+/// The version of CUDA that the installed driver is of, major and minor; none where there is no driver, or
+/// this program was built without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn driver_version() -> Option<(u32, u32)> {
+    None
+}
 
 /// A CUDA device with the precision of its activations. Clones share it.
 #[derive(Clone)]
@@ -145,6 +170,29 @@ impl Cuda {
         Rows::live(capacity, Arc::new(count), 0)
     }
 
+    /// Numbers of `destinations`, with room for `sources` of them.
+    ///
+    /// # Panics
+    /// Where there is no room, or no such destination.
+    pub fn row_index_within(&self, values: &[u32], sources: Rows, destinations: Rows) -> Index {
+        let (mut starts, mut places) = inverse(values, destinations.capacity);
+        let mut padded = values.to_vec();
+        assert!(values.len() <= sources.capacity, "no room for so many rows");
+        // What no kernel may read is nothing that it could use.
+        padded.resize(sources.capacity, u32::MAX);
+        places.resize(sources.capacity, u32::MAX);
+        let inverse = Inverse {
+            starts: size_of_val(&padded[..]),
+            places: size_of_val(&padded[..]) + size_of_val(&starts[..]),
+            rows: destinations,
+        };
+        padded.append(&mut starts);
+        padded.append(&mut places);
+        let block = self.block(size_of_val(&padded[..]));
+        self.write(block.address(), &padded);
+        Index { block: Arc::new(block), offset: 0, rows: sources, inverse: Some(inverse) }
+    }
+
     /// Sets a flat vector to zero.
     pub(crate) fn clear(&self, flat: &Flat) {
         if !self.failed() {
@@ -211,13 +259,7 @@ impl Memory for Cuda {
     }
 
     fn row_index(&self, values: &[u32], rows: usize) -> Index {
-        let (starts, places) = inverse(values, rows);
-        let all = [values, &starts, &places].concat();
-        let block = self.block(size_of_val(&all[..]));
-        self.write(block.address(), &all);
-        let (at_starts, at_places) = (size_of_val(values), size_of_val(values) + size_of_val(&starts[..]));
-        let inverse = Some(Inverse { starts: at_starts, places: at_places });
-        Index { block: Arc::new(block), offset: 0, rows: Rows::all(values.len()), inverse }
+        self.row_index_within(values, Rows::all(values.len()), Rows::all(rows))
     }
 
     fn parameters(&self, values: &[f32]) -> Flat {
