@@ -257,7 +257,7 @@ __device__ void backward_keys(const Attention& p) {
 
 KERNEL(attention_f32, Attention, ATTENTION_THREADS) { forward<float>(p); }
 KERNEL(attention_bf16, Attention, ATTENTION_THREADS) { forward<bf16>(p); }
-KERNEL(attention_backward_queries_f32, Attention, ATTENTION_THREADS) { backward_queries<float>(p); }
-KERNEL(attention_backward_queries_bf16, Attention, ATTENTION_THREADS) { backward_queries<bf16>(p); }
-KERNEL(attention_backward_keys_f32, Attention, ATTENTION_THREADS) { backward_keys<float>(p); }
-KERNEL(attention_backward_keys_bf16, Attention, ATTENTION_THREADS) { backward_keys<bf16>(p); }
+KERNEL(attention_dq_f32, Attention, ATTENTION_THREADS) { backward_queries<float>(p); }
+KERNEL(attention_dq_bf16, Attention, ATTENTION_THREADS) { backward_queries<bf16>(p); }
+KERNEL(attention_dkv_f32, Attention, ATTENTION_THREADS) { backward_keys<float>(p); }
+KERNEL(attention_dkv_bf16, Attention, ATTENTION_THREADS) { backward_keys<bf16>(p); }

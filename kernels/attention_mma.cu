@@ -191,6 +191,9 @@ __device__ void forward(const Attention& p) {
         for (uint32_t h = 0; h < 2; h++) {
             total[h] += __shfl_xor_sync(ALL_LANES, total[h], 1);
             total[h] += __shfl_xor_sync(ALL_LANES, total[h], 2);
+        }
+#pragma unroll
+        for (uint32_t h = 0; h < 2; h++) {
             uint32_t row = strip + group + 8 * h, query = queries.first + first + row;
             if (row >= rows) continue;
             float scale = total[h] == 0 ? 0.0f : 1 / total[h]; // of no keys: zero
@@ -283,7 +286,7 @@ __device__ void backward(const Attention& p) {
                         for (uint32_t i = 0; i < 4; i++) {
                             uint32_t query = c + 8 * t + 2 * pair + i % 2, key = strip + group + i / 2 * 8;
                             float probability = exp2f(s[t][i] * exponent - log2_sum_exp[query]);
-                            s[t][i] = key < n ? probability : 0.0f;
+                            s[t][i] = key < n ? probability : 0.0f; // it may be infinite
                             dp[t][i] = s[t][i] * (dp[t][i] - along[query]);
                         }
                     }

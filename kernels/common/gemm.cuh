@@ -32,7 +32,8 @@ struct Staged {
     float x[LOADS];
 
     template <class Element>
-    __device__ void load(const Element& element, uint32_t first_k, uint32_t depth, uint32_t first, uint32_t end) {
+    __device__ void load(const Element& element, uint32_t first_k, uint32_t depth, uint32_t first,
+                         uint32_t end) {
 #pragma unroll
         for (uint32_t l = 0; l < LOADS; l++) {
             uint32_t k, other;
@@ -62,8 +63,9 @@ __device__ void gemm(GemmShape shape, const Left& left, const Right& right, cons
     uint32_t first_row = blockIdx.y * GEMM_TILE, first_column = blockIdx.x * GEMM_TILE;
     if (first_row >= shape.rows || first_column >= shape.columns) return; // the whole block
     SharedMemory shared;
-    float* tiles = shared.take<float>(4 * GEMM_TILE * GEMM_STRIDE);
-    auto tile = [&](uint32_t side, uint32_t step) { return tiles + (step % 2 * 2 + side) * GEMM_TILE * GEMM_STRIDE; };
+    constexpr uint32_t SIZE = GEMM_TILE * GEMM_STRIDE;
+    float* tiles = shared.take<float>(4 * SIZE);
+    auto tile = [&](uint32_t side, uint32_t step) { return tiles + (step % 2 * 2 + side) * SIZE; };
 
     Staged<Left::ALONG_K> l;
     Staged<Right::ALONG_K> r;
@@ -71,7 +73,8 @@ __device__ void gemm(GemmShape shape, const Left& left, const Right& right, cons
         l.load([&](uint32_t at, uint32_t i) { return left(i, at); }, k, shape.depth, first_row, shape.rows);
         r.load(right, k, shape.depth, first_column, shape.columns);
     };
-    uint32_t i = threadIdx.x / 8 * 2, j = threadIdx.x % 8 * 4, steps = (shape.depth + GEMM_TILE - 1) / GEMM_TILE;
+    uint32_t i = threadIdx.x / 8 * 2, j = threadIdx.x % 8 * 4;
+    uint32_t steps = (shape.depth + GEMM_TILE - 1) / GEMM_TILE;
     float sum[2][4] = {};
     load(0);
     for (uint32_t step = 0; step < steps; step++) {

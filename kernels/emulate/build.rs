@@ -17,7 +17,11 @@ fn main() {
     // CUDA's language, in C++: pragmas for its compiler, kernels in files of another name.
     let mut kernels = compiler(&out);
     kernels.opt_level(1).flag("-Wno-unknown-pragmas").flag("-fno-strict-aliasing").flag("-ffp-contract=off");
-    for file in files("..", "cu") {
+    // Calls before each access: shim/access.cpp has them, not the libraries of the sanitizers.
+    kernels
+        .flag("-fsanitize=thread,alignment")
+        .flag_if_supported("--param=tsan-instrument-func-entry-exit=0");
+    for file in files("..", "cu").into_iter().chain(files("planted", "cu")) {
         // GCC goes by the name of the file: each is included from one of its own.
         let name = file.file_stem().expect("it has a name").to_string_lossy().into_owned();
         let wrapper = out.join(format!("{name}.cpp"));

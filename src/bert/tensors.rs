@@ -30,6 +30,12 @@ enum Values {
     Owned(Arc<[f32]>),
 }
 
+impl From<Vec<f32>> for Weights {
+    fn from(values: Vec<f32>) -> Weights {
+        Weights(Values::Owned(values.into()))
+    }
+}
+
 impl Deref for Weights {
     type Target = [f32];
 

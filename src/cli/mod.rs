@@ -1,5 +1,6 @@
 //! The subcommands: one file each, thin over the library.
 
+mod doctor;
 mod evaluate;
 mod inspect;
 mod merge;
@@ -13,6 +14,7 @@ pub use output::note;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use lorb_engine::device::Choice;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
@@ -35,6 +37,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Merge(merge::Merge),
     Inspect(inspect::Inspect),
+    Doctor(doctor::Doctor),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -45,6 +48,7 @@ pub fn run() -> Result<()> {
         Command::Evaluate(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Doctor(command) => command.run(),
     }
 }
 
@@ -65,6 +69,23 @@ impl Compute {
         }
         pool.build_global().map_err(|e| Error::Usage(format!("cannot start the worker threads: {e}")))?;
         Ok(Cpu::new(Isa::detect()?))
+    }
+}
+
+/// Which device computes.
+#[derive(Args)]
+struct DeviceOption {
+    /// auto (the GPU where there is one to use, else the CPU), cpu or cuda
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
+    device: Choice,
+}
+
+fn parse_device(text: &str) -> Result<Choice, String> {
+    match text {
+        "auto" => Ok(Choice::Auto),
+        "cpu" => Ok(Choice::Cpu),
+        "cuda" => Ok(Choice::Cuda),
+        _ => Err("expected auto, cpu or cuda".into()),
     }
 }
 

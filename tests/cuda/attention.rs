@@ -1,6 +1,6 @@
 use half::bf16;
 use lorb_engine::device::Memory;
-use lorb_engine::device::cuda::{Cuda, Precision, Tensor};
+use lorb_engine::device::cuda::{Cuda, Index, Precision, Tensor};
 use lorb_engine::ops::attention::{Attention, Inputs};
 
 use crate::attention_case::{Case, LogSumExp, SOFTMAX, offsets};
@@ -69,7 +69,11 @@ struct Results {
 }
 
 fn run(cuda: &Cuda, case: &Case, inputs: &[f32], dy: &[f32]) -> Results {
-    let [queries, keys] = case.offsets(cuda);
+    run_between(cuda, case, case.offsets(cuda), inputs, dy)
+}
+
+/// With these offsets of the queries and of the keys.
+fn run_between(cuda: &Cuda, case: &Case, [queries, keys]: [Index; 2], inputs: &[f32], dy: &[f32]) -> Results {
     let x = case.upload(cuda, inputs);
     let (y, log_sum_exp) = cuda.attention(case.shape(&queries, &keys), &x);
     let dy = cuda.upload(dy, case.query_count(), case.hidden());
@@ -99,30 +103,40 @@ fn data(case: &Case, cuda: &Cuda) -> (Vec<f32>, Vec<f32>) {
 }
 
 fn check(cuda: &Cuda, case: &Case) {
-    let name = format!("{:?}, {case:?}", cuda.precision());
     let (inputs, dy) = data(case, cuda);
-    let mut forward = Oracle::forward(case, &inputs);
-    let mut backward = Oracle::backward(case, &inputs, &dy);
-    if cuda.precision() == Precision::Bf16 {
-        (forward.naive, backward.naive) = naive_bf16(case, &inputs, &dy);
-    }
+    let results = check_gradients(cuda, case, &inputs, &dy);
     let of_log = Oracle::forward(&LogSumExp(case), &inputs);
-
-    let results = run(cuda, case, &inputs, &dy);
-    let y = cuda.download(&results.y).unwrap();
-    // What tensor cores lose in a score: they truncate sums.
-    let size = case.size as f64;
-    let truncation = (size / 16.0 + 2.0) / f64::from(1 << 22) * size.sqrt() * f64::from(case.range).powi(2);
-    let score = match cuda.precision() {
-        Precision::F32 => 0.0,
-        Precision::Bf16 => truncation,
-    };
-    forward.check(format!("attention {name}"), &y, (SOFTMAX + score) * f64::from(case.range));
     let log_sum_exp = cuda.download(&results.log_sum_exp).unwrap();
-    let floor = SOFTMAX + score + ULP * of_log.largest();
-    of_log.check(format!("attention's log-sum-exp {name}"), &log_sum_exp, floor);
-    let floor = (SOFTMAX + score) * backward.largest();
-    backward.check(format!("attention_backward {name}"), &results.gradients(cuda), floor);
+    let floor = SOFTMAX + truncation(cuda, case) + ULP * of_log.largest();
+    of_log.check(format!("attention's log-sum-exp {:?}, {case:?}", cuda.precision()), &log_sum_exp, floor);
+}
+
+/// What tensor cores lose in a score: they truncate sums.
+fn truncation(cuda: &Cuda, case: &Case) -> f64 {
+    let size = case.size as f64;
+    match cuda.precision() {
+        Precision::F32 => 0.0,
+        Precision::Bf16 => {
+            (size / 16.0 + 2.0) / f64::from(1 << 22) * size.sqrt() * f64::from(case.range).powi(2)
+        }
+    }
+}
+
+/// Checks the output and the gradients.
+fn check_gradients(cuda: &Cuda, case: &Case, inputs: &[f32], dy: &[f32]) -> Results {
+    let name = format!("{:?}, {case:?}", cuda.precision());
+    let mut forward = Oracle::forward(case, inputs);
+    let mut backward = Oracle::backward(case, inputs, dy);
+    if cuda.precision() == Precision::Bf16 {
+        (forward.naive, backward.naive) = naive_bf16(case, inputs, dy);
+    }
+    let results = run(cuda, case, inputs, dy);
+    let floor = SOFTMAX + truncation(cuda, case);
+    let y = cuda.download(&results.y).unwrap();
+    forward.check(format!("attention {name}"), &y, floor * f64::from(case.range));
+    let d = results.gradients(cuda);
+    backward.check(format!("attention_backward {name}"), &d, floor * backward.largest());
+    results
 }
 
 fn split(queries: &[usize], case: Case) -> Case {
@@ -194,6 +208,33 @@ fn long_sequences_are_those_of_the_oracle() {
     }
 }
 
+/// Scores of some hundreds, above and below zero: their exponentials are no numbers of f32.
+#[test]
+fn scores_may_be_large() {
+    for cuda in devices() {
+        for case in forms() {
+            for sign in [-1.0, 1.0] {
+                let case = Case { range: 8.0, ..case.clone() };
+                let (mut inputs, dy) = data(&case, &cuda);
+                let h = case.hidden();
+                let shift = |x: &mut [f32], by: f32| x.iter_mut().for_each(|x| *x = *x / 8.0 + by);
+                if case.queries.is_some() {
+                    let (q, kv) = inputs.split_at_mut(case.query_count() * h);
+                    shift(q, 8.0 * sign);
+                    kv.chunks_exact_mut(2 * h).for_each(|kv| shift(&mut kv[..h], 8.0));
+                } else {
+                    for token in inputs.chunks_exact_mut(3 * h) {
+                        shift(&mut token[..h], 8.0 * sign);
+                        shift(&mut token[h..2 * h], 8.0);
+                    }
+                }
+                let inputs = rounded(&inputs, cuda.precision());
+                check_gradients(&cuda, &case, &inputs, &dy);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_second_run_gives_the_same_bits() {
     for cuda in devices() {
@@ -205,23 +246,18 @@ fn a_second_run_gives_the_same_bits() {
     }
 }
 
-/// The tokens and the queries of one sequence, as inputs of their own.
-fn alone(case: &Case, inputs: &[f32], dy: &[f32], s: usize) -> (Case, Vec<f32>, Vec<f32>) {
+/// The rows of one of some sequences.
+fn part(x: &[f32], lengths: &[usize], width: usize, sequence: usize) -> Vec<f32> {
+    let starts = offsets(lengths);
+    x[starts[sequence] as usize * width..starts[sequence + 1] as usize * width].to_vec()
+}
+
+/// Of inputs or their gradients, those of one sequence.
+fn inputs_of(case: &Case, inputs: &[f32], s: usize) -> Vec<f32> {
     let h = case.hidden();
-    let part = |x: &[f32], lengths: &[usize], width: usize| {
-        let starts = offsets(lengths);
-        x[starts[s] as usize * width..starts[s + 1] as usize * width].to_vec()
-    };
-    let queries = case.queries.as_ref().map(|q| vec![q[s]]);
-    let inputs = match &case.queries {
-        None => part(inputs, &case.keys, 3 * h),
-        Some(lengths) => {
-            let (q, kv) = inputs.split_at(case.query_count() * h);
-            [part(q, lengths, h), part(kv, &case.keys, 2 * h)].concat()
-        }
-    };
-    let dy = part(dy, case.query_lengths(), h);
-    (Case { keys: vec![case.keys[s]], queries, ..case.clone() }, inputs, dy)
+    let Some(queries) = &case.queries else { return part(inputs, &case.keys, 3 * h, s) };
+    let (q, kv) = inputs.split_at(case.query_count() * h);
+    [part(q, queries, h, s), part(kv, &case.keys, 2 * h, s)].concat()
 }
 
 #[test]
@@ -230,27 +266,20 @@ fn a_sequence_does_not_depend_on_the_others() {
         for case in forms() {
             let (inputs, dy) = data(&case, &cuda);
             let together = run(&cuda, &case, &inputs, &dy);
-            let ([y, log_sum_exp], d) = (
-                [&together.y, &together.log_sum_exp].map(|t| cuda.download(t).unwrap()),
-                together.gradients(&cuda),
-            );
+            let [y, log_sum_exp] = [&together.y, &together.log_sum_exp].map(|t| cuda.download(t).unwrap());
+            let d = together.gradients(&cuda);
             for s in 0..case.keys.len() {
-                let (one, inputs, dy_of_one) = alone(&case, &inputs, &dy, s);
-                let results = run(&cuda, &one, &inputs, &dy_of_one);
-                let (_, d, y) = alone(&case, &d, &y, s);
-                assert_eq!(bits(&cuda.download(&results.y).unwrap()), bits(&y), "{s} of {case:?}");
-                assert_eq!(bits(&results.gradients(&cuda)), bits(&d), "gradients of {s} of {case:?}");
-                let of_log = Case { size: 1, ..case.clone() };
-                let (_, _, log_sum_exp) = alone(&of_log, &inputs_of(&of_log), &log_sum_exp, s);
-                let found = cuda.download(&results.log_sum_exp).unwrap();
-                assert_eq!(bits(&found), bits(&log_sum_exp), "log-sum-exp of {s} of {case:?}");
+                let of_queries = |x: &[f32], width: usize| part(x, case.query_lengths(), width, s);
+                let queries = case.queries.as_ref().map(|q| vec![q[s]]);
+                let one = Case { keys: vec![case.keys[s]], queries, ..case.clone() };
+                let inputs = inputs_of(&case, &inputs, s);
+                let alone = run(&cuda, &one, &inputs, &of_queries(&dy, case.hidden()));
+                let y = of_queries(&y, case.hidden());
+                let expected = [y, of_queries(&log_sum_exp, case.heads), inputs_of(&case, &d, s)].concat();
+                assert_eq!(alone.all_bits(&cuda), bits(&expected), "{s} of {case:?}");
             }
         }
     }
-}
-
-fn inputs_of(case: &Case) -> Vec<f32> {
-    case.inputs()
 }
 
 /// Where fewer sequences are in use than there is room for, nothing is read or written past them.
@@ -267,14 +296,24 @@ fn rows_past_those_in_use_are_left_alone() {
                 cuda.index(&all).with_rows(cuda.live_rows(all.len(), live as u32 + 1))
             };
             let (queries, keys) = (astray(case.query_lengths()), astray(&case.keys));
-            let x = case.upload(&cuda, &inputs);
-            let (y, log_sum_exp) = cuda.attention(case.shape(&queries, &keys), &x);
-            let dy_there = cuda.upload(&dy, case.query_count(), case.hidden());
-            let d = cuda.attention_backward(case.shape(&queries, &keys), &x, &y, &log_sum_exp, &dy_there);
-            let results = Results { y, log_sum_exp, d };
             let whole = run(&cuda, &case, &inputs, &dy);
-
             let in_use: usize = case.query_lengths()[..live].iter().sum();
+            let keys_in_use: usize = case.keys[..live].iter().sum();
+            let stale = |x: &[f32], width: usize, rows: usize| {
+                let mut x = x.to_vec();
+                x[rows * width..].fill(f32::NAN);
+                x
+            };
+            let h = case.hidden();
+            let inputs = if case.queries.is_some() {
+                let (q, kv) = inputs.split_at(case.query_count() * h);
+                [stale(q, h, in_use), stale(kv, 2 * h, keys_in_use)].concat()
+            } else {
+                stale(&inputs, 3 * h, in_use)
+            };
+            let dy = stale(&dy, h, in_use);
+            let results = run_between(&cuda, &case, [queries, keys], &inputs, &dy);
+
             let agree = |found: &Tensor, whole: &Tensor, rows: usize| {
                 let (values, whole) = (cuda.download(found).unwrap(), cuda.download(whole).unwrap());
                 let (live, rest) = values.split_at(rows * found.columns());
@@ -283,12 +322,11 @@ fn rows_past_those_in_use_are_left_alone() {
             };
             agree(&results.y, &whole.y, in_use);
             agree(&results.log_sum_exp, &whole.log_sum_exp, in_use);
-            let keys: usize = case.keys[..live].iter().sum();
             match (&results.d, &whole.d) {
-                (Inputs::Fused(d), Inputs::Fused(whole)) => agree(d, whole, keys),
+                (Inputs::Fused(d), Inputs::Fused(whole)) => agree(d, whole, keys_in_use),
                 (Inputs::Split(dq, dkv), Inputs::Split(whole_dq, whole_dkv)) => {
                     agree(dq, whole_dq, in_use);
-                    agree(dkv, whole_dkv, keys);
+                    agree(dkv, whole_dkv, keys_in_use);
                 }
                 _ => panic!("the gradients have the form of the inputs"),
             }
@@ -304,9 +342,9 @@ fn sequences_may_lack_queries_or_keys() {
             let case = split(&[2, 0, 3], Case::new(&[0, 4, 5], 1, size));
             let (inputs, dy) = data(&case, &cuda);
             let results = run(&cuda, &case, &inputs, &dy);
-            let whole = split(&[3], Case::new(&[5], 1, size));
-            let (_, of_last, dy_of_last) = alone(&case, &inputs, &dy, 2);
-            let last = run(&cuda, &whole, &of_last, &dy_of_last);
+            let last = split(&[3], Case::new(&[5], 1, size));
+            let dy = part(&dy, case.query_lengths(), size, 2);
+            let last = run(&cuda, &last, &inputs_of(&case, &inputs, 2), &dy);
 
             let after_zeros = |found: &[f32], zeros: usize, last: &Tensor| {
                 assert!(found[..zeros * size].iter().all(|&x| x == 0.0), "{case:?}");

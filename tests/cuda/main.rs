@@ -11,11 +11,20 @@ mod harness;
 #[path = "../ops/oracle.rs"]
 mod oracle;
 
+mod adamw;
 mod attention;
+mod capture;
+mod compiler;
+mod correlation;
 mod devices;
 mod elementwise;
 mod embedding;
 mod gather_rows;
 mod layer_norm;
+mod layer_norm;
 mod lora_linear;
+mod mwer;
 mod score_head;
+mod selection;
+mod selfcheck;
+mod table;

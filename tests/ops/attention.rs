@@ -93,7 +93,7 @@ fn a_sequence_does_not_depend_on_the_others() {
             let tokens = &inputs[first * 3 * h..][..length * 3 * h];
             let alone = Case::new(&[length], 2, 24);
             let (one, _) = forward(&cpu, &alone, &alone.upload(&cpu, tokens));
-            let cls = alone.cls();
+            let cls = alone.clone().cls();
             let kv: Vec<f32> = tokens.chunks_exact(3 * h).flat_map(|t| t[h..].to_vec()).collect();
             let (first_query, _) = forward(&cpu, &cls, &cls.upload(&cpu, &[&tokens[..h], &kv].concat()));
             for i in 0..length {

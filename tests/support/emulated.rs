@@ -153,11 +153,13 @@ impl Driver for Emulated {
         }
         let at = base as u64 + GUARD as u64;
         self.machine.allocations.lock().unwrap().insert(at, bytes);
+        self.machine.device.add_memory(at, bytes);
         Ok(Address(at))
     }
 
     unsafe fn free(&self, at: Address, bytes: usize) {
         self.machine.allocations.lock().unwrap().remove(&at.0);
+        self.machine.device.remove_memory(at.0);
         // SAFETY: by the trait's contract the block is one of `allocate`, of this size.
         unsafe { dealloc((at.0 - GUARD as u64) as *mut u8, Self::layout(bytes)) };
     }

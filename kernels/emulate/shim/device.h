@@ -9,10 +9,13 @@
 
 #include "emulate.h"
 #include "fiber.h"
+#include "memory.h"
+#include "shadow.h"
 
 namespace emulate {
 
 constexpr size_t STACK = 128 << 10;
+constexpr size_t MOST_SHARED = 256 << 10;
 constexpr uint32_t MOST_THREADS = 1024;
 
 // In which order threads that can run do so, until each waits; and blocks.
@@ -29,8 +32,26 @@ struct Random {
     }
 };
 
+// What a kernel does with memory.
+struct Access {
+    bool writes;
+    bool of_anything; // reads also what nothing wrote: part of it may go unused
+};
+constexpr Access READ{false, false}, READ_ANYTHING{false, true}, WRITE{true, false};
+
+// An asynchronous copy under way.
+struct Copy {
+    unsigned char* to;
+    const void* from; // or null: zeros
+    uint32_t bytes, group;
+    uint32_t epoch; // when it was issued
+    bool late;      // lands when it is waited for, not at once
+};
+
 struct Fiber {
     Context context;
+    std::vector<Copy> copies;
+    uint32_t groups; // of copies, ended
     Site barrier; // where it waits or last waited
 };
 
@@ -41,6 +62,7 @@ struct Warp {
     uint32_t at_barrier;   // lanes
     uint32_t done;         // lanes
     uint32_t exchanges;    // completed
+    uint32_t round;        // of __syncwarp since the last barrier
     const char* operation; // of the exchange under way
 };
 
@@ -49,7 +71,14 @@ struct Kernel {
     Entry entry;
 };
 
+// Of shared memory, as a kernel takes it.
+struct Piece {
+    uint32_t begin, end;
+};
+
 struct Device {
+    Memory memory;
+
     // The launch.
     const Kernel* kernel;
     std::vector<uint64_t> parameters;
@@ -65,7 +94,15 @@ struct Device {
     uint32_t ready_warps;
     uint32_t waiting_at_barrier, done; // threads
     uint32_t first_at_barrier;
+    std::vector<Piece> pieces;
     std::string error;
+
+    // What accesses are checked with.
+    Clock clock{0, 0, 0};
+    Record me;       // of the running thread, now
+    uintptr_t stack; // of the running thread
+    Shadow shared_shadow{MOST_SHARED};
+    std::map<uint32_t, Index> block_starts; // of the launch, by epoch
 
     Context scheduler;
     std::unique_ptr<Fiber[]> fibers{new Fiber[MOST_THREADS]};
@@ -84,19 +121,37 @@ struct Device {
     // Of the running thread. `fail` names it, and ends the launch.
     [[noreturn]] void fail(const std::string& problem);
     void barrier(Site site);
-    const Slots& exchange(const void* value, size_t bytes, const char* operation);
+    const Slots& exchange(const void* value, size_t bytes, const char* operation, bool orders_memory);
     void finish();
+    void take(Piece piece);
+    void issue(Copy copy);
+    void end_group();
+    void wait_for_groups(uint32_t pending);
+    bool is_shared(const void* at) const;
+    // Requires that the running thread may make this access now, and remembers it.
+    void touch(Access access, uintptr_t at, size_t bytes);
+    std::string place(uintptr_t at) const;
 
 private:
     void run_block();
     void wait(Context& context);
     int pick();
     void open_barrier();
+    void next_epoch();
+    void land(const Copy& copy);
+    void source_is_unchanged(const Copy& copy);
+    template <bool is_shared>
+    void check(Access access, Cell* cells, uintptr_t at, size_t offset, size_t bytes);
+    [[noreturn]] void stray(Access access, uintptr_t at, size_t bytes);
+    [[noreturn]] void race(Access access, uintptr_t at, Record earlier, const char* did);
     std::string deadlock() const;
 };
 
 // Whose kernel the calling thread of the host runs, or null.
 extern thread_local Device* device;
+
+// For accesses of the twins to what kernels give them.
+void touch(Access access, const void* at, size_t bytes);
 
 std::string to_string(Index index);
 std::string to_string(Site site);

@@ -11,7 +11,6 @@ namespace emulate {
 namespace {
 
 constexpr uint32_t ALL = 0xffffffffu;
-constexpr size_t MOST_SHARED = 256 << 10;
 
 std::map<std::string, Kernel>& kernels() {
     static std::map<std::string, Kernel> all;
@@ -85,9 +84,14 @@ std::string Device::launch(const char* name, Index grid_size, uint32_t thread_co
         for (size_t i = blocks.size(); i > 1; i--) std::swap(blocks[i - 1], blocks[random.next() % i]);
     }
     error.clear();
+    block_starts.clear();
+    clock.launch = clock.now + 1;
     device = this;
     for (uint32_t i : blocks) {
         block = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
+        next_epoch();
+        clock.block = clock.now;
+        block_starts[clock.now] = block;
         run_block();
         if (!error.empty()) break;
     }
@@ -99,13 +103,18 @@ void Device::run_block() {
     std::memset(shared, 0xff, shared_bytes); // NaN
     waiting_at_barrier = done = 0;
     ready_warps = 0;
+    pieces.clear();
     for (uint32_t w = 0; w < threads / 32; w++) {
         Warp& warp = warps[w];
         warp.ready = ALL;
-        warp.arrived = warp.at_barrier = warp.done = warp.exchanges = 0;
+        warp.arrived = warp.at_barrier = warp.done = warp.exchanges = warp.round = 0;
         ready_warps |= 1u << w;
     }
-    for (uint32_t t = 0; t < threads; t++) prepare(fibers[t].context, stacks + t * STACK, STACK, fiber_main);
+    for (uint32_t t = 0; t < threads; t++) {
+        fibers[t].copies.clear();
+        fibers[t].groups = 0;
+        prepare(fibers[t].context, stacks + t * STACK, STACK, fiber_main);
+    }
     wait(scheduler);
     if (error.empty() && done < threads) error = "block " + to_string(block) + ": " + deadlock();
 }
@@ -138,7 +147,11 @@ int Device::pick() {
 void Device::wait(Context& context) {
     int next = pick();
     Context& to = next < 0 ? scheduler : fibers[next].context;
-    if (next >= 0) running = static_cast<uint32_t>(next);
+    if (next >= 0) {
+        running = static_cast<uint32_t>(next);
+        stack = reinterpret_cast<uintptr_t>(stacks + running * STACK);
+        me = Record::of(clock.now, running, warps[running / 32].round);
+    }
     if (&to != &context) switch_to(context, to);
 }
 
@@ -166,7 +179,9 @@ void Device::barrier(Site site) {
 void Device::open_barrier() {
     if (waiting_at_barrier == 0 || waiting_at_barrier + done < threads) return;
     waiting_at_barrier = 0;
+    next_epoch();
     for (uint32_t w = 0; w < threads / 32; w++) {
+        warps[w].round = 0;
         if (warps[w].at_barrier == 0) continue;
         warps[w].ready |= warps[w].at_barrier;
         warps[w].at_barrier = 0;
@@ -174,7 +189,11 @@ void Device::open_barrier() {
     }
 }
 
-const Slots& Device::exchange(const void* value, size_t bytes, const char* operation) {
+void Device::next_epoch() {
+    if (++clock.now == 0) std::abort(); // four thousand million barriers
+}
+
+const Slots& Device::exchange(const void* value, size_t bytes, const char* operation, bool orders_memory) {
     Warp& warp = warps[running / 32];
     uint32_t lane = running % 32;
     if (warp.done != 0) {
@@ -192,6 +211,7 @@ const Slots& Device::exchange(const void* value, size_t bytes, const char* opera
     if (warp.arrived == ALL) {
         warp.arrived = 0;
         warp.exchanges++;
+        if (orders_memory && ++warp.round == Record::ROUNDS) fail("too many __syncwarp for the emulator");
         warp.ready = ALL;
         ready_warps |= 1u << running / 32;
     }
@@ -200,6 +220,9 @@ const Slots& Device::exchange(const void* value, size_t bytes, const char* opera
 }
 
 void Device::finish() {
+    if (!fibers[running].copies.empty()) {
+        fail("ends with " + std::to_string(fibers[running].copies.size()) + " asynchronous copies that it never waited for");
+    }
     Warp& warp = warps[running / 32];
     if (warp.arrived != 0) {
         fail("ends while lane " + std::to_string(lowest(warp.arrived)) + " of its warp waits for it in " +
@@ -210,6 +233,18 @@ void Device::finish() {
     open_barrier();
     wait(fibers[running].context);
     std::abort(); // nobody goes on with a thread that has ended
+}
+
+// Each thread takes the same pieces.
+void Device::take(Piece piece) {
+    if (piece.end > shared_bytes || piece.begin > piece.end) {
+        fail("takes " + std::to_string(piece.end) + " bytes of shared memory, the launch has " +
+             std::to_string(shared_bytes));
+    }
+    for (const Piece& p : pieces) {
+        if (p.begin == piece.begin && p.end == piece.end) return;
+    }
+    pieces.push_back(piece);
 }
 
 // Who waits for what.
@@ -239,14 +274,14 @@ Index grid_size() { return device->grid; }
 void block_sync(Site site) { device->barrier(site); }
 
 const Slots& warp_exchange(const void* value, size_t bytes, const char* operation) {
-    return device->exchange(value, bytes, operation);
+    return device->exchange(value, bytes, operation, false);
 }
 
 void lane_exchange(void* other, const void* value, size_t bytes, uint32_t lane, const char* operation) {
-    std::memcpy(other, device->exchange(value, bytes, operation).lane[lane % 32], bytes);
+    std::memcpy(other, device->exchange(value, bytes, operation, false).lane[lane % 32], bytes);
 }
 
-void warp_sync() { device->exchange("", 1, "__syncwarp"); }
+void warp_sync() { device->exchange("", 1, "__syncwarp", true); }
 
 void all_lanes(uint32_t mask) {
     if (mask != ALL) device->fail("the emulator knows only operations of all lanes of a warp");
@@ -254,12 +289,7 @@ void all_lanes(uint32_t mask) {
 
 unsigned char* shared_arena() { return device->shared; }
 
-void shared_taken(uint32_t begin, uint32_t end) {
-    if (end > device->shared_bytes || begin > end) {
-        device->fail("takes " + std::to_string(end) + " bytes of shared memory, the launch has " +
-                     std::to_string(device->shared_bytes));
-    }
-}
+void shared_taken(uint32_t begin, uint32_t end) { device->take({begin, end}); }
 
 Registration::Registration(const char* name, uint32_t parameter_bytes, uint32_t threads, Entry entry) {
     kernels()[name] = {parameter_bytes, threads, entry};
@@ -272,6 +302,11 @@ extern "C" {
 emulate::Device* lorb_emulate_device_new() { return new emulate::Device(); }
 
 void lorb_emulate_device_free(emulate::Device* device) { delete device; }
+
+// Memory that kernels may use from now on, or no more.
+void lorb_emulate_memory_add(emulate::Device* device, uint64_t at, size_t bytes) { device->memory.add(at, bytes); }
+
+void lorb_emulate_memory_remove(emulate::Device* device, uint64_t at) { device->memory.remove(at); }
 
 // Runs a kernel to its end. Returns 0, or 1 with the reason in `error`.
 int lorb_emulate_launch(emulate::Device* device, const char* name, const uint32_t* grid, uint32_t threads,

@@ -1,6 +1,6 @@
 // Twins of the PTX in kernels/common.
 
-#include "emulate.h"
+#include "device.h"
 
 namespace emulate {
 
@@ -30,6 +30,10 @@ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) 
 
 // Each lane reads its row when it arrives: what others write once they are past the instruction is not seen.
 void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed) {
+    auto at = reinterpret_cast<uintptr_t>(row);
+    if (!device->is_shared(row)) device->fail("ldmatrix of what is not shared memory: " + device->place(at));
+    if (at % 16 != 0) device->fail("ldmatrix of a row that is not aligned to 16 bytes: " + device->place(at));
+    touch(READ_ANYTHING, row, 16);
     const Slots& slots = warp_exchange(row, 16, transposed ? "ldmatrix.trans" : "ldmatrix");
     uint32_t lane = threadIdx.x % 32;
     for (uint32_t m = 0; m < 4; m++) {
@@ -42,17 +46,5 @@ void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed) {
         r[m] = transposed ? element(j, i) | element(j + 1, i) << 16 : element(i, j) | element(i, j + 1) << 16;
     }
 }
-
-// A copy lands at once.
-void copy_async(void* shared, const void* global, size_t bytes, bool valid) {
-    if (valid) {
-        std::memcpy(shared, global, bytes);
-    } else {
-        std::memset(shared, 0, bytes);
-    }
-}
-
-void copy_async_commit() {}
-void copy_async_wait(int) {}
 
 } // namespace emulate

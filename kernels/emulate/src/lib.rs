@@ -7,6 +7,8 @@ use std::sync::Mutex;
 unsafe extern "C" {
     fn lorb_emulate_device_new() -> *mut c_void;
     fn lorb_emulate_device_free(device: *mut c_void);
+    fn lorb_emulate_memory_add(device: *mut c_void, at: u64, bytes: usize);
+    fn lorb_emulate_memory_remove(device: *mut c_void, at: u64);
     fn lorb_emulate_launch(
         device: *mut c_void,
         name: *const c_char,
@@ -60,13 +62,25 @@ impl Device {
         Device(Mutex::new(NonNull::new(device).expect("memory for a device")))
     }
 
+    /// Lets kernels touch these bytes of the host's memory. They touch no other, but their own.
+    pub fn add_memory(&self, at: u64, bytes: usize) {
+        // SAFETY: the device lives; the bytes are only counted.
+        unsafe { lorb_emulate_memory_add(self.lock().as_ptr(), at, bytes) };
+    }
+
+    /// Takes back what [`add_memory`](Self::add_memory) gave.
+    pub fn remove_memory(&self, at: u64) {
+        // SAFETY: the device lives.
+        unsafe { lorb_emulate_memory_remove(self.lock().as_ptr(), at) };
+    }
+
     /// Runs a kernel to its end.
     ///
     /// # Errors
     /// What the emulator found wrong, with the block and the threads. The launch ends there.
     ///
     /// # Safety
-    /// `parameters` are those of the kernel, and the addresses in them those of memory that it may use as it does.
+    /// What was added lives. (All else that a kernel might do wrong is an error.)
     pub unsafe fn launch(&self, launch: Launch<'_>) -> Result<(), String> {
         let name = CString::new(launch.kernel).map_err(|e| e.to_string())?;
         let (order, seed) = match launch.order {

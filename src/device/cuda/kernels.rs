@@ -5,11 +5,14 @@ use std::marker::PhantomData;
 
 use super::elementwise::ElementwiseParameters;
 use super::tiles;
+use crate::ops::adamw::cuda::AdamwParameters;
 use crate::ops::attention::cuda::AttentionParameters;
+use crate::ops::correlation::cuda::CorrelationParameters;
 use crate::ops::embedding::cuda::EmbeddingParameters;
 use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
 use crate::ops::lora_linear::cuda::{GemmParameters, LoraGradientParameters, LoraOperandsParameters};
+use crate::ops::mwer::cuda::{MwerParameters, MwerSumParameters};
 use crate::ops::score_head::cuda::{ClassifierParameters, PoolerParameters};
 
 /// A kernel's number in [`ALL`].
@@ -87,10 +90,32 @@ kernels! {
     POOLER_GRADIENT_BF16 = "pooler_gradient_bf16", PoolerParameters, tiles::GEMM_THREADS;
     CLASSIFIER = "classifier", ClassifierParameters, tiles::CLASSIFIER_THREADS;
     CLASSIFIER_BACKWARD = "classifier_backward", ClassifierParameters, tiles::COLUMN_SUM_THREADS;
+    MWER = "mwer", MwerParameters, tiles::MWER_THREADS;
+    MWER_SUM = "mwer_sum", MwerSumParameters, tiles::MWER_THREADS;
+    CORRELATION_STANDARDISE = "correlation_standardise", CorrelationParameters, tiles::COLUMN_SUM_THREADS;
+    CORRELATION_PRODUCT = "correlation_product", CorrelationParameters, tiles::GEMM_THREADS;
+    CORRELATION_APPLY = "correlation_apply", CorrelationParameters, tiles::GEMM_THREADS;
+    CORRELATION_GRADIENT = "correlation_gradient", CorrelationParameters, tiles::COLUMN_SUM_THREADS;
+    ADAMW_NORM = "adamw_norm", AdamwParameters, tiles::ADAMW_THREADS;
+    ADAMW_UPDATE = "adamw_update", AdamwParameters, tiles::ADAMW_THREADS;
     LAYER_NORM_F32 = "layer_norm_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BF16 = "layer_norm_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_F32 = "layer_norm_backward_f32", LayerNormParameters, tiles::LAYER_NORM_THREADS;
     LAYER_NORM_BACKWARD_BF16 = "layer_norm_backward_bf16", LayerNormParameters, tiles::LAYER_NORM_THREADS;
+    ATTENTION_F32 = "attention_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_BF16 = "attention_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DQ_F32 = "attention_dq_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DQ_BF16 = "attention_dq_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DKV_F32 = "attention_dkv_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_DKV_BF16 = "attention_dkv_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_32 = "attention_mma_32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_64 = "attention_mma_64", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_BACKWARD_32 = "attention_mma_backward_32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_MMA_BACKWARD_64 = "attention_mma_backward_64", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_F32 = "attention_cls_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BF16 = "attention_cls_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BACKWARD_F32 = "attention_cls_backward_f32", AttentionParameters, tiles::ATTENTION_THREADS;
+    ATTENTION_CLS_BACKWARD_BF16 = "attention_cls_backward_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
     LINEAR_F32 = "linear_f32", GemmParameters, tiles::SIMT_THREADS;
     LINEAR_BF16 = "linear_bf16", GemmParameters, tiles::SIMT_THREADS;
     LINEAR_MASKED_F32 = "linear_masked_f32", GemmParameters, tiles::SIMT_THREADS;
@@ -125,18 +150,4 @@ kernels! {
     ADD_BF16 = "add_bf16", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
     MULTIPLY_F32 = "multiply_f32", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
     MULTIPLY_BF16 = "multiply_bf16", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
-    ATTENTION_F32 = "attention_f32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BF16 = "attention_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_QUERIES_F32 = "attention_backward_queries_f32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_QUERIES_BF16 = "attention_backward_queries_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_KEYS_F32 = "attention_backward_keys_f32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_BACKWARD_KEYS_BF16 = "attention_backward_keys_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_MMA_32 = "attention_mma_32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_MMA_64 = "attention_mma_64", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_MMA_BACKWARD_32 = "attention_mma_backward_32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_MMA_BACKWARD_64 = "attention_mma_backward_64", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_CLS_F32 = "attention_cls_f32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_CLS_BF16 = "attention_cls_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_CLS_BACKWARD_F32 = "attention_cls_backward_f32", AttentionParameters, tiles::ATTENTION_THREADS;
-    ATTENTION_CLS_BACKWARD_BF16 = "attention_cls_backward_bf16", AttentionParameters, tiles::ATTENTION_THREADS;
 }

@@ -7,9 +7,11 @@ pub mod driver;
 pub mod elementwise;
 pub mod images;
 pub mod kernels;
+pub mod measure;
 pub mod memory;
 #[cfg(feature = "cuda")]
 mod real;
+pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
 mod unavailable;
@@ -106,6 +108,7 @@ impl Cuda {
         }
     }
 
+    /// Memory of unspecified content.
     pub(crate) fn block(&self, bytes: usize) -> Block {
         if self.failed() {
             return Block::none();

@@ -17,6 +17,38 @@ shared_constants! {
     LAYER_NORM_THREADS = 128;
     /// BERT-large's hidden size. 32 values a lane and row stay in registers; wider rows would spill.
     LAYER_NORM_WIDTH = 1024;
+    /// Four warps, each with a row (or a part of one, to scatter): nothing is shared between them.
+    GATHER_ROWS_THREADS = 128;
+    /// Rows and columns of a block's part of an f32 product, and how much of the sum it stages at once. The
+    /// products of the head and of the correlation loss are small: large tiles would leave multiprocessors idle.
+    GEMM_TILE = 32;
+    /// Of an f32 product: each thread has 2 x 4 elements of the tile.
+    GEMM_THREADS = 128;
+    /// Floats from row to row of a staged tile: 4 more, so that 8 rows of 4 lie in distinct banks, and reads of
+    /// 4 neighbours stay aligned.
+    GEMM_STRIDE = GEMM_TILE + 4;
+    /// Two tiles of either side: one is read while the next is written.
+    GEMM_SHARED_BYTES = 4 * GEMM_TILE * GEMM_STRIDE * 4;
+    /// Four rows a block, one warp each.
+    CLASSIFIER_THREADS = 128;
+    /// Of sums over rows: a warp's lanes are 32 columns, its rows every 32nd. There are few columns, so blocks
+    /// are as large as they may be.
+    COLUMN_SUM_THREADS = 1024;
+    /// Four warps share the keys and values of one head of one sequence.
+    ATTENTION_THREADS = 128;
+    /// The largest size of a head: 4 columns a lane. BERT's heads have 32 or 64.
+    ATTENTION_HEAD_SIZE = 128;
+    /// Without tensor cores, a warp reads each key once for this many queries: they fit one 16-byte load.
+    ATTENTION_WARP_ROWS = 4;
+    /// Queries and keys of a tile on tensor cores, 16 a warp: sentences of 20 to 60 tokens are one tile. More
+    /// would leave warps idle, and the backward pass no room below 48 KiB of shared memory.
+    ATTENTION_TILE = 64;
+    /// A block has an utterance: most have 30 hypotheses or so, and those of 1,024 take eight rounds.
+    MWER_THREADS = 128;
+    ADAMW_THREADS = 256;
+    /// Parameters of a block of AdamW: eight a thread. Every block sums what all of them found, so there should
+    /// not be many; 300,000 parameters, as query and value of BERT-base have, are 144 blocks.
+    ADAMW_CHUNK = 2048;
     /// Element by element, or one thread an element of a small matrix: enough for every multiprocessor.
     ELEMENTWISE_THREADS = 256;
     /// Query, key and value.
@@ -52,32 +84,6 @@ shared_constants! {
     REDUCE_COLUMNS = 256;
     /// Rows whose ranks wait in shared memory.
     REDUCE_STAGED = 32;
-    /// Four warps, each with a row (or a part of one, to scatter): nothing is shared between them.
-    GATHER_ROWS_THREADS = 128;
-    /// Rows and columns of a block's part of an f32 product, and how much of the sum it stages at once. The
-    /// products of the head and of the correlation loss are small: large tiles would leave multiprocessors idle.
-    GEMM_TILE = 32;
-    /// Of an f32 product: each thread has 2 x 4 elements of the tile.
-    GEMM_THREADS = 128;
-    /// Floats from row to row of a staged tile: 4 more, so that 8 rows of 4 lie in distinct banks, and reads of
-    /// 4 neighbours stay aligned.
-    GEMM_STRIDE = GEMM_TILE + 4;
-    /// Two tiles of either side: one is read while the next is written.
-    GEMM_SHARED_BYTES = 4 * GEMM_TILE * GEMM_STRIDE * 4;
-    /// Four rows a block, one warp each.
-    CLASSIFIER_THREADS = 128;
-    /// Of sums over rows: a warp's lanes are 32 columns, its rows every 32nd. There are few columns, so blocks
-    /// are as large as they may be.
-    COLUMN_SUM_THREADS = 1024;
-    /// Four warps share the keys and values of one head of one sequence.
-    ATTENTION_THREADS = 128;
-    /// The largest size of a head: 4 columns a lane. BERT's heads have 32 or 64.
-    ATTENTION_HEAD_SIZE = 128;
-    /// Without tensor cores, a warp reads each key once for this many queries: they fit one 16-byte load.
-    ATTENTION_WARP_ROWS = 4;
-    /// Queries and keys of a tile on tensor cores, 16 a warp: sentences of 20 to 60 tokens are one tile. More
-    /// would leave warps idle, and the backward pass no room below 48 KiB of shared memory.
-    ATTENTION_TILE = 64;
 }
 
 /// The content of `tiles.h`.

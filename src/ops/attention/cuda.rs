@@ -2,10 +2,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Attention, Inputs, Shape};
 use crate::device::cuda::kernels::{
-    ATTENTION_BACKWARD_KEYS_BF16, ATTENTION_BACKWARD_KEYS_F32, ATTENTION_BACKWARD_QUERIES_BF16,
-    ATTENTION_BACKWARD_QUERIES_F32, ATTENTION_BF16, ATTENTION_CLS_BACKWARD_BF16, ATTENTION_CLS_BACKWARD_F32,
-    ATTENTION_CLS_BF16, ATTENTION_CLS_F32, ATTENTION_F32, ATTENTION_MMA_32, ATTENTION_MMA_64,
-    ATTENTION_MMA_BACKWARD_32, ATTENTION_MMA_BACKWARD_64, Kernel,
+    ATTENTION_BF16, ATTENTION_CLS_BACKWARD_BF16, ATTENTION_CLS_BACKWARD_F32, ATTENTION_CLS_BF16,
+    ATTENTION_CLS_F32, ATTENTION_DKV_BF16, ATTENTION_DKV_F32, ATTENTION_DQ_BF16, ATTENTION_DQ_F32,
+    ATTENTION_F32, ATTENTION_MMA_32, ATTENTION_MMA_64, ATTENTION_MMA_BACKWARD_32, ATTENTION_MMA_BACKWARD_64,
+    Kernel,
 };
 use crate::device::cuda::tensor::RowsParameter;
 use crate::device::cuda::{Address, Cuda, Precision, Tensor, tiles};
@@ -122,12 +122,12 @@ impl Attention for Cuda {
             (Form::TensorCores, _) if size == 32 => run(ATTENTION_MMA_BACKWARD_32, mma_backward_bytes(size)),
             (Form::TensorCores, _) => run(ATTENTION_MMA_BACKWARD_64, mma_backward_bytes(size)),
             (Form::Plain, Precision::F32) => {
-                run(ATTENTION_BACKWARD_QUERIES_F32, plain_bytes(2, size));
-                run(ATTENTION_BACKWARD_KEYS_F32, plain_bytes(2, size));
+                run(ATTENTION_DQ_F32, plain_bytes(2, size));
+                run(ATTENTION_DKV_F32, plain_bytes(2, size));
             }
             (Form::Plain, Precision::Bf16) => {
-                run(ATTENTION_BACKWARD_QUERIES_BF16, plain_bytes(2, size));
-                run(ATTENTION_BACKWARD_KEYS_BF16, plain_bytes(2, size));
+                run(ATTENTION_DQ_BF16, plain_bytes(2, size));
+                run(ATTENTION_DKV_BF16, plain_bytes(2, size));
             }
         }
         gradients

@@ -8,7 +8,8 @@ pub mod cuda;
 use crate::device::{Device, Memory};
 use crate::tape::{Backward, Gradients, Tape, Var};
 
-/// The shape of an attention: heads, their size, and where the sequences lie.
+/// The shape of an attention: heads, their size, and where the sequences lie. The offsets ascend, and end
+/// within the rows of the inputs.
 pub struct Shape<'a, D: Memory> {
     pub heads: usize,
     pub head_size: usize,
