@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The LoRB recipe in PyTorch + PEFT: what `lorb-engine train` does, as its baseline.
+"""The recipe of `lorb-engine train` in PyTorch + PEFT, as its baseline.
 
-Each step takes --utterances lists and --hyps hypotheses of each: the one with the best first-pass score and others
-drawn uniformly without replacement. The loss is the mean over the utterances of MWER plus --corr-weight times the
-correlation loss. Weight decay applies to tensors of two dimensions. Prints JSON lines: one a step, one at the end.
+The same lists, draw of hypotheses (the first pass's best, others by its posterior through Gumbel top-k), batches by
+tokens, loss, optimizer and schedule; other random numbers. Writes an adapter after each epoch to OUT/epoch-N and prints
+JSON lines: one a step, one at the end. `lorb-engine evaluate --adapter OUT/epoch-N --tune VALID TEST` judges it as it
+judges its own: the scores are PyTorch's to 1e-6 (scripts/check_peft.py).
 """
 
 import argparse
@@ -16,27 +17,51 @@ import numpy as np
 import torch
 from common import TARGETS, Utterance, mwer, pad, peak_rss_mb, read_lists, trainable
 
-LM_WEIGHT = 0.6
-LM_GRID = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-BETA_GRID = [0.0, *(10 ** (k / 8) for k in range(-16, 25))]
+CONFIDENCE = 0.7
+WARMUP = 0.05
 
 
-def sample(utterance: Utterance, count: int, rng: random.Random) -> list[int]:
-    best = int(utterance.am.argmax())
-    others = [i for i in range(len(utterance.texts)) if i != best]
-    return [best, *rng.sample(others, min(count - 1, len(others)))]
+def first_pass_weight(lists: list[Utterance]) -> float:
+    """The w_a at which max softmax(w_a a) is CONFIDENCE on average."""
+    low, high = math.log(1e-6), math.log(1e6)
+    for _ in range(60):
+        middle = (low + high) / 2
+        sure = np.mean([1 / np.exp(math.exp(middle) * (u.am - u.am.max())).sum() for u in lists if len(u.am) > 1])
+        low, high = (middle, high) if sure < CONFIDENCE else (low, middle)
+    return math.exp(low)
 
 
-def forward(model: torch.nn.Module, tokens: list[list[int]], chunk: int, device: str) -> torch.Tensor:
+def draw(utterance: Utterance, count: int, w_a: float, rng: random.Random) -> list[int]:
+    keys = [w_a * a - math.log(-math.log(rng.random() or 0.5)) for a in utterance.am]
+    keys[int(utterance.am.argmax())] = math.inf
+    return sorted(sorted(range(len(keys)), key=lambda i: -keys[i])[:count])
+
+
+def plan(lists: list[Utterance], hyps: int, tokens: int, w_a: float, rng: random.Random) -> list[list]:
+    """The steps of an epoch: lists that teach something, as many a step as fit `tokens`."""
+    steps, room = [], 0
+    for u in rng.sample(lists, len(lists)):
+        if len(set(u.errors)) < 2:
+            continue
+        picked = draw(u, hyps, w_a, rng)
+        size = sum(len(u.tokens[i]) for i in picked)
+        if not steps or size > room:
+            steps.append([])
+            room = max(tokens, size)
+        steps[-1].append((u, picked))
+        room -= size
+    return steps
+
+
+def forward(model: torch.nn.Module, tokens: list[list[int]], chunk: int) -> torch.Tensor:
     """Scores in the order of `tokens`, computed in chunks of similar length to save padding."""
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
     parts = [
-        model(**pad([tokens[i] for i in order[at : at + chunk]], device)).logits[:, 0]
-        for at in range(0, len(order), chunk)
+        model(**pad([tokens[i] for i in order[at : at + chunk]])).logits[:, 0] for at in range(0, len(order), chunk)
     ]
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return torch.cat(parts)[back.to(device)]
+    return torch.cat(parts)[back]
 
 
 def correlation_loss(z: torch.Tensor) -> torch.Tensor:
@@ -46,135 +71,85 @@ def correlation_loss(z: torch.Tensor) -> torch.Tensor:
     return (norm - (z.square().sum(0) / n).square().sum()) / d
 
 
-@torch.inference_mode()
-def score_all(model: torch.nn.Module, lists: list[Utterance], chunk: int, device: str) -> list[np.ndarray]:
-    model.eval()
-    scores = forward(model, [t for u in lists for t in u.tokens], chunk, device).float().cpu().numpy()
-    return np.split(scores, np.cumsum([len(u.texts) for u in lists])[:-1])
-
-
-def wer(lists: list[Utterance], scores: list[np.ndarray], lm_weight: float, beta: float) -> float:
-    errors = sum(u.errors[(u.am + lm_weight * u.lm + beta * g).argmax()] for u, g in zip(lists, scores))
-    return 100.0 * float(errors) / sum(len(u.reference.split()) for u in lists)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--train", nargs="+", required=True)
-    parser.add_argument("--valid", default="0.1", help="a file, or the fraction of the training lists held out")
-    parser.add_argument("--test", nargs="*", default=[])
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--alpha", type=float, default=8)
-    parser.add_argument("--targets", default="query,value", help=f"of {', '.join(TARGETS)}")
+    parser.add_argument("--targets", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--full-finetune", action="store_true")
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--head-lr", type=float, help="of the classifier and a fresh pooler; default --lr")
-    parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--steps", type=int, help="instead of --epochs")
-    parser.add_argument("--utterances", type=int, default=4)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--head-lr", type=float, default=1e-2, help="of the classifier, a fresh pooler and beta")
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--hyps", type=int, default=8)
-    parser.add_argument("--wa", type=float, default=0.3, help="weight of the first-pass score in training")
-    parser.add_argument("--wl", type=float, default=0.0, help="weight of the LM score in training")
-    parser.add_argument("--beta", default="learned", help="a number, or learned (starts at 1)")
-    parser.add_argument("--corr-weight", type=float, default=0.01)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-tokens", type=int, default=1600)
+    parser.add_argument("--corr-weight", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--chunk", type=int, default=32, help="rows of one forward pass")
-    parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which training stops")
-    parser.add_argument("--out", help="write the adapter (or the model) there")
+    parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
-    train = read_lists(args.train, args.model)
-    try:
-        held_out = round(float(args.valid) * len(train))
-    except ValueError:
-        valid = read_lists([args.valid], args.model)
-    else:
-        rng.shuffle(train)
-        train, valid = train[held_out:], train[:held_out]
+    lists = read_lists(args.train, args.model)
+    w_a = first_pass_weight(lists)
+    epochs = [plan(lists, args.hyps, args.batch_tokens, w_a, rng) for _ in range(args.epochs)]
+    steps = sum(map(len, epochs))
 
-    model = trainable(args.model, args.rank, args.alpha, args.targets, args.full_finetune, args.device)
-    learned = args.beta == "learned"
-    theta = torch.tensor(0.0 if learned else math.log(float(args.beta)), device=args.device, requires_grad=learned)
+    model = trainable(args.model, args.rank, args.alpha, args.targets, args.full_finetune, "cpu")
+    theta = torch.zeros((), requires_grad=True)
     bert = model.bert if args.full_finetune else model.base_model.model.bert
     features: list[torch.Tensor] = []
-    hook = bert.pooler.register_forward_hook(lambda _m, _i, output: features.append(output))
-
-    head_lr = args.head_lr or args.lr
+    bert.pooler.register_forward_hook(lambda _m, _i, output: features.append(output))
     groups: dict[tuple[float, float], list[torch.Tensor]] = {}
     for name, p in [*model.named_parameters(), ("theta", theta)]:
         if p.requires_grad:
-            lr = head_lr if "classifier" in name or "pooler" in name else args.lr
-            groups.setdefault((lr, 0.01 if p.ndim >= 2 else 0.0), []).append(p)
+            of_head = "classifier" in name or "pooler" in name or name == "theta"
+            decay = 0.01 if p.ndim >= 2 else 0.0
+            groups.setdefault((args.head_lr if of_head else args.lr, decay), []).append(p)
     trained = [p for group in groups.values() for p in group]
     optimizer = torch.optim.AdamW([{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()])
-    steps = args.steps or math.ceil(args.epochs * len(train) / args.utterances)
-    warmup = max(1, round(0.05 * steps))
+    warm = max(1, round(WARMUP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda t: (t + 1) / warmup if t < warmup else (steps - t) / max(1, steps - warmup)
+        optimizer, lambda t: (t + 1) / warm if t < warm else max(0, steps - t) / max(1, steps - warm)
     )
-    print(json.dumps({"trained": sum(p.numel() for p in trained), "steps": steps, "train": len(train)}), flush=True)
+    print(json.dumps({"trained": sum(p.numel() for p in trained), "steps": steps, "w_a": w_a}), flush=True)
 
-    queue: list[Utterance] = []
-    step_ms: list[float] = []
+    step_ms, tokens_seen = [], 0
     start = time.perf_counter()
     model.train()
-    for step in range(steps):
-        if time.perf_counter() - start > args.time_limit:
-            break
-        step_start = time.perf_counter()
-        while len(queue) < args.utterances:
-            queue += rng.sample(train, len(train))
-        group, queue = queue[: args.utterances], queue[args.utterances :]
-        picked = [sample(u, args.hyps, rng) for u in group]
-        features.clear()
-        tokens = [u.tokens[i] for u, pick in zip(group, picked) for i in pick]
-        scores = forward(model, tokens, args.chunk, args.device).split([len(pick) for pick in picked])
-        mwer_loss = torch.zeros((), device=args.device)
-        for u, pick, g in zip(group, picked, scores):
-            first = torch.tensor(args.wa * u.am[pick] + args.wl * u.lm[pick], dtype=torch.float32, device=args.device)
-            errors = torch.tensor(u.errors[pick], dtype=torch.float32, device=args.device)
-            mwer_loss = mwer_loss + mwer(first + theta.exp() * g, errors) / len(group)
-        loss = mwer_loss
-        if args.corr_weight:
-            loss = loss + args.corr_weight * correlation_loss(torch.cat(features))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-        line = {"step": step, "loss": round(loss.item(), 5), "mwer": round(mwer_loss.item(), 5)}
-        step_ms.append(1e3 * (time.perf_counter() - step_start))
-        print(json.dumps({**line, "ms": round(step_ms[-1], 1)}), flush=True)
-    train_seconds = time.perf_counter() - start
-    hook.remove()
-    if args.out:
-        model.save_pretrained(args.out)
-
-    scores = score_all(model, valid, args.chunk, args.device)
-    beta = min(BETA_GRID, key=lambda b: wer(valid, scores, 0.0, b))
-    lm, lm_beta = min(((w, b) for w in LM_GRID for b in BETA_GRID), key=lambda x: wer(valid, scores, *x))
-    weights = {"am": (0.0, 0.0), "am+lm": (LM_WEIGHT, 0.0), "am+lorb": (0.0, beta), "am+lm+lorb": (lm, lm_beta)}
-    result = {
-        "train_seconds": round(train_seconds, 1),
-        "step_ms_p50": round(float(np.median(step_ms)), 1),
-        "peak_rss_mb": round(peak_rss_mb(), 1),
-        "beta_trained": math.exp(theta.item()),
-        "weights": {name: {"lm": w, "beta": round(b, 4)} for name, (w, b) in weights.items()},
-        "wer": {"valid": {name: round(wer(valid, scores, *w), 3) for name, w in weights.items()}},
-    }
-    if args.device != "cpu":
-        result["peak_device_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    for path in args.test:
-        test = read_lists([path], args.model)
-        scores = score_all(model, test, args.chunk, args.device)
-        result["wer"][path] = {name: round(wer(test, scores, *w), 3) for name, w in weights.items()}
-    print(json.dumps(result))
+    for number, epoch in enumerate(epochs, 1):
+        for group in epoch:
+            step_start = time.perf_counter()
+            features.clear()
+            tokens = [u.tokens[i] for u, picked in group for i in picked]
+            scores = forward(model, tokens, args.chunk).split([len(picked) for _, picked in group])
+            losses, without = [], []
+            for (u, picked), g in zip(group, scores):
+                first = torch.tensor(w_a * (u.am[picked] - u.am[picked].max()), dtype=torch.float32)
+                errors = torch.tensor(u.errors[picked], dtype=torch.float32)
+                losses.append(mwer(first + theta.exp() * g, errors))
+                without.append(mwer(first, errors))
+            mwer_loss = torch.stack(losses).mean()
+            loss = mwer_loss
+            if args.corr_weight:
+                loss = loss + args.corr_weight * correlation_loss(torch.cat(features))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            step_ms.append(1e3 * (time.perf_counter() - step_start))
+            tokens_seen += sum(map(len, tokens))
+            line = {"step": len(step_ms), "mwer": mwer_loss.item(), "first_pass": torch.stack(without).mean().item()}
+            print(json.dumps({**line, "ms": round(step_ms[-1], 1)}), flush=True)
+        model.save_pretrained(f"{args.out}/epoch-{number}")
+    seconds = time.perf_counter() - start
+    result = {"train_seconds": seconds, "tokens_per_s": tokens_seen / seconds, "step_ms_p50": float(np.median(step_ms))}
+    print(json.dumps({**result, "peak_rss_mb": peak_rss_mb(), "beta": math.exp(theta.item())}))
 
 
 if __name__ == "__main__":

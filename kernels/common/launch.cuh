@@ -42,7 +42,7 @@ struct SharedMemory {
         T* piece = reinterpret_cast<T*>(arena() + used);
         used += count * static_cast<uint32_t>(sizeof(T));
 #ifdef LORB_EMULATE
-        emulate::shared_taken(used);
+        emulate::shared_taken(used - count * static_cast<uint32_t>(sizeof(T)), used);
 #endif
         return piece;
     }

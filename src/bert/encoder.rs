@@ -195,6 +195,7 @@ impl<D: Device> Encoder<D> {
                 head_size: self.config.head_size(),
                 query_offsets,
                 key_offsets: &batch.offsets,
+                single_query: last,
             };
             let inputs = if last {
                 let kv = project(tape, 1..3);

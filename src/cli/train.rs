@@ -19,6 +19,7 @@ use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::train::checkpoint::{self, Identity};
 use lorb_engine::train::examples::{Example, Preparation, digest, first_pass_weight, split};
+use lorb_engine::train::learner::CpuLearner;
 use lorb_engine::train::{Beta, Run, TrainOptions, with_scores};
 use lorb_engine::{Error, Result, atomic};
 use serde_json::json;
@@ -198,8 +199,6 @@ impl Train {
         }
         let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, true)?;
         let run = Run {
-            cpu: &cpu,
-            encoder: &encoder,
             options: &options,
             first_pass_weight: w_a,
             train: &train,
@@ -209,7 +208,8 @@ impl Train {
             identity: identity.clone(),
             stop: &stop,
         };
-        let outcome = run.train(adapter, resumed, &mut progress::Progress::new())?;
+        let mut learner = CpuLearner::new(&cpu, &encoder, &options, adapter.clone());
+        let outcome = run.train(adapter, &mut learner, resumed, &mut progress::Progress::new())?;
         let adapter = outcome.adapter;
 
         let weights = tune_weights(&outcome.validation, true);

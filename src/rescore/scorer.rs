@@ -8,7 +8,6 @@ use crate::Result;
 use crate::bert::batch::chunks;
 use crate::bert::encoder::Operands;
 use crate::bert::{Encoder, PackedBatch};
-use crate::device::Memory;
 use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
 use crate::model::BaseModel;

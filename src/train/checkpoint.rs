@@ -60,7 +60,7 @@ impl Identity {
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
-    /// The parameters now, and the optimizer's moments.
+    /// The parameters and the optimizer's moments, when last asked for.
     pub values: Vec<f32>,
     pub adamw: Adamw,
     pub position: Position,

@@ -3,39 +3,36 @@
 
 pub mod checkpoint;
 pub mod examples;
+pub mod learner;
 pub mod options;
 pub mod sampling;
 pub mod schedule;
 pub mod step;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::bert::Encoder;
-use crate::device::cpu::Cpu;
 use crate::lora::{Adapter, Group};
 use crate::ops::adamw::{Adamw, AdamwOptions, ParameterGroup};
 use crate::ops::mwer::{MwerInputs, mwer};
-use crate::rescore::scorer::scores;
 use crate::rescore::tune::{ScoredList, chosen, total_errors, tune_weights};
 use crate::rescore::weights::Weights;
 use crate::{Error, Result};
 use checkpoint::{Identity, Position, State};
 use examples::Example;
+use learner::Learner;
 pub use options::{Beta, TrainOptions};
 use sampling::{Draw, EpochPlan, Sample, plan_epoch};
 use schedule::lr_factor;
-use step::{Objective, StepBatch, gradient};
+use step::StepBatch;
 
 /// Hypotheses scored in validation between two looks at the clock.
 const VALIDATION_BLOCK: usize = 512;
 
 /// A run about to start, or to go on.
 pub struct Run<'a> {
-    pub cpu: &'a Cpu,
-    /// Loaded for training.
-    pub encoder: &'a Encoder<Cpu>,
     pub options: &'a TrainOptions,
     /// w_a of the loss, chosen.
     pub first_pass_weight: f64,
@@ -56,11 +53,18 @@ pub struct StepReport {
     pub epoch: u32,
     pub step: u64,
     pub steps: u64,
+    pub losses: Losses,
+    pub tokens: usize,
+}
+
+/// The losses of one step, and the norm of its gradient before clipping.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Losses {
+    /// The mean over the step's utterances.
     pub mwer: f64,
     /// What MWER would be without g: how far `mwer` lies below it is what has been learned.
     pub mwer_without: f64,
     pub correlation: f64,
-    pub tokens: usize,
     pub gradient_norm: f64,
 }
 
@@ -101,7 +105,7 @@ pub struct Outcome {
 }
 
 impl Run<'_> {
-    /// Trains `adapter` from where `resumed` is, or from the start.
+    /// Trains `adapter`, whose values `learner` has, from where `resumed` is, or from the start.
     ///
     /// # Errors
     /// [`Error::Usage`] where no list teaches anything, [`Error::Interrupted`] after `stop` was set and the
@@ -110,6 +114,7 @@ impl Run<'_> {
     pub fn train(
         &self,
         mut adapter: Adapter,
+        learner: &mut dyn Learner,
         resumed: Option<State>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
@@ -127,23 +132,18 @@ impl Run<'_> {
                 "no training list has two hypotheses with different errors: there is nothing to learn".into(),
             ));
         }
+        if let Some(state) = &resumed {
+            learner.restore(&state.values, &state.adamw);
+        }
         let mut state = resumed.unwrap_or_else(|| State::start(&adapter));
-        adapter.values.clone_from(&state.values);
         observer.start(state.position.step, steps);
         let mut clock =
             Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
         while state.position.epoch < o.epochs {
             if !state.position.validating {
-                self.epoch(
-                    &plan(state.position.epoch),
-                    steps,
-                    &mut adapter,
-                    &mut state,
-                    &mut clock,
-                    observer,
-                )?;
+                self.epoch(&plan(state.position.epoch), steps, learner, &mut state, &mut clock, observer)?;
             }
-            observer.validation(self.validate(&adapter, &mut state, &mut clock)?);
+            observer.validation(self.validate(&adapter, learner, &mut state, &mut clock)?);
         }
         adapter.values = state.best;
         Ok(Outcome {
@@ -160,42 +160,42 @@ impl Run<'_> {
         &self,
         plan: &EpochPlan,
         steps: u64,
-        adapter: &mut Adapter,
+        learner: &mut dyn Learner,
         state: &mut State,
         clock: &mut Clock,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let o = self.options;
-        let objective =
-            Objective { beta: o.beta.initial(), correlation_weight: o.correlation_weight, seed: o.seed };
+        // Tokens of the steps whose losses are not known yet.
+        let mut untold = VecDeque::new();
+        let mut told = state.position.step;
+        let epoch = state.position.epoch + 1;
+        let mut tell = |losses: Vec<Losses>, untold: &mut VecDeque<usize>| {
+            for losses in losses {
+                told += 1;
+                if !losses.gradient_norm.is_finite() {
+                    return Err(Error::NotFinite(format!(
+                        "step {told}: the gradient is not finite: training diverged; lower --lr or --head-lr"
+                    )));
+                }
+                let tokens = untold.pop_front().unwrap_or(0);
+                observer.step(StepReport { epoch, step: told, steps, losses, tokens });
+            }
+            Ok(())
+        };
         while let Some(samples) = plan.get(state.position.step_in_epoch as usize) {
             let batch = self.batch(samples);
             let at = state.position.step;
-            let g = gradient(self.cpu, self.encoder, adapter, &batch, objective, at);
-            let factor = lr_factor(at, steps, o.warmup);
-            let groups = parameter_groups(adapter, o, factor);
-            let norm = state.adamw.update(&mut adapter.values, &g.gradient, &groups);
-            if !norm.is_finite() {
-                return Err(Error::NotFinite(format!(
-                    "step {}: the gradient is not finite: training diverged; lower --lr or --head-lr",
-                    at + 1
-                )));
-            }
-            state.values.clone_from(&adapter.values);
+            learner.step(&batch, at, lr_factor(at, steps, self.options.warmup))?;
+            untold.push_back(batch.tokens());
             state.position.step += 1;
             state.position.step_in_epoch += 1;
-            observer.step(StepReport {
-                epoch: state.position.epoch + 1,
-                step: at + 1,
-                steps,
-                mwer: g.mwer,
-                mwer_without: g.mwer_without,
-                correlation: g.correlation,
-                tokens: batch.tokens(),
-                gradient_norm: norm,
-            });
-            self.pause(state, clock)?;
+            tell(learner.losses(false)?, &mut untold)?;
+            if self.must_pause(clock) {
+                tell(learner.losses(true)?, &mut untold)?;
+                self.pause(learner, state, clock)?;
+            }
         }
+        tell(learner.losses(true)?, &mut untold)?;
         state.position.validating = true;
         Ok(())
     }
@@ -224,15 +224,23 @@ impl Run<'_> {
     }
 
     /// Scores the validation lists with the parameters as they are, and closes the epoch.
-    fn validate(&self, adapter: &Adapter, state: &mut State, clock: &mut Clock) -> Result<Validation> {
-        let operands = self.encoder.operands(self.cpu, adapter, &adapter.values);
+    fn validate(
+        &self,
+        adapter: &Adapter,
+        learner: &mut dyn Learner,
+        state: &mut State,
+        clock: &mut Clock,
+    ) -> Result<Validation> {
         let all: Vec<&[u32]> = self.valid.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
         while state.validated.len() < all.len() {
             let block = &all[state.validated.len()..];
             let block = &block[..block.len().min(VALIDATION_BLOCK)];
-            state.validated.extend(scores(self.cpu, self.encoder, &operands, block));
-            self.pause(state, clock)?;
+            state.validated.extend(learner.scores(block)?);
+            if self.must_pause(clock) {
+                self.pause(learner, state, clock)?;
+            }
         }
+        (state.values, state.adamw) = learner.snapshot()?;
         let lists = with_scores(self.valid, &state.validated);
         let weights = tune_weights(&lists, true);
         let errors = total_errors(&lists, &chosen(&lists, &weights));
@@ -247,7 +255,8 @@ impl Run<'_> {
             state.best_scores = std::mem::take(&mut state.validated);
         }
         state.validated.clear();
-        let beta = adapter.beta().map_or(self.options.beta.initial(), f64::from);
+        let theta = adapter.layout.theta().map(|at| state.values[at]);
+        let beta = theta.map_or(self.options.beta.initial(), |theta| f64::from(theta.exp()));
         Ok(Validation {
             epoch: state.position.epoch,
             weights,
@@ -272,15 +281,18 @@ impl Run<'_> {
         lists.iter().map(of).sum::<f64>() / lists.len().max(1) as f64
     }
 
-    /// Saves where it is time to, and stops where it was asked to.
-    fn pause(&self, state: &mut State, clock: &mut Clock) -> Result<()> {
-        let stop = self.stop.load(Ordering::Relaxed);
-        if stop || clock.saved.elapsed() >= self.checkpoint_every {
-            state.position.seconds = clock.seconds();
-            checkpoint::save(self.out, &self.identity, state)?;
-            clock.saved = Instant::now();
-        }
-        if stop {
+    /// Whether it is time to save, or to stop.
+    fn must_pause(&self, clock: &Clock) -> bool {
+        self.stop.load(Ordering::Relaxed) || clock.saved.elapsed() >= self.checkpoint_every
+    }
+
+    /// Saves, and stops where it was asked to.
+    fn pause(&self, learner: &mut dyn Learner, state: &mut State, clock: &mut Clock) -> Result<()> {
+        (state.values, state.adamw) = learner.snapshot()?;
+        state.position.seconds = clock.seconds();
+        checkpoint::save(self.out, &self.identity, state)?;
+        clock.saved = Instant::now();
+        if self.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted(format!(
                 "stopped after step {}, saved in {}; the same command with --resume goes on from there",
                 state.position.step,

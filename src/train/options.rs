@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::step::Objective;
 use crate::lora::LoraConfig;
 use crate::{Error, Result};
 
@@ -55,23 +56,28 @@ impl Default for TrainOptions {
     fn default() -> Self {
         TrainOptions {
             lora: LoraConfig::default(),
-            lr: 1e-3,
+            lr: 2e-3,
             head_lr: 1e-2,
             weight_decay: 0.01,
             warmup: 0.05,
             epochs: 3,
-            hyps: 8,
-            batch_tokens: 1600,
+            hyps: 16,
+            batch_tokens: 3200,
             beta: Beta::Learned(1.0),
             first_pass_weight: None,
             lm_weight: 0.0,
-            correlation_weight: 0.001,
+            correlation_weight: 0.0,
             seed: 1,
         }
     }
 }
 
 impl TrainOptions {
+    /// What a step's loss is made of.
+    pub fn objective(&self) -> Objective {
+        Objective { beta: self.beta.initial(), correlation_weight: self.correlation_weight, seed: self.seed }
+    }
+
     /// Refuses what cannot work.
     ///
     /// # Errors

@@ -3,15 +3,21 @@
 use std::sync::Arc;
 
 use half::bf16;
-use lorb_engine::device::cuda::{Cuda, Driver, Precision};
+use lorb_emulate::Order;
+use lorb_engine::device::cuda::{Cuda, Precision};
 
 use crate::emulated::Emulated;
 use crate::harness::Oracle;
 
-/// An emulated device of each precision, whose new memory is NaN.
+/// Emulated devices of each precision, whose threads run in order and in disorder. New memory is NaN.
 pub fn devices() -> impl Iterator<Item = Cuda> {
-    let driver: Arc<dyn Driver> = Arc::new(Emulated::new());
-    [Precision::F32, Precision::Bf16].into_iter().map(move |p| Cuda::poisoned(driver.clone(), p))
+    let all = [
+        (Order::Forward, Precision::F32),
+        (Order::Reverse, Precision::Bf16),
+        (Order::Random(1), Precision::F32),
+        (Order::Random(2), Precision::Bf16),
+    ];
+    all.into_iter().map(|(order, precision)| Cuda::poisoned(Arc::new(Emulated::new(order)), precision))
 }
 
 /// `values` as a device of this precision keeps them.

@@ -1,5 +1,7 @@
 //! Every operation of the CUDA device against its naive form in f64. The kernels are emulated on the CPU.
 
+#[path = "../ops/attention_case.rs"]
+mod attention_case;
 #[path = "../ops/autodiff.rs"]
 mod autodiff;
 #[path = "../support/emulated.rs"]
@@ -9,10 +11,20 @@ mod harness;
 #[path = "../ops/oracle.rs"]
 mod oracle;
 
+mod adamw;
+mod attention;
 mod capture;
 mod compiler;
+mod correlation;
 mod devices;
+mod elementwise;
+mod embedding;
+mod gather_rows;
 mod layer_norm;
+mod layer_norm;
+mod lora_linear;
+mod mwer;
+mod score_head;
 mod selection;
 mod selfcheck;
 mod table;

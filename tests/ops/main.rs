@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod attention_case;
 mod autodiff;
 mod bert;
 mod correlation;

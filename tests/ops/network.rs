@@ -2,7 +2,6 @@
 //! differences.
 
 use lorb_engine::bert::{Checkpoint, Config, Encoder, PackedBatch};
-use lorb_engine::device::Memory;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::lora::{Adapter, Entry, Group, LoraConfig};
 use lorb_engine::rescore::scorer;

@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use lorb_emulate::Order;
 use lorb_engine::device::cuda::kernels::Id;
 use lorb_engine::device::cuda::{Address, Driver, Graph, Launch, Properties};
 use lorb_engine::{Error, Result};
@@ -15,14 +16,17 @@ const GUARD_BYTE: u8 = 0xa5;
 /// The emulated device.
 pub struct Emulated {
     properties: Properties,
-    allocations: Arc<Allocations>,
+    machine: Arc<Machine>,
     /// What was asked for since a capture began.
     captured: Mutex<Option<Vec<Work>>>,
 }
 
-/// The sizes of what is allocated, by address.
-#[derive(Default)]
-struct Allocations(Mutex<BTreeMap<u64, usize>>);
+/// What runs the kernels, and the sizes of what is allocated, by address.
+struct Machine {
+    device: lorb_emulate::Device,
+    order: Order,
+    allocations: Mutex<BTreeMap<u64, usize>>,
+}
 
 /// What the stream is asked for.
 enum Work {
@@ -37,7 +41,7 @@ impl Work {
     ///
     /// # Safety
     /// That of the driver's functions.
-    unsafe fn run(&self, allocations: &Allocations) -> Result<()> {
+    unsafe fn run(&self, machine: &Machine) -> Result<()> {
         // SAFETY: by the contract of each there are as many bytes, in memory of the host.
         unsafe {
             match self {
@@ -51,10 +55,18 @@ impl Work {
                 &Work::Launch { kernel, grid, shared_bytes, ref parameters } => {
                     let launch = Launch { kernel, grid, shared_bytes, parameters };
                     let entry = kernel.entry();
-                    let describe = |problem| Error::Device(format!("{launch}: {problem}"));
-                    lorb_emulate::launch(entry.name, grid, entry.threads, shared_bytes, parameters)
-                        .map_err(describe)?;
-                    allocations.check_guards().map_err(|e| describe(e.to_string()))?;
+                    let describe =
+                        |problem| Error::Device(format!("{launch}, {:?}: {problem}", machine.order));
+                    let run = lorb_emulate::Launch {
+                        kernel: entry.name,
+                        grid,
+                        threads: entry.threads,
+                        shared_bytes,
+                        parameters,
+                        order: machine.order,
+                    };
+                    machine.device.launch(run).map_err(describe)?;
+                    machine.check_guards().map_err(|e| describe(e.to_string()))?;
                 }
             }
         }
@@ -62,10 +74,10 @@ impl Work {
     }
 }
 
-impl Allocations {
+impl Machine {
     /// Whether something was written around an allocation.
     fn check_guards(&self) -> Result<()> {
-        for (&at, &bytes) in self.0.lock().unwrap().iter() {
+        for (&at, &bytes) in self.allocations.lock().unwrap().iter() {
             for guard in [at - GUARD as u64, at + bytes as u64] {
                 // SAFETY: `allocate` put GUARD bytes there.
                 let guard = unsafe { std::slice::from_raw_parts(guard as *const u8, GUARD) };
@@ -80,19 +92,19 @@ impl Allocations {
 
 struct Recorded {
     work: Vec<Work>,
-    allocations: Arc<Allocations>,
+    machine: Arc<Machine>,
 }
 
 impl Graph for Recorded {
     unsafe fn launch(&self) -> Result<()> {
         // SAFETY: by the contract the memory is still there.
-        self.work.iter().try_for_each(|work| unsafe { work.run(&self.allocations) })
+        self.work.iter().try_for_each(|work| unsafe { work.run(&self.machine) })
     }
 }
 
 impl Emulated {
-    /// A device with as much shared memory for a block as an A100.
-    pub fn new() -> Emulated {
+    /// A device with as much shared memory for a block as an A100, whose threads run in this order.
+    pub fn new(order: Order) -> Emulated {
         let properties = Properties {
             name: "emulated".into(),
             compute_capability: (8, 0),
@@ -100,7 +112,8 @@ impl Emulated {
             shared_bytes: 163 << 10,
             memory_bytes: 1 << 32,
         };
-        Emulated { properties, allocations: Arc::default(), captured: Mutex::default() }
+        let machine = Machine { device: lorb_emulate::Device::new(), order, allocations: Mutex::default() };
+        Emulated { properties, machine: Arc::new(machine), captured: Mutex::default() }
     }
 
     /// Does it, or records it.
@@ -114,7 +127,7 @@ impl Emulated {
                 Ok(())
             }
             // SAFETY: the caller's promise.
-            None => unsafe { work.run(&self.allocations) },
+            None => unsafe { work.run(&self.machine) },
         }
     }
 
@@ -139,12 +152,14 @@ impl Driver for Emulated {
             base.add(GUARD + bytes).write_bytes(GUARD_BYTE, GUARD);
         }
         let at = base as u64 + GUARD as u64;
-        self.allocations.0.lock().unwrap().insert(at, bytes);
+        self.machine.allocations.lock().unwrap().insert(at, bytes);
+        self.machine.device.add_memory(at, bytes);
         Ok(Address(at))
     }
 
     unsafe fn free(&self, at: Address, bytes: usize) {
-        self.allocations.0.lock().unwrap().remove(&at.0);
+        self.machine.allocations.lock().unwrap().remove(&at.0);
+        self.machine.device.remove_memory(at.0);
         // SAFETY: by the trait's contract the block is one of `allocate`, of this size.
         unsafe { dealloc((at.0 - GUARD as u64) as *mut u8, Self::layout(bytes)) };
     }
@@ -189,6 +204,6 @@ impl Driver for Emulated {
     fn end_capture(&self) -> Result<Box<dyn Graph>> {
         let work = self.captured.lock().unwrap().take();
         let work = work.ok_or_else(|| Error::Device("no graph is captured".into()))?;
-        Ok(Box::new(Recorded { work, allocations: self.allocations.clone() }))
+        Ok(Box::new(Recorded { work, machine: self.machine.clone() }))
     }
 }

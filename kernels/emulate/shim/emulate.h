@@ -2,7 +2,6 @@
 // for each other.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -11,8 +10,15 @@
 #define __device__
 #define __forceinline__ inline
 
-using std::max;
-using std::min;
+// By value, and never out of line: instrumented code must not share them with code that is not.
+template <class T>
+[[gnu::always_inline]] inline T max(T a, T b) {
+    return a < b ? b : a;
+}
+template <class T>
+[[gnu::always_inline]] inline T min(T a, T b) {
+    return b < a ? b : a;
+}
 
 namespace emulate {
 
@@ -21,10 +27,16 @@ struct Index {
 };
 
 // Of the fiber that runs.
-struct Thread {
-    Index thread, block, block_size, grid_size;
+Index thread_index();
+Index block_index();
+Index block_size();
+Index grid_size();
+
+// A place in the source.
+struct Site {
+    const char* file;
+    int line;
 };
-const Thread& thread();
 
 // One value of each lane, of at most this many bytes.
 constexpr size_t SLOT = 64;
@@ -32,9 +44,12 @@ struct Slots {
     unsigned char lane[32][SLOT];
 };
 
-void block_sync();
-// Gives every lane of the warp what each of them gave, once all have.
-const Slots& warp_exchange(const void* value, size_t bytes);
+void block_sync(Site site);
+// Gives every lane of the warp what each of them gave, once all have. `operation` is what they all must be in.
+const Slots& warp_exchange(const void* value, size_t bytes, const char* operation);
+void lane_exchange(void* other, const void* value, size_t bytes, uint32_t lane, const char* operation);
+void warp_sync();
+void all_lanes(uint32_t mask);
 
 // Twins of the PTX in kernels/common: the same layouts, the same waiting.
 void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
@@ -44,7 +59,7 @@ void copy_async_commit();
 void copy_async_wait(int pending);
 
 unsigned char* shared_arena();
-void shared_taken(uint32_t bytes);
+void shared_taken(uint32_t begin, uint32_t end);
 
 using Entry = void (*)(const void* parameters);
 struct Registration {
@@ -52,10 +67,10 @@ struct Registration {
 };
 
 template <class T>
-T lane_value(T value, uint32_t lane) {
+T lane_value(T value, uint32_t lane, const char* operation) {
     static_assert(sizeof(T) <= SLOT);
     T other;
-    std::memcpy(&other, warp_exchange(&value, sizeof(T)).lane[lane % 32], sizeof(T));
+    lane_exchange(&other, &value, sizeof(T), lane, operation);
     return other;
 }
 
@@ -67,21 +82,28 @@ T lane_value(T value, uint32_t lane) {
     static const emulate::Registration name##_registered{#name, sizeof(Parameters), threads, name##_entry}; \
     static void name##_body(const Parameters& p)
 
-#define threadIdx (emulate::thread().thread)
-#define blockIdx (emulate::thread().block)
-#define blockDim (emulate::thread().block_size)
-#define gridDim (emulate::thread().grid_size)
+#define threadIdx (emulate::thread_index())
+#define blockIdx (emulate::block_index())
+#define blockDim (emulate::block_size())
+#define gridDim (emulate::grid_size())
 
-inline void __syncthreads() { emulate::block_sync(); }
-inline void __syncwarp(uint32_t = 0xffffffffu) { emulate::warp_exchange("", 1); }
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    emulate::block_sync({file, line});
+}
+inline void __syncwarp(uint32_t mask = 0xffffffffu) {
+    emulate::all_lanes(mask);
+    emulate::warp_sync();
+}
 
 template <class T>
-T __shfl_sync(uint32_t, T value, int lane) {
-    return emulate::lane_value(value, lane);
+T __shfl_sync(uint32_t mask, T value, int lane) {
+    emulate::all_lanes(mask);
+    return emulate::lane_value(value, lane, "__shfl_sync");
 }
 template <class T>
-T __shfl_xor_sync(uint32_t, T value, int distance) {
-    return emulate::lane_value(value, threadIdx.x % 32 ^ distance);
+T __shfl_xor_sync(uint32_t mask, T value, int distance) {
+    emulate::all_lanes(mask);
+    return emulate::lane_value(value, threadIdx.x % 32 ^ distance, "__shfl_xor_sync");
 }
 
 inline float __uint_as_float(uint32_t bits) {

@@ -57,10 +57,11 @@ impl Observer for Progress {
     fn step(&mut self, report: StepReport) {
         self.tokens += report.tokens;
         let smooth = |before: f64, now: f64| before + (now - before) * 0.02;
-        let (mwer, without) = self.mwer.unwrap_or((report.mwer, report.mwer_without));
-        let (mwer, without) = (smooth(mwer, report.mwer), smooth(without, report.mwer_without));
+        let now = report.losses;
+        let (mwer, without) = self.mwer.unwrap_or((now.mwer, now.mwer_without));
+        let (mwer, without) = (smooth(mwer, now.mwer), smooth(without, now.mwer_without));
         self.mwer = Some((mwer, without));
-        self.correlation = smooth(self.correlation, report.correlation);
+        self.correlation = smooth(self.correlation, now.correlation);
         let seconds = self.began.elapsed().as_secs_f64();
         let rate = self.tokens as f64 / seconds.max(1e-9);
         let message = format!(

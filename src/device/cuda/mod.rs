@@ -4,6 +4,7 @@
 //! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
 
 pub mod driver;
+pub mod elementwise;
 pub mod images;
 pub mod kernels;
 pub mod measure;
@@ -107,7 +108,8 @@ impl Cuda {
         }
     }
 
-    fn block(&self, bytes: usize) -> Block {
+    /// Memory of unspecified content.
+    pub(crate) fn block(&self, bytes: usize) -> Block {
         if self.failed() {
             return Block::none();
         }
@@ -164,6 +166,36 @@ impl Cuda {
         Ok(values)
     }
 
+    /// Room for `capacity` rows, of which `live` are in use as far as kernels see.
+    pub fn live_rows(&self, capacity: usize, live: u32) -> Rows {
+        let count = self.block(size_of::<u32>());
+        self.write(count.address(), &[live]);
+        Rows::live(capacity, Arc::new(count), 0)
+    }
+
+    /// Numbers of `destinations`, with room for `sources` of them.
+    ///
+    /// # Panics
+    /// Where there is no room, or no such destination.
+    pub fn row_index_within(&self, values: &[u32], sources: Rows, destinations: Rows) -> Index {
+        let (mut starts, mut places) = inverse(values, destinations.capacity);
+        let mut padded = values.to_vec();
+        assert!(values.len() <= sources.capacity, "no room for so many rows");
+        // What no kernel may read is nothing that it could use.
+        padded.resize(sources.capacity, u32::MAX);
+        places.resize(sources.capacity, u32::MAX);
+        let inverse = Inverse {
+            starts: size_of_val(&padded[..]),
+            places: size_of_val(&padded[..]) + size_of_val(&starts[..]),
+            rows: destinations,
+        };
+        padded.append(&mut starts);
+        padded.append(&mut places);
+        let block = self.block(size_of_val(&padded[..]));
+        self.write(block.address(), &padded);
+        Index { block: Arc::new(block), offset: 0, rows: sources, inverse: Some(inverse) }
+    }
+
     /// Sets a flat vector to zero.
     pub(crate) fn clear(&self, flat: &Flat) {
         if !self.failed() {
@@ -173,7 +205,7 @@ impl Cuda {
     }
 
     /// `data` must fit where it goes.
-    fn write<T: Pod>(&self, to: Address, data: &[T]) {
+    pub(crate) fn write<T: Pod>(&self, to: Address, data: &[T]) {
         if !self.failed() && !data.is_empty() {
             // SAFETY: callers pass memory that they took for this data.
             self.keep(unsafe { self.driver.write(to, bytemuck::cast_slice(data)) });
@@ -230,13 +262,7 @@ impl Memory for Cuda {
     }
 
     fn row_index(&self, values: &[u32], rows: usize) -> Index {
-        let (starts, places) = inverse(values, rows);
-        let all = [values, &starts, &places].concat();
-        let block = self.block(size_of_val(&all[..]));
-        self.write(block.address(), &all);
-        let (at_starts, at_places) = (size_of_val(values), size_of_val(values) + size_of_val(&starts[..]));
-        let inverse = Some(Inverse { starts: at_starts, places: at_places });
-        Index { block: Arc::new(block), offset: 0, rows: Rows::all(values.len()), inverse }
+        self.row_index_within(values, Rows::all(values.len()), Rows::all(rows))
     }
 
     fn parameters(&self, values: &[f32]) -> Flat {
@@ -274,8 +300,7 @@ impl Memory for Cuda {
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
-        let _ = (a, b);
-        todo!("ops: elementwise")
+        elementwise::add(self, a, b)
     }
 }
 

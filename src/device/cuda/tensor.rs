@@ -94,6 +94,21 @@ impl Tensor {
         self.block.address().offset(self.offset)
     }
 
+    /// The same memory, of which as many rows are in use.
+    ///
+    /// # Panics
+    /// Where there is less room than `rows` asks for.
+    pub fn with_rows(&self, rows: Rows) -> Tensor {
+        assert!(rows.capacity <= self.rows.capacity, "no room for so many rows");
+        Tensor { rows, ..self.clone() }
+    }
+
+    /// Whether rows can be read and written by 16 bytes: their ends and distances are multiples of them.
+    pub(crate) fn is_wide(&self) -> bool {
+        let bytes = self.precision.bytes();
+        (self.address().0 as usize | self.columns * bytes | self.stride * bytes).is_multiple_of(16)
+    }
+
     /// A view of some of the columns.
     pub fn slice_columns(&self, range: Range<usize>) -> Tensor {
         assert!(range.end <= self.columns, "no such columns");
@@ -117,6 +132,8 @@ pub struct Index {
 pub(super) struct Inverse {
     pub starts: usize,
     pub places: usize,
+    /// The rows that may be named.
+    pub rows: Rows,
 }
 
 impl Index {
@@ -129,13 +146,22 @@ impl Index {
         &self.rows
     }
 
-    /// Where `starts` and `places` lie.
+    /// The same memory, of which as many rows are in use.
+    ///
+    /// # Panics
+    /// Where there is less room than `rows` asks for.
+    pub fn with_rows(&self, rows: Rows) -> Index {
+        assert!(rows.capacity <= self.rows.capacity, "no room for so many rows");
+        Index { rows, ..self.clone() }
+    }
+
+    /// Where `starts` and `places` lie, and the rows that the index may name.
     ///
     /// # Panics
     /// For an index that was not made with `row_index`.
-    pub fn inverse(&self) -> (Address, Address) {
-        let inverse = self.inverse.as_ref().expect("made with row_index");
-        (self.block.address().offset(inverse.starts), self.block.address().offset(inverse.places))
+    pub fn inverse(&self) -> (Address, Address, &Rows) {
+        let Inverse { starts, places, rows } = self.inverse.as_ref().expect("made with row_index");
+        (self.block.address().offset(*starts), self.block.address().offset(*places), rows)
     }
 }
 

@@ -12,14 +12,177 @@ macro_rules! shared_constants {
 }
 
 shared_constants! {
-    /// Four rows a block, one warp each: rows are short, and blocks of this size fill a multiprocessor.
+    /// Four rows a block, one warp each: rows are short, and blocks of this size fill a multiprocessor. Rows
+    /// are normalised so after an embedding too.
     LAYER_NORM_THREADS = 128;
     /// BERT-large's hidden size. 32 values a lane and row stay in registers; wider rows would spill.
     LAYER_NORM_WIDTH = 1024;
+    /// Four warps, each with a row (or a part of one, to scatter): nothing is shared between them.
+    GATHER_ROWS_THREADS = 128;
+    /// Rows and columns of a block's part of an f32 product, and how much of the sum it stages at once. The
+    /// products of the head and of the correlation loss are small: large tiles would leave multiprocessors idle.
+    GEMM_TILE = 32;
+    /// Of an f32 product: each thread has 2 x 4 elements of the tile.
+    GEMM_THREADS = 128;
+    /// Floats from row to row of a staged tile: 4 more, so that 8 rows of 4 lie in distinct banks, and reads of
+    /// 4 neighbours stay aligned.
+    GEMM_STRIDE = GEMM_TILE + 4;
+    /// Two tiles of either side: one is read while the next is written.
+    GEMM_SHARED_BYTES = 4 * GEMM_TILE * GEMM_STRIDE * 4;
+    /// Four rows a block, one warp each.
+    CLASSIFIER_THREADS = 128;
+    /// Of sums over rows: a warp's lanes are 32 columns, its rows every 32nd. There are few columns, so blocks
+    /// are as large as they may be.
+    COLUMN_SUM_THREADS = 1024;
+    /// Four warps share the keys and values of one head of one sequence.
+    ATTENTION_THREADS = 128;
+    /// The largest size of a head: 4 columns a lane. BERT's heads have 32 or 64.
+    ATTENTION_HEAD_SIZE = 128;
+    /// Without tensor cores, a warp reads each key once for this many queries: they fit one 16-byte load.
+    ATTENTION_WARP_ROWS = 4;
+    /// Queries and keys of a tile on tensor cores, 16 a warp: sentences of 20 to 60 tokens are one tile. More
+    /// would leave warps idle, and the backward pass no room below 48 KiB of shared memory.
+    ATTENTION_TILE = 64;
+    /// A block has an utterance: most have 30 hypotheses or so, and those of 1,024 take eight rounds.
+    MWER_THREADS = 128;
+    ADAMW_THREADS = 256;
+    /// Parameters of a block of AdamW: eight a thread. Every block sums what all of them found, so there should
+    /// not be many; 300,000 parameters, as query and value of BERT-base have, are 144 blocks.
+    ADAMW_CHUNK = 2048;
+    /// Element by element, or one thread an element of a small matrix: enough for every multiprocessor.
+    ELEMENTWISE_THREADS = 256;
+    /// Query, key and value.
+    LINEAR_MODULES = 3;
+    /// Products on CUDA cores: tiles of this many rows and columns, 8x4 sums a thread.
+    SIMT_TILE = 64;
+    SIMT_THREADS = 128;
+    /// Steps of the inner dimension: as long as the unit that ranks are rounded up to.
+    SIMT_K = RANK_UNIT;
+    /// Floats from row to row of a tile in shared memory: reading four is aligned, and writing column by column
+    /// meets few bank conflicts.
+    SIMT_PITCH = SIMT_TILE + 4;
+    /// Ranks are rounded up to this: the inner dimension of one mma.
+    RANK_UNIT = 16;
+    /// Products on tensor cores: the step of the inner dimension. Two mma deep: rows of 64 bytes, which
+    /// four lanes copy, and small enough that two blocks of the large tile fit a multiprocessor.
+    MMA_K = 32;
+    /// Eight warps of 64x32: four fragments of each operand meet in 16 products.
+    LARGE_TILE = 128;
+    LARGE_THREADS = 256;
+    /// Four warps of 32x32, for where large tiles would leave multiprocessors idle.
+    MEDIUM_TILE = 64;
+    MEDIUM_THREADS = 128;
+    /// Four warps of 16x16: few rows, so that the time is that of one block's walk along the inner
+    /// dimension, and more blocks read the weights.
+    SMALL_TILE = 32;
+    SMALL_THREADS = 128;
+    /// The skinny products S and U: 16 rows and 16 ranks a block, along the inner dimension by turns.
+    DOWN_TILE = 16;
+    DOWN_THREADS = 128;
+    /// dA and dB: four columns and 16 ranks a thread.
+    REDUCE_THREADS = 64;
+    REDUCE_COLUMNS = 256;
+    /// Rows whose ranks wait in shared memory.
+    REDUCE_STAGED = 32;
 }
 
 /// The content of `tiles.h`.
 pub fn header() -> String {
     let line = |(name, value): &(&str, u32)| format!("constexpr unsigned {name} = {value};\n");
     "#pragma once\n".chars().chain(HEADER.iter().flat_map(|c| line(c).chars().collect::<Vec<_>>())).collect()
+}
+
+/// A size of tile for products on tensor cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MmaTile {
+    Large,
+    Medium,
+    Small,
+}
+
+impl MmaTile {
+    /// Rows, and as many columns.
+    pub fn size(self) -> usize {
+        (match self {
+            MmaTile::Large => LARGE_TILE,
+            MmaTile::Medium => MEDIUM_TILE,
+            MmaTile::Small => SMALL_TILE,
+        }) as usize
+    }
+
+    /// The largest tile that gives every multiprocessor a block. A larger one reads each operand less often;
+    /// but a product of one list (1,000 rows, 768 columns) has 48 large tiles for the 108 multiprocessors of
+    /// an A100, and its [CLS] rows fewer still. Splitting the inner dimension instead would make a row's
+    /// result depend on how many others there are.
+    pub fn choose(rows: usize, columns: usize, multiprocessors: u32) -> MmaTile {
+        let fills = |tile: &MmaTile| {
+            rows.div_ceil(tile.size()) * columns.div_ceil(tile.size()) >= multiprocessors as usize
+        };
+        [MmaTile::Large, MmaTile::Medium].into_iter().find(fills).unwrap_or(MmaTile::Small)
+    }
+
+    /// Bytes of one step's operands; the fused forms have 16 ranks more.
+    fn stage_bytes(self, fused: bool) -> u32 {
+        (2 * self.size() as u32 + if fused { RANK_UNIT } else { 0 }) * MMA_K * 2
+    }
+
+    /// How many steps are copied ahead or in use, between 3 and 5. Two blocks on a multiprocessor hide each
+    /// other's barriers and epilogues, so they come first where that leaves three stages; past five stages
+    /// the latency of memory is hidden already.
+    pub fn stages(self, fused: bool, shared_bytes: u32) -> u32 {
+        // A multiprocessor has what a block may take and the 1 KiB of it that the system takes for each.
+        let of_two = (shared_bytes + 1024) / 2 - 1024;
+        let fit = |shared: u32| (shared / self.stage_bytes(fused)).min(5);
+        if fit(of_two) >= 3 { fit(of_two) } else { fit(shared_bytes).max(3) }
+    }
+
+    /// Shared memory of a block: the stages, or the sums of the tile in its epilogue, with eight columns more.
+    pub fn shared_bytes(self, fused: bool, stages: u32) -> u32 {
+        let size = self.size() as u32;
+        (stages * self.stage_bytes(fused)).max(size * (size + 8) * 4)
+    }
+}
+
+/// Rows that a block reduces for dA and dB: at least 64, and at most 32 chunks, so that their sums are fewer
+/// than what is read.
+pub fn reduce_rows(capacity: usize) -> usize {
+    capacity.div_ceil(32).next_multiple_of(32).max(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_fill_the_device() {
+        // An A100 has 108 multiprocessors, an H100 132.
+        assert_eq!(MmaTile::choose(8000, 768, 108), MmaTile::Large);
+        assert_eq!(MmaTile::choose(1000, 2304, 108), MmaTile::Large);
+        assert_eq!(MmaTile::choose(1000, 768, 108), MmaTile::Medium);
+        assert_eq!(MmaTile::choose(1000, 768, 132), MmaTile::Medium);
+        assert_eq!(MmaTile::choose(30, 3072, 108), MmaTile::Small);
+        assert_eq!(MmaTile::choose(1, 1, 1), MmaTile::Large);
+    }
+
+    #[test]
+    fn the_stages_fit_the_shared_memory() {
+        // sm_86, sm_89 and sm_120; A100; H100.
+        for (shared_kib, large, blocks) in [(99, 5, 1), (163, 4, 2), (227, 5, 2)] {
+            let shared = shared_kib << 10;
+            assert_eq!(MmaTile::Large.stages(true, shared), large, "{shared_kib} KiB");
+            for tile in [MmaTile::Large, MmaTile::Medium, MmaTile::Small] {
+                for fused in [false, true] {
+                    let bytes = tile.shared_bytes(fused, tile.stages(fused, shared));
+                    let resident = if tile == MmaTile::Large { blocks } else { 2 };
+                    assert!(resident * (bytes + 1024) <= shared + 1024, "{tile:?}, {shared_kib} KiB");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_reduced_in_few_chunks() {
+        assert_eq!((reduce_rows(1), reduce_rows(2048), reduce_rows(2049)), (64, 64, 96));
+        assert!((1..10_000).all(|n| n.div_ceil(reduce_rows(n)) <= 32 && reduce_rows(n) % 32 == 0));
+    }
 }

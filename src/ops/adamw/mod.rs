@@ -2,6 +2,7 @@
 //! clipping by the global norm, as `torch.optim.AdamW` and `clip_grad_norm_` compute them.
 
 mod cpu;
+pub mod cuda;
 
 use serde::{Deserialize, Serialize};
 

@@ -107,6 +107,9 @@ fn heads(shape: &Shape<'_, Cpu>) -> impl Iterator<Item = Head> {
     let (count, size) = (shape.heads, shape.head_size);
     let ranges =
         |offsets: &[u32]| -> Vec<_> { offsets.windows(2).map(|w| w[0] as usize..w[1] as usize).collect() };
+    debug_assert!(
+        !shape.single_query || shape.query_offsets.iter().copied().eq(0..shape.key_offsets.len() as u32)
+    );
     let sequences = ranges(shape.query_offsets).into_iter().zip(ranges(shape.key_offsets));
     sequences.filter(|(q, k)| !q.is_empty() && !k.is_empty()).flat_map(move |(queries, keys)| {
         (0..count).map(move |number| Head {

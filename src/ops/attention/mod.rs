@@ -3,16 +3,20 @@
 //! `key_offsets[s]..key_offsets[s + 1]`. In the last layer each sequence has one query, its [CLS] row.
 
 mod cpu;
+pub mod cuda;
 
 use crate::device::{Device, Memory};
 use crate::tape::{Backward, Gradients, Tape, Var};
 
-/// The shape of an attention: heads, their size, and where the sequences lie.
+/// The shape of an attention: heads, their size, and where the sequences lie. The offsets ascend, and end
+/// within the rows of the inputs.
 pub struct Shape<'a, D: Memory> {
     pub heads: usize,
     pub head_size: usize,
     pub query_offsets: &'a D::Index,
     pub key_offsets: &'a D::Index,
+    /// Whether every sequence has one query, so that `query_offsets` is 0, 1, 2, …
+    pub single_query: bool,
 }
 
 impl<D: Memory> Clone for Shape<'_, D> {

@@ -6,6 +6,7 @@
 //! passes through mean and variance. L = 0 for N < 2.
 
 mod cpu;
+pub mod cuda;
 
 pub use cpu::correlation;
 

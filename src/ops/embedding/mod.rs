@@ -1,6 +1,7 @@
 //! Word, position and segment embeddings, summed and normalised (BERT's `embeddings`).
 
 mod cpu;
+pub mod cuda;
 
 use crate::bert::Weights;
 use crate::device::Memory;

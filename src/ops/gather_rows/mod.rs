@@ -2,6 +2,7 @@
 //! (position, token) pair (DESIGN idea 9: exact, since layer 0 sees nothing but that pair).
 
 mod cpu;
+pub mod cuda;
 
 use crate::device::{Device, Memory};
 use crate::tape::{Backward, Gradients, Tape, Var};

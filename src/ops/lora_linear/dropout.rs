@@ -21,16 +21,30 @@ impl Dropout {
     /// Philox-4x32-10 (Salmon et al., SC 2011) with the seed as key and (column / 4, row, target and
     /// layer, step) as counter; an element is dropped where its 32-bit word is below p 2^32.
     pub fn factors(&self, target: usize, row: usize, out: &mut [f32]) {
-        let threshold = (f64::from(self.p) * 4_294_967_296.0) as u64;
-        let keep = 1.0 / (1.0 - self.p);
+        let (threshold, keep) = (self.threshold(), self.keep());
         let key = [self.seed as u32, (self.seed >> 32) as u32];
-        let place = self.layer * 8 + self.first_target + target as u32;
+        let place = self.place() + target as u32;
         for (i, four) in out.chunks_mut(4).enumerate() {
             let words = philox([i as u32, self.first_row + row as u32, place, self.step], key);
             for (x, word) in four.iter_mut().zip(words) {
                 *x = if u64::from(word) < threshold { 0.0 } else { keep };
             }
         }
+    }
+
+    /// A word below it drops its element.
+    pub(super) fn threshold(&self) -> u64 {
+        (f64::from(self.p) * 4_294_967_296.0) as u64
+    }
+
+    /// What the elements that stay are multiplied by.
+    pub(super) fn keep(&self) -> f32 {
+        1.0 / (1.0 - self.p)
+    }
+
+    /// The number of the layer and of the call's first target.
+    pub(super) fn place(&self) -> u32 {
+        self.layer * 8 + self.first_target
     }
 }
 

@@ -9,6 +9,7 @@
 //! x, and the fused form is left only in that S keeps its place in the product.
 
 mod cpu;
+pub mod cuda;
 mod dropout;
 
 use std::ops::Range;

@@ -5,6 +5,7 @@
 //! dL/dg_i = beta dL/ds_i, and for beta = e^theta, dL/dtheta = sum_i dL/ds_i beta g_i.
 
 mod cpu;
+pub mod cuda;
 
 pub use cpu::mwer;
 

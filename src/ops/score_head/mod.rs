@@ -2,6 +2,7 @@
 //! g = classifier(z). z are the features that the correlation loss sees, g the scores.
 
 mod cpu;
+pub mod cuda;
 
 use std::ops::Range;
 

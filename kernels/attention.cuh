@@ -1,0 +1,94 @@
+// What the forms of attention share: the parameters, and where a head of a sequence lies.
+#pragma once
+
+#include "common/bf16.cuh"
+#include "common/reduce.cuh"
+
+// T is float or bf16. H = heads * head_size; a row of an operand holds the H columns of its heads somewhere
+// in its stride.
+struct Attention {
+    const void* q;      // [queries, H] of T, rows q_stride apart
+    const void* k;      // [keys, H] of T, rows kv_stride apart
+    const void* v;      // as k
+    void* out;          // [queries, H] of T
+    float* log_sum_exp; // [queries, heads]: of the scaled scores
+    const void* dy;     // backward only, as out
+    void* dq;           // backward only: [queries, H] of T, rows dq_stride apart
+    void* dk;           // backward only: [keys, H] of T, rows dkv_stride apart
+    void* dv;           // as dk
+    float* scratch;     // backward only, see there
+    const uint32_t* query_offsets; // sequence s has the rows from offsets[s] to offsets[s + 1]
+    const uint32_t* key_offsets;
+    Rows offsets; // of the offsets: one more than sequences
+    uint32_t q_stride, kv_stride, dq_stride, dkv_stride;
+    uint32_t heads;
+    uint32_t head_size; // at most ATTENTION_HEAD_SIZE
+    float scale;        // 1 / sqrt(head_size)
+    uint32_t packs;     // whether the heads of all operands start at 16 bytes, and end there
+};
+
+// Rows of a sequence.
+struct Span {
+    uint32_t first, count;
+};
+
+__device__ __forceinline__ Span span(const uint32_t* offsets, uint32_t sequence) {
+    return {offsets[sequence], offsets[sequence + 1] - offsets[sequence]};
+}
+
+// Head number `item % heads` of sequence `item / heads`.
+struct Head {
+    uint32_t sequence, number;
+    bool live; // whether there is such a sequence
+
+    __device__ Head(const Attention& p, uint32_t item)
+        : sequence(item / p.heads), number(item % p.heads), live(sequence + 1 < p.offsets.count()) {}
+};
+
+// The first element of a head in a row.
+template <class T>
+__device__ __forceinline__ const T* head_row(const void* matrix, uint32_t row, uint32_t stride, uint32_t column) {
+    return static_cast<const T*>(matrix) + static_cast<size_t>(row) * stride + column;
+}
+
+template <class T>
+__device__ __forceinline__ T* head_row(void* matrix, uint32_t row, uint32_t stride, uint32_t column) {
+    return static_cast<T*>(matrix) + static_cast<size_t>(row) * stride + column;
+}
+
+// 16 bytes of a row: one load.
+struct alignas(16) Pack {
+    uint32_t words[4];
+};
+
+// The dot product of the elements of two packs, added to `sum`.
+template <class T>
+__device__ __forceinline__ float add_dot(float sum, Pack a, Pack b);
+
+template <>
+__device__ __forceinline__ float add_dot<float>(float sum, Pack a, Pack b) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) sum += __uint_as_float(a.words[i]) * __uint_as_float(b.words[i]);
+    return sum;
+}
+
+template <>
+__device__ __forceinline__ float add_dot<bf16>(float sum, Pack a, Pack b) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        sum += __uint_as_float(a.words[i] << 16) * __uint_as_float(b.words[i] << 16);
+        sum += __uint_as_float(a.words[i] & 0xffff0000u) * __uint_as_float(b.words[i] & 0xffff0000u);
+    }
+    return sum;
+}
+
+// The dot product of the first `count` packs.
+template <class T>
+__device__ __forceinline__ float dot_packs(const T* a, const T* b, uint32_t count) {
+    const Pack* x = reinterpret_cast<const Pack*>(a);
+    const Pack* y = reinterpret_cast<const Pack*>(b);
+    float sum = 0;
+#pragma unroll 4
+    for (uint32_t i = 0; i < count; i++) sum = add_dot<T>(sum, x[i], y[i]);
+    return sum;
+}

@@ -1,0 +1,151 @@
+// What all forms of the matrix product share: its parameters, which tile a block computes, and the epilogue.
+#pragma once
+
+#include "pack.cuh"
+#include "philox.cuh"
+
+// The product of one module: left right [+ low_left low_right], n columns from `column` of the result on.
+// The weights lie as W [n, k] (y = x W^T) or as W [k, n] (dx = dy W): each kernel says which.
+struct Part {
+    const void* left;      // [rows, k]
+    const void* right;     // [n, k] or [k, n]
+    void* low_left;        // S or U: [rows, rank]. The fused forms write it, where it is not null
+    const void* low_right; // B^T or A: [rank, n], of one adapter after the other
+    const void* side;      // fused forms: A or B^T, [16, k], of one adapter after the other
+    const float* bias;     // [n], or null
+    uint32_t left_stride, low_left_stride; // elements from row to row
+    uint32_t k, n, rank;                   // rank: a multiple of 16, 0 for none
+    uint32_t column, first_tile;           // the first tile in x of this part
+    uint32_t target;                       // of dropout
+    uint32_t right_by_adapter;             // 1: right holds one operand after the other as well
+    uint32_t unused;
+};
+
+// A tile of rows that belong to one adapter.
+struct RowTile {
+    uint32_t first, end, adapter;
+};
+
+struct Gemm {
+    Part parts[LINEAR_MODULES];
+    void* out;                // [rows, …]
+    void* slope;              // GELU' of the product, as `out`; or null
+    const void* addend;       // added to the result; or null. It may be `out`
+    const void* factor;       // multiplies the result and the addend, as `out`; or null
+    const float* scales;      // of S or U, by adapter; null where the product is neither
+    const RowTile* row_tiles; // one per block in y; or null: all rows, of one adapter
+    Rows rows;
+    Dropout dropout;
+    uint32_t low_ends[LINEAR_MODULES]; // with dropout: where the ranks of each target end in low_left
+    uint32_t part_count;
+    uint32_t out_stride, addend_stride;
+    uint32_t gelu;   // 1: y = GELU(product)
+    uint32_t stages; // of the pipeline, tensor cores only
+};
+
+// What a block computes: rows first..end and columns from `column` on of one part.
+struct Place {
+    uint32_t part, first, end, column, adapter;
+};
+
+template <uint32_t M, uint32_t N>
+__device__ Place place(const Gemm& p) {
+    Place at = {0, blockIdx.y * M, 0, 0, 0};
+    while (at.part + 1 < p.part_count && blockIdx.x >= p.parts[at.part + 1].first_tile) at.part++;
+    at.column = (blockIdx.x - p.parts[at.part].first_tile) * N;
+    if (p.row_tiles == nullptr) {
+        at.end = min(at.first + M, p.rows.count());
+    } else {
+        RowTile tile = p.row_tiles[blockIdx.y];
+        at.first = tile.first;
+        at.end = min(tile.end, p.rows.count());
+        at.adapter = tile.adapter;
+    }
+    return at;
+}
+
+// The operand of an adapter among several of `rank` rows.
+template <class T>
+__device__ const T* of_adapter(const void* operands, uint32_t adapter, uint32_t rank, uint32_t columns) {
+    return static_cast<const T*>(operands) + static_cast<size_t>(adapter) * rank * columns;
+}
+
+__device__ __forceinline__ float scale_of(const Gemm& p, uint32_t adapter) {
+    return p.scales == nullptr ? 1.0f : p.scales[adapter];
+}
+
+// Phi, by the exact erf.
+__device__ __forceinline__ float normal_cdf(float x) { return 0.5f + 0.5f * erff(0.70710678f * x); }
+
+__device__ __forceinline__ float normal_density(float x) { return 0.39894228f * expf(-0.5f * x * x); }
+
+// The epilogue for N columns of a row, from `column` of the part on; those from part.n on are left out.
+// ALIGNED: part.n, the strides and the column are multiples of N.
+template <class T, bool ALIGNED, uint32_t N>
+__device__ __forceinline__ void finish(const Gemm& p, const Part& part, uint32_t row, uint32_t column,
+                                       const float (&product)[N]) {
+    uint32_t count = column < part.n ? min(N, part.n - column) : 0;
+    if (count == 0) return;
+    auto load = [&](const void* from, uint32_t stride) {
+        const T* place = static_cast<const T*>(from) + static_cast<size_t>(row) * stride + part.column + column;
+        Pack<T, N> v = {};
+        if constexpr (ALIGNED) {
+            v = load_pack<N>(place);
+        } else {
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) {
+                if (i < count) v.at[i] = place[i];
+            }
+        }
+        return v;
+    };
+    auto store = [&](void* to, const float(&values)[N]) {
+        T* place = static_cast<T*>(to) + static_cast<size_t>(row) * p.out_stride + part.column + column;
+        Pack<T, N> v;
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) v.at[i] = from_float<T>(values[i]);
+        if constexpr (ALIGNED) {
+            store_pack(place, v);
+        } else {
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) {
+                if (i < count) place[i] = v.at[i];
+            }
+        }
+    };
+    float y[N];
+#pragma unroll
+    for (uint32_t i = 0; i < N; i++) {
+        y[i] = product[i];
+        if (part.bias != nullptr && (ALIGNED || i < count)) y[i] += part.bias[column + i];
+    }
+    if (p.gelu) {
+        float slope[N];
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) {
+            float cdf = normal_cdf(y[i]);
+            slope[i] = cdf + y[i] * normal_density(y[i]);
+            y[i] *= cdf;
+        }
+        if (p.slope != nullptr) store(p.slope, slope);
+    }
+    if (p.addend != nullptr) {
+        Pack<T, N> before = load(p.addend, p.addend_stride);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) y[i] += to_float(before.at[i]);
+    }
+    if (p.factor != nullptr) {
+        Pack<T, N> factor = load(p.factor, p.out_stride);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) y[i] *= to_float(factor.at[i]);
+    }
+    store(p.out, y);
+}
+
+// The target that a rank of low_left belongs to, with dropout.
+__device__ __forceinline__ uint32_t target_of(const Gemm& p, uint32_t rank) {
+    uint32_t target = 0;
+#pragma unroll
+    for (uint32_t m = 0; m < LINEAR_MODULES; m++) target += p.low_ends[m] <= rank;
+    return target;
+}

@@ -1,0 +1,196 @@
+// Every access of a kernel passes here: those of its own code, which is compiled with -fsanitize=thread and
+// calls the functions at the end of this file, and those of the primitives' twins.
+
+#include "device.h"
+
+#ifdef __linux__
+#include <link.h>
+#endif
+
+namespace emulate {
+namespace {
+
+struct Range {
+    uintptr_t begin, end;
+};
+
+// The constants and variables of the program that the kernels are linked into.
+Range program() {
+    Range range{0, 0};
+#ifdef __linux__
+    auto visit = [](dl_phdr_info* object, size_t, void* range) {
+        auto own = reinterpret_cast<uintptr_t>(&program);
+        Range found{UINTPTR_MAX, 0};
+        bool here = false;
+        for (size_t i = 0; i < object->dlpi_phnum; i++) {
+            const auto& segment = object->dlpi_phdr[i];
+            if (segment.p_type != PT_LOAD) continue;
+            uintptr_t begin = object->dlpi_addr + segment.p_vaddr, end = begin + segment.p_memsz;
+            here = here || (own >= begin && own < end);
+            found = {std::min(found.begin, begin), std::max(found.end, end)};
+        }
+        if (here) *static_cast<Range*>(range) = found;
+        return here ? 1 : 0;
+    };
+    dl_iterate_phdr(visit, &range);
+#else
+    range.end = UINTPTR_MAX; // not known: any constant may be there
+#endif
+    return range;
+}
+
+std::string hex(uintptr_t at) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%#zx", static_cast<size_t>(at));
+    return text;
+}
+
+std::string bytes_text(size_t bytes) { return std::to_string(bytes) + (bytes == 1 ? " byte" : " bytes"); }
+
+} // namespace
+
+// Where `at` lies, or what is nearest to it.
+std::string Device::place(uintptr_t at) const {
+    uintptr_t offset = at - reinterpret_cast<uintptr_t>(shared);
+    if (offset < MOST_SHARED) {
+        std::string text = "byte " + std::to_string(offset) + " of shared memory";
+        for (size_t i = 0; i < pieces.size(); i++) {
+            if (offset < pieces[i].begin || offset >= pieces[i].end) continue;
+            return text + " (" + std::to_string(offset - pieces[i].begin) + " of the " +
+                   bytes_text(pieces[i].end - pieces[i].begin) + " of piece " + std::to_string(i) + ")";
+        }
+        return text + ", which no piece holds";
+    }
+    std::string text = hex(at);
+    const Allocation* near = memory.nearest(at);
+    if (near == nullptr) return text + ", and there is no device memory";
+    if (at < near->at) {
+        text += ", " + bytes_text(near->at - at) + " before";
+    } else if (at >= near->at + near->bytes) {
+        text += ", " + bytes_text(at - near->at - near->bytes) + " past";
+    } else {
+        text += ", byte " + std::to_string(at - near->at) + " of";
+    }
+    text += " the " + bytes_text(near->bytes) + " at " + hex(near->at);
+    // Buffers have no names, but a field of the parameters most likely points to this one.
+    size_t field = SIZE_MAX;
+    for (size_t i = 0; i < parameters.size(); i++) {
+        uint64_t to = parameters[i];
+        if (to < near->at || to > at || to >= near->at + near->bytes) continue;
+        if (field == SIZE_MAX || to > parameters[field]) field = i;
+    }
+    if (field != SIZE_MAX) {
+        text += " (" + std::to_string(at - parameters[field]) + " from where the parameter at byte " +
+                std::to_string(8 * field) + " points)";
+    }
+    return text;
+}
+
+void Device::stray(Access access, uintptr_t at, size_t bytes) {
+    fail("stray access: " + std::string(access.writes ? "writes " : "reads ") + bytes_text(bytes) + " at " + place(at));
+}
+
+void Device::race(Access access, uintptr_t at, Record earlier, const char* did) {
+    std::string text = access.writes ? "writes " : "reads ";
+    text += place(at) + ", which thread " + std::to_string(earlier.thread());
+    if (earlier.epoch() < clock.block) {
+        auto after = block_starts.upper_bound(earlier.epoch());
+        fail("conflict of blocks: " + text + " of block " + to_string(std::prev(after)->second) + did +
+             " in the same launch");
+    }
+    bool warp = earlier.warp() == me.warp();
+    fail("race: " + text + did + (warp ? " with no __syncwarp or barrier between" : " with no barrier between"));
+}
+
+template <bool is_shared>
+void Device::check(Access access, Cell* cells, uintptr_t at, size_t offset, size_t bytes) {
+    uint32_t since = is_shared ? clock.block : clock.launch;
+    size_t first = offset / CELL, last = (offset + bytes - 1) / CELL;
+    for (size_t i = first; i <= last; i++) {
+        uint32_t mask = 3;
+        if (i == first && offset % CELL != 0) mask &= 2;
+        if (i == last && (offset + bytes) % CELL != 0) mask &= 1;
+        Record now = me.bytes(mask);
+        Cell& cell = cells[i];
+        auto here = [&] { return at + (std::max(i * CELL, offset) - offset); };
+        if (is_shared && cell.copy.epoch() >= since) {
+            fail("copy under way: " + std::string(access.writes ? "writes " : "reads ") + place(here()) +
+                 ", where an asynchronous copy of thread " + std::to_string(cell.copy.thread()) +
+                 " was not waited for");
+        }
+        if (concurrent(cell.write, now, clock, since)) race(access, here(), cell.write, " wrote");
+        if (access.writes) {
+            if (concurrent(cell.read, now, clock, since)) race(access, here(), cell.read, " read");
+            if (concurrent(cell.other_read, now, clock, since)) race(access, here(), cell.other_read, " read");
+            note_write(cell, now);
+        } else {
+            if (is_shared && !access.of_anything && cell.write.epoch() < since) {
+                fail("uninitialised: reads " + place(here()) + ", which nothing wrote in this block");
+            }
+            note_read(cell, now, clock, since);
+        }
+    }
+}
+
+void Device::touch(Access access, uintptr_t at, size_t bytes) {
+    uintptr_t offset = at - reinterpret_cast<uintptr_t>(shared);
+    if (offset < MOST_SHARED) {
+        bool held = false;
+        for (const Piece& piece : pieces) held = held || (offset >= piece.begin && offset + bytes <= piece.end);
+        if (!held) stray(access, at, bytes);
+        return check<true>(access, shared_shadow.cells(), at, offset, bytes);
+    }
+    if (Allocation* in = memory.find(at, bytes)) {
+        return check<false>(access, in->shadow.cells(), at, at - in->at, bytes);
+    }
+    static const Range constants = program();
+    bool constant = at >= constants.begin && at + bytes <= constants.end;
+    offset = at - reinterpret_cast<uintptr_t>(parameters.data());
+    if (access.writes || !(constant || offset < 8 * parameters.size())) stray(access, at, bytes);
+}
+
+bool Device::is_shared(const void* at) const {
+    return reinterpret_cast<uintptr_t>(at) - reinterpret_cast<uintptr_t>(shared) < shared_bytes;
+}
+
+void touch(Access access, const void* at, size_t bytes) {
+    // Also code that runs before main is instrumented.
+    if (device == nullptr || bytes == 0) return;
+    auto address = reinterpret_cast<uintptr_t>(at);
+    if (address - device->stack < STACK) return; // a variable of the thread's own
+    device->touch(access, address, bytes);
+}
+
+} // namespace emulate
+
+// What -fsanitize=thread calls before each access, and -fsanitize=alignment at one that is not aligned for its
+// type.
+extern "C" {
+
+#define LORB_ACCESS(bytes)                                                                       \
+    void __tsan_read##bytes(void* at) { emulate::touch(emulate::READ, at, bytes); }              \
+    void __tsan_write##bytes(void* at) { emulate::touch(emulate::WRITE, at, bytes); }            \
+    void __tsan_unaligned_read##bytes(void* at) { emulate::touch(emulate::READ, at, bytes); }    \
+    void __tsan_unaligned_write##bytes(void* at) { emulate::touch(emulate::WRITE, at, bytes); }
+
+LORB_ACCESS(1)
+LORB_ACCESS(2)
+LORB_ACCESS(4)
+LORB_ACCESS(8)
+LORB_ACCESS(16)
+
+#undef LORB_ACCESS
+
+void __tsan_read_range(void* at, size_t bytes) { emulate::touch(emulate::READ, at, bytes); }
+void __tsan_write_range(void* at, size_t bytes) { emulate::touch(emulate::WRITE, at, bytes); }
+void __tsan_init() {}
+
+struct lorb_ubsan_mismatch {
+    emulate::Site site; // file and line, then the column and what this does not use
+};
+void __ubsan_handle_type_mismatch_v1(const lorb_ubsan_mismatch* found, uintptr_t at) {
+    if (emulate::device == nullptr) return;
+    emulate::device->fail("misaligned address " + emulate::device->place(at) + ", at " + to_string(found->site));
+}
+
+} // extern "C"

@@ -1,0 +1,128 @@
+// The head of the scores: z = tanh(x W^T + b) and g = z w + c, and their reverse. Weights, z, g and all
+// gradients but dx are f32: the head is small.
+
+#include "common/gemm.cuh"
+#include "common/reduce.cuh"
+
+struct Pooler {
+    const void* x;       // [rows, width], rows `x_stride` apart; float or bf16
+    const float* weight; // [width, width]
+    const float* bias;   // [width]
+    float* z;            // [rows, width]; read in the backward kernels
+    const float* dz;     // [rows, width]
+    void* dx;            // [rows, width]; float or bf16
+    float* d_weight;     // [width, width]
+    float* d_bias;       // [width]
+    Rows rows;
+    uint32_t width, x_stride;
+};
+
+template <class T>
+__device__ void pooler(const Pooler& p) {
+    LeftRows<T> x{static_cast<const T*>(p.x), p.x_stride};
+    RightTransposed<float> w{p.weight, p.width};
+    gemm({p.rows.count(), p.width, p.width}, x, w, [&](uint32_t i, uint32_t j, float sum) {
+        p.z[static_cast<size_t>(i) * p.width + j] = tanhf(sum + p.bias[j]);
+    });
+}
+
+// d = dz (1 - z^2): the gradient before tanh.
+__device__ float before_tanh(const Pooler& p, size_t row, uint32_t column) {
+    size_t at = row * p.width + column;
+    return p.dz[at] * (1.0f - p.z[at] * p.z[at]);
+}
+
+struct GradientRows {
+    static constexpr bool ALONG_K = true;
+    const Pooler& p;
+    __device__ float operator()(uint32_t row, uint32_t k) const { return before_tanh(p, row, k); }
+};
+
+struct GradientColumns {
+    static constexpr bool ALONG_K = false;
+    const Pooler& p;
+    __device__ float operator()(uint32_t j, uint32_t row) const { return before_tanh(p, row, j); }
+};
+
+// dx = d W.
+template <class T>
+__device__ void pooler_backward(const Pooler& p) {
+    RightRows<float> w{p.weight, p.width};
+    gemm({p.rows.count(), p.width, p.width}, GradientRows{p}, w, [&](uint32_t i, uint32_t j, float sum) {
+        static_cast<T*>(p.dx)[static_cast<size_t>(i) * p.width + j] = from_float<T>(sum);
+    });
+}
+
+// x and a column of ones after it.
+template <class T>
+struct WithOnes {
+    static constexpr bool ALONG_K = false;
+    const Pooler& p;
+    __device__ float operator()(uint32_t row, uint32_t column) const {
+        const T* x = static_cast<const T*>(p.x) + static_cast<size_t>(row) * p.x_stride;
+        return column < p.width ? to_float(x[column]) : 1.0f;
+    }
+};
+
+// dW += d^T x; db += d^T 1, as one column more.
+template <class T>
+__device__ void pooler_gradient(const Pooler& p) {
+    GemmShape shape{p.width, p.width + 1, p.rows.count()};
+    gemm(shape, GradientColumns{p}, WithOnes<T>{p}, [&](uint32_t i, uint32_t j, float sum) {
+        float* place = j < p.width ? p.d_weight + static_cast<size_t>(i) * p.width + j : p.d_bias + i;
+        *place += sum;
+    });
+}
+
+KERNEL(pooler_f32, Pooler, GEMM_THREADS) { pooler<float>(p); }
+KERNEL(pooler_bf16, Pooler, GEMM_THREADS) { pooler<bf16>(p); }
+KERNEL(pooler_backward_f32, Pooler, GEMM_THREADS) { pooler_backward<float>(p); }
+KERNEL(pooler_backward_bf16, Pooler, GEMM_THREADS) { pooler_backward<bf16>(p); }
+KERNEL(pooler_gradient_f32, Pooler, GEMM_THREADS) { pooler_gradient<float>(p); }
+KERNEL(pooler_gradient_bf16, Pooler, GEMM_THREADS) { pooler_gradient<bf16>(p); }
+
+struct Classifier {
+    const float* z;      // [rows, width]
+    const float* weight; // [width]
+    float* g;            // [rows]
+    const float* dg;     // [rows]
+    float* dz;           // [rows, width]
+    float* d_weight;     // [width]
+    Rows rows;
+    uint32_t width;
+    float bias;
+};
+
+// A warp for each row.
+KERNEL(classifier, Classifier, CLASSIFIER_THREADS) {
+    uint32_t lane = threadIdx.x % WARP, row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
+    if (row >= p.rows.count()) return; // the whole warp
+    const float* z = p.z + static_cast<size_t>(row) * p.width;
+    float sum = 0;
+#pragma unroll 4
+    for (uint32_t j = lane; j < p.width; j += WARP) sum += z[j] * p.weight[j];
+    sum = warp_sum(sum);
+    if (lane == 0) p.g[row] = sum + p.bias;
+}
+
+// dz = dg w, dw += z^T dg. A block has 32 columns, one a lane; each of its warps has every 32nd row.
+KERNEL(classifier_backward, Classifier, COLUMN_SUM_THREADS) {
+    constexpr uint32_t WARPS = COLUMN_SUM_THREADS / WARP;
+    SharedMemory shared;
+    float* sums = shared.take<float>(COLUMN_SUM_THREADS);
+    uint32_t column = blockIdx.x * WARP + threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    bool inside = column < p.width;
+    float weight = inside ? p.weight[column] : 0.0f, sum = 0;
+    if (inside) {
+        uint32_t rows = p.rows.count();
+#pragma unroll 4
+        for (uint32_t row = warp; row < rows; row += WARPS) {
+            size_t at = static_cast<size_t>(row) * p.width + column;
+            float dg = p.dg[row];
+            sum += dg * p.z[at];
+            p.dz[at] = dg * weight;
+        }
+    }
+    sum = across_warps<WARPS>(sum, sums);
+    if (inside && warp == 0) p.d_weight[column] += sum;
+}

@@ -1,0 +1,98 @@
+//! What a device does for a training run: the steps, and the scores that validation asks for.
+
+use std::collections::VecDeque;
+
+use super::options::TrainOptions;
+use super::step::{Objective, StepBatch, gradient};
+use super::{Losses, parameter_groups};
+use crate::Result;
+use crate::bert::Encoder;
+use crate::device::cpu::Cpu;
+use crate::lora::Adapter;
+use crate::ops::adamw::{Adamw, AdamwOptions};
+use crate::rescore::scorer::scores;
+
+/// The parameters of a run on their device, and the optimizer that moves them.
+pub trait Learner {
+    /// Takes a step with the learning rates at `factor` of their peaks. Its losses come from
+    /// [`losses`](Self::losses), now or some steps later: a device need not be waited for. Where the
+    /// gradient is not finite, nothing moves, and its norm in the losses says so.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where a device fails.
+    fn step(&mut self, batch: &StepBatch, step: u64, factor: f32) -> Result<()>;
+
+    /// The losses that are known of steps not yet told of, in order; of all of them where `wait`.
+    ///
+    /// # Errors
+    /// As for [`step`](Self::step).
+    fn losses(&mut self, wait: bool) -> Result<Vec<Losses>>;
+
+    /// The parameters and the optimizer's state after the last step.
+    ///
+    /// # Errors
+    /// As for [`step`](Self::step).
+    fn snapshot(&mut self) -> Result<(Vec<f32>, Adamw)>;
+
+    /// Goes back to a [`snapshot`](Self::snapshot).
+    fn restore(&mut self, values: &[f32], adamw: &Adamw);
+
+    /// g of each sequence with the parameters as they are.
+    ///
+    /// # Errors
+    /// As for [`step`](Self::step).
+    fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>>;
+}
+
+/// Training on the CPU.
+pub struct CpuLearner<'a> {
+    cpu: &'a Cpu,
+    encoder: &'a Encoder<Cpu>,
+    options: &'a TrainOptions,
+    objective: Objective,
+    adapter: Adapter,
+    adamw: Adamw,
+    told: VecDeque<Losses>,
+}
+
+impl<'a> CpuLearner<'a> {
+    /// `encoder` is loaded for training.
+    pub fn new(cpu: &'a Cpu, encoder: &'a Encoder<Cpu>, options: &'a TrainOptions, adapter: Adapter) -> Self {
+        let adamw = Adamw::new(AdamwOptions::default(), adapter.values.len());
+        let objective = options.objective();
+        CpuLearner { cpu, encoder, options, objective, adapter, adamw, told: VecDeque::new() }
+    }
+}
+
+impl Learner for CpuLearner<'_> {
+    fn step(&mut self, batch: &StepBatch, step: u64, factor: f32) -> Result<()> {
+        let g = gradient(self.cpu, self.encoder, &self.adapter, batch, self.objective, step);
+        let groups = parameter_groups(&self.adapter, self.options, factor);
+        let gradient_norm = self.adamw.update(&mut self.adapter.values, &g.gradient, &groups);
+        self.told.push_back(Losses {
+            mwer: g.mwer,
+            mwer_without: g.mwer_without,
+            correlation: g.correlation,
+            gradient_norm,
+        });
+        Ok(())
+    }
+
+    fn losses(&mut self, _wait: bool) -> Result<Vec<Losses>> {
+        Ok(self.told.drain(..).collect())
+    }
+
+    fn snapshot(&mut self) -> Result<(Vec<f32>, Adamw)> {
+        Ok((self.adapter.values.clone(), self.adamw.clone()))
+    }
+
+    fn restore(&mut self, values: &[f32], adamw: &Adamw) {
+        self.adapter.values = values.to_vec();
+        self.adamw = adamw.clone();
+    }
+
+    fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
+        let operands = self.encoder.operands(self.cpu, &self.adapter, &self.adapter.values);
+        Ok(scores(self.cpu, self.encoder, &operands, sequences))
+    }
+}

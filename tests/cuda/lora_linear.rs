@@ -1,0 +1,533 @@
+use std::ops::Range;
+
+use half::bf16;
+use lorb_engine::device::Memory;
+use lorb_engine::device::cuda::{Cuda, Flat, Precision, Rows, Tensor};
+use lorb_engine::lora::LoraSlot;
+use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear};
+
+use crate::autodiff::{Operation, Real, pull_back};
+use crate::devices::{devices, rounded};
+use crate::harness::{Oracle, Random, ULP, bits, weights};
+use crate::oracle::{constants, dot, gelu, sum};
+
+const SCALE: f32 = 1.5;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    Nothing,
+    Gelu,
+    Residual,
+}
+
+/// Outputs of each module of a layer, and the rank of its adapter where it has one.
+type Modules = &'static [(usize, Option<usize>)];
+
+#[derive(Clone, Debug)]
+struct Case {
+    rows: usize,
+    input: usize,
+    modules: Modules,
+    /// Those that take part.
+    range: Range<usize>,
+    then: Then,
+    dropout: f32,
+}
+
+/// A layer with its inputs, all as a device of the precision keeps them.
+struct Data {
+    case: Case,
+    /// W and b of each module.
+    base: Vec<(Vec<f32>, Vec<f32>)>,
+    slots: Vec<Option<LoraSlot>>,
+    parameters: Vec<f32>,
+    x: Vec<f32>,
+    residual: Vec<f32>,
+    dy: Vec<f32>,
+    /// What has reached dx before.
+    before: Vec<f32>,
+}
+
+impl Case {
+    fn width(&self) -> usize {
+        self.modules[self.range.clone()].iter().map(|(outputs, _)| outputs).sum()
+    }
+
+    fn dropout(&self) -> Option<Dropout> {
+        let first_target = self.range.start as u32;
+        let dropout =
+            Dropout { p: self.dropout, seed: 5 << 32 | 9, step: 3, layer: 2, first_row: 4, first_target };
+        (self.dropout > 0.0).then_some(dropout)
+    }
+
+    fn data(self, precision: Precision) -> Data {
+        let mut random = Random::new(12);
+        // As large as keeps y and its gradients near 1.
+        let small = 1.0 / (self.input as f32).sqrt();
+        let mut values = |n: usize, size: f32| -> Vec<f32> {
+            rounded(&(0..n).map(|_| size * random.value()).collect::<Vec<_>>(), precision)
+        };
+        let base = self.modules.iter().map(|m| (values(m.0 * self.input, small), values(m.0, 1.0))).collect();
+        // Something else lies before and between the slots.
+        let mut parameters = vec![f32::NAN; 3];
+        let mut slot = |&(output, rank): &(usize, Option<usize>)| {
+            let rank = rank?;
+            let a = parameters.len()..parameters.len() + rank * self.input;
+            parameters.extend(values(a.len(), small));
+            parameters.push(f32::NAN);
+            let b = parameters.len()..parameters.len() + rank * output;
+            parameters.extend(values(b.len(), 1.0));
+            Some(LoraSlot { a, b, rank, input: self.input, output })
+        };
+        let slots = self.modules.iter().map(&mut slot).collect();
+        let of_y = self.rows * self.width();
+        Data {
+            x: values(self.rows * self.input, 1.0),
+            residual: values(of_y, 1.0),
+            dy: values(of_y, 1.0),
+            before: values(self.rows * self.input, 1.0),
+            case: self,
+            base,
+            slots,
+            parameters,
+        }
+    }
+}
+
+/// What one forward and backward pass give.
+struct Results<R> {
+    y: Vec<R>,
+    slope: Vec<R>,
+    dx: Vec<R>,
+    /// Of the parameters.
+    gradient: Vec<R>,
+}
+
+impl Data {
+    fn modules(&self) -> impl Iterator<Item = (usize, Option<&LoraSlot>)> {
+        self.case.range.clone().map(|m| (m, self.slots[m].as_ref()))
+    }
+
+    /// x under the dropout of module `m`.
+    fn masked<R: Real>(&self, m: usize, i: usize, x: &[R], store: &dyn Fn(R) -> R) -> Vec<R> {
+        let mut factors = vec![1.0; x.len()];
+        if let Some(dropout) = self.case.dropout() {
+            dropout.factors(m - self.case.range.start, i, &mut factors);
+        }
+        x.iter().zip(&factors).map(|(&x, &f)| store(x * R::of(f.into()))).collect()
+    }
+
+    /// S of a row, for module `m`.
+    fn s<R: Real>(&self, m: usize, i: usize, x: &[R], a: &[R], store: &dyn Fn(R) -> R) -> Vec<R> {
+        let x = self.masked(m, i, x, store);
+        a.chunks_exact(x.len()).map(|a| store(R::of(SCALE.into()) * dot(a, &x))).collect()
+    }
+
+    /// The product of all modules before the epilogue.
+    fn product<R: Real>(&self, x: &[R], parameters: &[R], store: &dyn Fn(R) -> R) -> Vec<R> {
+        let row = |(i, x): (usize, &[R])| -> Vec<R> {
+            let module = |(m, slot): (usize, Option<&LoraSlot>)| -> Vec<R> {
+                let (w, b): (Vec<R>, Vec<R>) = (constants(&self.base[m].0), constants(&self.base[m].1));
+                let s = slot.map(|slot| self.s(m, i, x, &parameters[slot.a.clone()], store));
+                let element = |o: usize| {
+                    let y = dot(&w[o * x.len()..][..x.len()], x) + b[o];
+                    let (Some(slot), Some(s)) = (slot, &s) else { return y };
+                    let low = |(r, &s): (usize, &R)| s * parameters[slot.b.start + r * slot.output + o];
+                    y + sum(s.iter().enumerate().map(low))
+                };
+                (0..b.len()).map(element).collect()
+            };
+            self.modules().flat_map(module).collect()
+        };
+        x.chunks_exact(self.case.input).enumerate().flat_map(row).collect()
+    }
+
+    fn epilogue<R: Real>(&self, product: &[R], residual: &[R]) -> Vec<R> {
+        match self.case.then {
+            Then::Nothing => product.to_vec(),
+            Then::Gelu => product.iter().map(|&p| gelu(p)).collect(),
+            Then::Residual => product.iter().zip(residual).map(|(&p, &r)| p + r).collect(),
+        }
+    }
+
+    /// The textbook's formulas, with `store` where the device keeps something in its precision.
+    fn naive<R: Real>(&self, store: &dyn Fn(R) -> R) -> Results<R> {
+        let case = &self.case;
+        let (x, parameters): (Vec<R>, Vec<R>) = (constants(&self.x), constants(&self.parameters));
+        let dy: Vec<R> = constants(&self.dy);
+        let product = self.product(&x, &parameters, store);
+        let y = self.epilogue(&product, &constants(&self.residual)).into_iter().map(store).collect();
+        let tau = R::of(std::f64::consts::TAU).sqrt();
+        let slope_at = |&p: &R| store(p.normal_cdf() + p * (-(p * p) / R::of(2.0)).exp() / tau);
+        let slope: Vec<R> = match case.then {
+            Then::Gelu => product.iter().map(slope_at).collect(),
+            _ => Vec::new(),
+        };
+        let dy: Vec<R> = match case.then {
+            Then::Gelu => dy.iter().zip(&slope).map(|(&d, &s)| store(d * s)).collect(),
+            _ => dy,
+        };
+        let mut gradient = vec![R::of(0.0); parameters.len()];
+        let mut dx: Vec<R> = Vec::new();
+        for (i, (x, dy)) in x.chunks_exact(case.input).zip(dy.chunks_exact(case.width())).enumerate() {
+            let mut sums = constants::<R>(&self.before[i * case.input..][..case.input]);
+            let mut first = 0;
+            for (m, slot) in self.modules() {
+                let (w, b) = &self.base[m];
+                let dy = &dy[first..first + b.len()];
+                first += b.len();
+                for (o, &d) in dy.iter().enumerate() {
+                    for (k, sum) in sums.iter_mut().enumerate() {
+                        *sum = *sum + d * R::of(w[o * case.input + k].into());
+                    }
+                }
+                let Some(slot) = slot else { continue };
+                let masked = self.masked(m, i, x, store);
+                let s = self.s(m, i, x, &parameters[slot.a.clone()], store);
+                let mut through = vec![R::of(0.0); case.input];
+                for r in 0..slot.rank {
+                    let b = &parameters[slot.b.clone()][r * slot.output..][..slot.output];
+                    let u = store(R::of(SCALE.into()) * dot(b, dy));
+                    for k in 0..case.input {
+                        through[k] = through[k] + u * parameters[slot.a.start + r * case.input + k];
+                        let g = &mut gradient[slot.a.start + r * case.input + k];
+                        *g = *g + u * masked[k];
+                    }
+                    for (o, &d) in dy.iter().enumerate() {
+                        let g = &mut gradient[slot.b.start + r * slot.output + o];
+                        *g = *g + s[r] * d;
+                    }
+                }
+                let through = self.masked(m, i, &through, &|x| x);
+                sums.iter_mut().zip(through).for_each(|(sum, t)| *sum = *sum + t);
+            }
+            dx.extend(sums.into_iter().map(store));
+        }
+        Results { y, slope, dx, gradient }
+    }
+
+    /// The exact results, and those of the naive form in the same precision.
+    fn oracles(&self, precision: Precision) -> [(&'static str, Oracle); 4] {
+        let store: fn(f32) -> f32 = match precision {
+            Precision::F32 => |x| x,
+            Precision::Bf16 => |x| bf16::from_f32(x).to_f32(),
+        };
+        let (e, n) = (self.naive::<f64>(&|x| x), self.naive::<f32>(&store));
+        let oracle = |exact, naive| Oracle { exact, naive };
+        [
+            ("y", oracle(e.y, n.y)),
+            ("slope", oracle(e.slope, n.slope)),
+            ("dx", oracle(e.dx, n.dx)),
+            ("gradient", oracle(e.gradient, n.gradient)),
+        ]
+    }
+}
+
+/// The forward pass, of x, then the parameters of the slots, then the residual.
+impl Operation for Data {
+    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
+        let (x, rest) = inputs.split_at(self.x.len());
+        let (parameters, residual) = rest.split_at(self.parameters.len());
+        self.epilogue(&self.product(x, parameters, &|x| x), residual)
+    }
+}
+
+#[test]
+fn the_oracle_follows_automatic_differentiation() {
+    for then in [Then::Nothing, Then::Gelu, Then::Residual] {
+        let modules = &[(3, Some(2)), (4, None), (2, Some(1))];
+        let case = Case { rows: 3, input: 5, modules, range: 0..3, then, dropout: 0.3 };
+        let data = case.data(Precision::F32);
+        let inputs = [&data.x[..], &data.parameters, &data.residual].concat();
+        let exact = pull_back::<f64>(&data, &inputs, &data.dy);
+        let own = data.naive::<f64>(&|x| x);
+        let dx = own.dx.iter().zip(&data.before).map(|(d, &b)| d - f64::from(b));
+        for (i, (own, exact)) in dx.chain(own.gradient).zip(&exact).enumerate() {
+            assert!((own - exact).abs() <= 1e-12, "{then:?}: {own} at {i} should be {exact}");
+        }
+    }
+}
+
+/// A layer on a device.
+struct Layer<'d> {
+    cuda: &'d Cuda,
+    data: &'d Data,
+    linear: <Cuda as LoraLinear>::Linear,
+    lora: <Cuda as LoraLinear>::Lora,
+    /// Room for them, and NaN in what is left of it.
+    rows: Rows,
+}
+
+struct Found {
+    y: Vec<f32>,
+    slope: Vec<f32>,
+    dx: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+impl<'d> Layer<'d> {
+    fn new(cuda: &'d Cuda, data: &'d Data, rows: Rows) -> Layer<'d> {
+        let module = |(w, b): &(Vec<f32>, Vec<f32>)| LinearWeights { weight: weights(w), bias: weights(b) };
+        let modules: Vec<_> = data.base.iter().map(module).collect();
+        let linear = cuda.linear(data.case.input, &modules, true);
+        let lora = cuda.lora(&cuda.parameters(&data.parameters), SCALE, &data.slots);
+        Layer { cuda, data, linear, lora, rows }
+    }
+
+    fn call(&self) -> Call<'_, Cuda> {
+        let case = &self.data.case;
+        Call {
+            linear: &self.linear,
+            lora: Some(&self.lora),
+            modules: case.range.clone(),
+            dropout: case.dropout(),
+        }
+    }
+
+    /// As the middle columns of a wider matrix, as far as that keeps it aligned.
+    fn upload(&self, values: &[f32], columns: usize) -> Tensor {
+        let (capacity, gap) = (self.rows.capacity, 8);
+        let mut wide = vec![f32::NAN; capacity * (columns + 2 * gap)];
+        for (to, from) in wide.chunks_exact_mut(columns + 2 * gap).zip(values.chunks_exact(columns)) {
+            to[gap..gap + columns].copy_from_slice(from);
+        }
+        let wide = self.cuda.upload(&wide, capacity, columns + 2 * gap);
+        wide.slice_columns(gap..gap + columns).with_rows(self.rows.clone())
+    }
+
+    /// The rows in use; the others must not have been written.
+    fn download(&self, tensor: &Tensor) -> Vec<f32> {
+        let mut values = self.cuda.download(tensor).unwrap();
+        let rest = values.split_off(self.data.case.rows * tensor.columns());
+        assert!(rest.iter().all(|x| x.is_nan()), "a write past the rows");
+        values
+    }
+
+    fn forward(&self, save: bool) -> (Tensor, lorb_engine::ops::lora_linear::Output<Tensor>) {
+        let case = &self.data.case;
+        let (x, residual) =
+            (self.upload(&self.data.x, case.input), self.upload(&self.data.residual, case.width()));
+        let epilogue = match case.then {
+            Then::Nothing => DeviceEpilogue::Nothing,
+            Then::Gelu => DeviceEpilogue::Gelu,
+            Then::Residual => DeviceEpilogue::Residual(&residual),
+        };
+        let out = self.cuda.lora_linear(&self.call(), &x, epilogue, save);
+        (x, out)
+    }
+
+    /// Both passes, with the gradient added to `gradient`.
+    fn run(&self, gradient: &mut Flat, before: bool) -> Found {
+        let case = &self.data.case;
+        let (x, out) = self.forward(true);
+        let mut dy = self.upload(&self.data.dy, case.width());
+        if let Some(slope) = &out.slope {
+            dy = self.cuda.gelu_backward(&dy, slope);
+        }
+        let before = before.then(|| self.upload(&self.data.before, case.input));
+        let dx = Dx::Wanted(before);
+        let dx = self.cuda.lora_linear_backward(&self.call(), &x, &out.s, &dy, dx, gradient).unwrap();
+        Found {
+            y: self.download(&out.y),
+            slope: out.slope.map_or(Vec::new(), |s| self.download(&s)),
+            dx: self.download(&dx),
+            gradient: self.cuda.download_flat(gradient).unwrap(),
+        }
+    }
+}
+
+const QKV: Modules = &[(24, Some(8)), (24, None), (24, Some(13))];
+const UNEQUAL: Modules = &[(64, Some(16)), (96, Some(33)), (8, Some(1))];
+const ODD: Modules = &[(17, Some(8)), (5, None), (97, Some(1))];
+
+/// With room for so many rows.
+fn cases() -> Vec<(Case, usize)> {
+    let mut cases = Vec::new();
+    let mut push = |rows: usize,
+                    room: usize,
+                    input,
+                    modules: Modules,
+                    range: Range<usize>,
+                    thens: &[Then],
+                    dropouts: &[f32]| {
+        for &then in thens {
+            for &dropout in dropouts {
+                cases.push((Case { rows, input, modules, range: range.clone(), then, dropout }, room));
+            }
+        }
+    };
+    let all = [Then::Nothing, Then::Gelu, Then::Residual];
+    let both = [0.0, 0.25];
+    // On CUDA cores in either precision.
+    push(1, 1, 7, &[(1, Some(1))], 0..1, &all, &both);
+    push(3, 5, 17, &[(97, Some(13))], 0..1, &all, &both);
+    push(67, 70, 33, ODD, 0..3, &all, &both);
+    push(5, 5, 33, ODD, 1..3, &all, &both);
+    // Tensor cores, small tiles: fused and not, parts of layers.
+    push(1, 1, 8, &[(8, Some(1))], 0..1, &all, &both);
+    push(13, 13, 24, UNEQUAL, 0..3, &all, &both);
+    push(33, 40, 40, QKV, 0..3, &all, &both);
+    push(7, 7, 40, QKV, 1..3, &all, &both);
+    push(7, 7, 40, QKV, 0..1, &all, &both);
+    push(7, 9, 40, QKV, 1..2, &all, &both);
+    push(31, 31, 104, &[(40, Some(40))], 0..1, &[Then::Residual], &both);
+    // Medium and large tiles, two of each in each direction.
+    push(66, 67, 72, &[(72, Some(8))], 0..1, &all, &[0.0]);
+    push(67, 67, 72, &[(80, Some(24))], 0..1, &[Then::Gelu], &both);
+    push(130, 133, 136, &[(136, Some(8))], 0..1, &[Then::Gelu], &[0.0]);
+    push(131, 131, 136, &[(136, Some(40))], 0..1, &[Then::Residual], &[0.0]);
+    cases
+}
+
+#[test]
+fn both_directions_are_those_of_the_oracle() {
+    for cuda in devices() {
+        for (case, room) in cases() {
+            let name = format!("{:?}, {case:?}, room {room}", cuda.precision());
+            let data = case.data(cuda.precision());
+            let rows = data.case.rows;
+            let layer = Layer::new(
+                &cuda,
+                &data,
+                if room > rows { cuda.live_rows(room, rows as u32) } else { Rows::all(rows) },
+            );
+            let mut gradient = cuda.parameters(&vec![0.0; data.parameters.len()]);
+            let found = layer.run(&mut gradient, true);
+            let inner = data.case.input.max(data.case.width()) as f64;
+            // Sums of tensor cores truncate: |x| <= 1 and |W| <= 1 / sqrt(k), and the ranks' terms are fewer.
+            let truncated = (inner / 16.0 + 2.0) * 2f64.powi(-22) * 4.0 * inner.sqrt();
+            let phi = if data.case.then == Then::Gelu { 3e-7 } else { 0.0 };
+            let Found { y, slope, dx, gradient: g } = &found;
+            for ((what, oracle), values) in data.oracles(cuda.precision()).into_iter().zip([y, slope, dx, g])
+            {
+                let rounding = match (cuda.precision(), what) {
+                    (Precision::F32, _) | (_, "gradient") => 2.0 * ULP,
+                    (Precision::Bf16, _) => 2f64.powi(-9),
+                };
+                let mut floor = (rounding + phi) * oracle.largest().max(1.0);
+                if cuda.precision() == Precision::Bf16 && what != "gradient" {
+                    floor += truncated;
+                }
+                oracle.check(format!("lora_linear {what} {name}"), values, floor);
+            }
+
+            // Saving changes nothing; neither does a second time, and gradients are added.
+            let (_, unsaved) = layer.forward(false);
+            assert!(unsaved.slope.is_none() && unsaved.s.iter().all(Option::is_none), "{name}");
+            assert_eq!(bits(&layer.download(&unsaved.y)), bits(y), "{name}");
+            let again = layer.run(&mut gradient, true);
+            assert_eq!(
+                (bits(&again.y), bits(&again.slope), bits(&again.dx)),
+                (bits(y), bits(slope), bits(dx)),
+                "{name}"
+            );
+            assert!(
+                again.gradient.iter().zip(g).all(|(twice, once)| *twice == 2.0 * once),
+                "{name}: not added"
+            );
+        }
+    }
+}
+
+#[test]
+fn dx_may_be_skipped_and_may_be_the_first() {
+    for cuda in devices() {
+        let case = Case { rows: 9, input: 40, modules: QKV, range: 0..3, then: Then::Nothing, dropout: 0.0 };
+        let mut data = case.data(cuda.precision());
+        data.before.fill(0.0);
+        let layer = Layer::new(&cuda, &data, Rows::all(9));
+        let zeros = vec![0.0; data.parameters.len()];
+        let added = layer.run(&mut cuda.parameters(&zeros), true);
+        let first = layer.run(&mut cuda.parameters(&zeros), false);
+        assert_eq!(bits(&first.dx), bits(&added.dx));
+        let (x, out) = layer.forward(true);
+        let dy = layer.upload(&data.dy, data.case.width());
+        let mut gradient = cuda.parameters(&zeros);
+        assert!(cuda.lora_linear_backward(&layer.call(), &x, &out.s, &dy, Dx::Skip, &mut gradient).is_none());
+        assert_eq!(bits(&cuda.download_flat(&gradient).unwrap()), bits(&first.gradient));
+    }
+}
+
+/// Whatever the tiles that the number of rows asks for.
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    for cuda in devices() {
+        for (rows, outputs) in [(13, UNEQUAL), (66, &[(72, Some(8))]), (130, &[(136, Some(40))])] {
+            let range = 0..outputs.len();
+            let case = Case { rows, input: 72, modules: outputs, range, then: Then::Gelu, dropout: 0.0 };
+            let mut data = case.data(cuda.precision());
+            let y = Layer::new(&cuda, &data, Rows::all(rows)).forward(false).1.y;
+            let (all, width) = (cuda.download(&y).unwrap(), y.columns());
+            let x = data.x.clone();
+            for row in [0, rows / 2, rows - 1] {
+                data.x = x[row * 72..][..72].to_vec();
+                data.case.rows = 1;
+                let y = Layer::new(&cuda, &data, Rows::all(1)).forward(false).1.y;
+                assert_eq!(
+                    bits(&cuda.download(&y).unwrap()),
+                    bits(&all[row * width..][..width]),
+                    "row {row}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn adapters_are_found_where_they_are() {
+    for cuda in devices() {
+        let case = Case { rows: 1, input: 3, modules: QKV, range: 0..3, then: Then::Nothing, dropout: 0.0 };
+        let data = case.data(cuda.precision());
+        let lora = cuda.lora(&cuda.parameters(&data.parameters), SCALE, &data.slots);
+        assert!(Cuda::adapts(&lora, 0..3) && Cuda::adapts(&lora, 0..1) && Cuda::adapts(&lora, 1..3));
+        assert!(!Cuda::adapts(&lora, 1..2));
+    }
+}
+
+/// Rows of a batch that belong to three adapters, of different ranks, scales and modules.
+#[test]
+fn rows_of_several_adapters_are_those_of_each_alone() {
+    const RUNS: [(usize, u32); 4] = [(1, 2), (35, 0), (0, 1), (21, 1)];
+    for cuda in devices() {
+        // Fused, with a rank too large for that, and on CUDA cores.
+        let layers: [(usize, [Modules; 3]); 3] = [
+            (40, [&[(24, Some(8)), (40, Some(16))], &[(24, None), (40, Some(4))], &[(24, None), (40, None)]]),
+            (
+                40,
+                [
+                    &[(24, Some(20)), (40, Some(16))],
+                    &[(24, Some(32)), (40, Some(4))],
+                    &[(24, Some(17)), (40, None)],
+                ],
+            ),
+            (7, [&[(5, Some(8)), (3, None)], &[(5, Some(3)), (3, None)], &[(5, None), (3, None)]]),
+        ];
+        for (input, modules) in layers {
+            let of = |modules: Modules, then| {
+                let case = Case { rows: 57, input, modules, range: 0..2, then, dropout: 0.0 };
+                case.data(cuda.precision())
+            };
+            for then in [Then::Gelu, Then::Residual] {
+                let data = modules.map(|m| of(m, then));
+                let layer = Layer::new(&cuda, &data[0], Rows::all(57));
+                let parameters = data.each_ref().map(|d| cuda.parameters(&d.parameters));
+                let scales = [0.5, 1.5, 2.0];
+                let adapters: [_; 3] =
+                    std::array::from_fn(|i| (&parameters[i], scales[i], &data[i].slots[..]));
+                let mut mixed = Layer::new(&cuda, &data[0], Rows::all(57));
+                mixed.lora = cuda.lora_of_adapters(&adapters).on_rows(&cuda.segments(&RUNS));
+                let y = layer.download(&mixed.forward(false).1.y);
+                let mut first = 0;
+                for (rows, adapter) in RUNS {
+                    let (parameters, scale, slots) = adapters[adapter as usize];
+                    let mut alone = Layer::new(&cuda, &data[0], Rows::all(57));
+                    alone.lora = cuda.lora(parameters, scale, slots);
+                    let of_one = layer.download(&alone.forward(false).1.y);
+                    let place = first * data[0].case.width()..(first + rows) * data[0].case.width();
+                    assert_eq!(bits(&y[place.clone()]), bits(&of_one[place]), "adapter {adapter}, {then:?}");
+                    first += rows;
+                }
+            }
+        }
+    }
+}
