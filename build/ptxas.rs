@@ -1,11 +1,14 @@
 //! What ptxas reports of kernels (`-Xptxas -v`).
 
 /// The lines that tell of something that costs speed: registers spilled to memory, arrays kept in it, and
-/// tensor core or register instructions that it gave up on; each with the function that it is about.
+/// tensor core or register instructions that it gave up on; each with the architecture and the function.
 pub fn faults(report: &str) -> Vec<String> {
-    let mut function = "";
+    let (mut architecture, mut function) = ("", "");
     let mut faults = Vec::new();
     for line in report.lines() {
+        if let Some((_, rest)) = line.split_once("' for '") {
+            architecture = rest.trim_end_matches('\'');
+        }
         if let Some((_, name)) = line.split_once("Function properties for ") {
             function = name;
         }
@@ -14,10 +17,8 @@ pub fn faults(report: &str) -> Vec<String> {
         let given_up = line.contains("Potential Performance Loss")
             || line.contains("wgmma") && line.contains("serialized")
             || line.contains("setmaxnreg") && line.contains("ignored");
-        if spills {
-            faults.push(format!("{function}: {}", line.trim()));
-        } else if given_up {
-            faults.push(line.trim().to_string());
+        if spills || given_up {
+            faults.push(format!("{architecture} {function}: {}", line.trim()));
         }
     }
     faults

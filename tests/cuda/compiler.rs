@@ -26,7 +26,7 @@ fn what_costs_speed_is_a_fault() {
     assert!(ptxas::faults(REPORT).is_empty());
     let spill = "    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads";
     let report = format!("{REPORT}ptxas info    : Function properties for first\n{spill}\n");
-    assert_eq!(ptxas::faults(&report), [format!("first: {}", spill.trim())]);
+    assert_eq!(ptxas::faults(&report), [format!("sm_90 first: {}", spill.trim())]);
     for line in [
         "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to \
          insufficient register resources for the wgmma pipeline in function 'first'",
@@ -34,6 +34,6 @@ fn what_costs_speed_is_a_fault() {
          requirements in 'first'",
         "ptxas warning : setmaxnreg is ignored",
     ] {
-        assert_eq!(ptxas::faults(&format!("{REPORT}{line}\n")), [line]);
+        assert_eq!(ptxas::faults(&format!("{REPORT}{line}\n")), [format!("sm_90 first: {line}")]);
     }
 }
