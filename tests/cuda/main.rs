@@ -10,6 +10,8 @@ mod emulated;
 mod harness;
 #[path = "../ops/oracle.rs"]
 mod oracle;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod adamw;
 mod attention;
@@ -21,9 +23,9 @@ mod elementwise;
 mod embedding;
 mod gather_rows;
 mod layer_norm;
-mod layer_norm;
 mod lora_linear;
 mod mwer;
+mod network;
 mod score_head;
 mod selection;
 mod selfcheck;
