@@ -1,13 +1,14 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use lorb_emulate::Order;
 use lorb_engine::device::cuda::{Driver, Unavailable};
 use lorb_engine::device::{Choice, choose};
 
 use crate::emulated::Emulated;
 
 fn there() -> Result<Arc<dyn Driver>, Unavailable> {
-    Ok(Arc::new(Emulated::new()))
+    Ok(Arc::new(Emulated::new(Order::Forward)))
 }
 
 fn old() -> Unavailable {
