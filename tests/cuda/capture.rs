@@ -1,3 +1,4 @@
+use lorb_emulate::Order;
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
@@ -15,7 +16,7 @@ fn read(driver: &dyn Driver, at: Address) -> [u8; 4] {
 
 #[test]
 fn a_graph_does_its_work_when_it_is_launched_and_each_time() {
-    let driver: Arc<dyn Driver> = Arc::new(Emulated::new());
+    let driver: Arc<dyn Driver> = Arc::new(Emulated::new(Order::Forward));
     let (a, b) = (driver.allocate(256).unwrap(), driver.allocate(256).unwrap());
     // SAFETY: the blocks have 256 bytes, and live through all of this.
     unsafe {
@@ -41,7 +42,7 @@ fn a_graph_does_its_work_when_it_is_launched_and_each_time() {
 
 #[test]
 fn what_a_captured_kernel_does_wrong_shows_at_the_launch() {
-    let driver = Emulated::new();
+    let driver = Emulated::new(Order::Forward);
     let parameters = LayerNormParameters::zeroed();
     let launch = Launch {
         kernel: kernels::LAYER_NORM_F32.id(),
@@ -60,7 +61,7 @@ fn what_a_captured_kernel_does_wrong_shows_at_the_launch() {
 
 #[test]
 fn captures_neither_nest_nor_read() {
-    let driver = Emulated::new();
+    let driver = Emulated::new(Order::Forward);
     assert!(driver.end_capture().is_err());
     driver.begin_capture().unwrap();
     assert!(driver.begin_capture().is_err());

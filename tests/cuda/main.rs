@@ -21,7 +21,6 @@ mod elementwise;
 mod embedding;
 mod gather_rows;
 mod layer_norm;
-mod layer_norm;
 mod lora_linear;
 mod mwer;
 mod score_head;

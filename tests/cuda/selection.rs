@@ -1,3 +1,4 @@
+use lorb_emulate::Order;
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use lorb_engine::device::{Choice, choose};
 use crate::emulated::Emulated;
 
 fn there() -> Result<Arc<dyn Driver>, Unavailable> {
-    Ok(Arc::new(Emulated::new()))
+    Ok(Arc::new(Emulated::new(Order::Forward)))
 }
 
 fn old() -> Unavailable {

@@ -1,3 +1,4 @@
+use lorb_emulate::Order;
 use std::sync::Arc;
 
 use lorb_engine::device::cpu::{Cpu, Isa};
@@ -21,7 +22,7 @@ fn a_sound_device_passes() {
 
 #[test]
 fn rates_are_measured() {
-    let driver: Arc<dyn Driver> = Arc::new(Emulated::new());
+    let driver: Arc<dyn Driver> = Arc::new(Emulated::new(Order::Forward));
     assert!(measure::copy_rate(&driver, 1 << 20).unwrap() > 0.0);
     let latency = measure::latency(&driver).unwrap();
     assert!(!latency.queued.is_zero() && !latency.alone.is_zero());
