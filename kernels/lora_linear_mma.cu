@@ -35,6 +35,9 @@ static_assert(Small::THREADS == SMALL_THREADS, "as the launcher has it");
 // What one block of a product works with. ROWS: the weights lie as [k, n]. FUSED: S is summed along.
 template <class T, bool ROWS, bool FUSED, bool MASK>
 struct Product {
+    // Unrolled, a thread of the large fused form would take more than the 128 registers that let two blocks share
+    // a multiprocessor.
+    static constexpr int UNROLL = FUSED && T::M == LARGE_TILE ? 1 : 2;
     static constexpr uint32_t STAGE = T::LEFT + T::RIGHT + (FUSED ? RANK_UNIT * MMA_K : 0);
 
     const Gemm& p;
@@ -210,7 +213,7 @@ struct Product {
         for (uint32_t step = 0; step < base; step++, slot = next(slot)) {
             wait();
             advance(step);
-#pragma unroll
+#pragma unroll UNROLL
             for (uint32_t k = 0; k < MMA_K; k += 16) {
                 multiply<ROWS>(slot, k,
                                [&](uint32_t i, uint32_t j, const uint32_t(&a)[4], const uint32_t(&&b)[2]) {

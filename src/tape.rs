@@ -8,23 +8,36 @@ use crate::device::Device;
 pub struct Var<D: Device> {
     pub value: D::Tensor,
     node: Option<usize>,
+    /// GELU' at its argument, of the output of a GELU: on the way back stands the gradient of the argument
+    /// in place of the output's, so that whoever computes the latter multiplies while it has it at hand.
+    slope: Option<D::Tensor>,
 }
 
 impl<D: Device> Clone for Var<D> {
     fn clone(&self) -> Self {
-        Var { value: self.value.clone(), node: self.node }
+        Var { value: self.value.clone(), node: self.node, slope: self.slope.clone() }
     }
 }
 
 impl<D: Device> Var<D> {
     /// A value that needs no gradient.
     pub fn constant(value: D::Tensor) -> Self {
-        Var { value, node: None }
+        Var { value, node: None, slope: None }
     }
 
     /// Whether something trainable lies behind the value.
     pub fn needs_gradient(&self) -> bool {
         self.node.is_some()
+    }
+
+    /// The same as the output of a GELU with this slope.
+    pub fn with_slope(self, slope: Option<D::Tensor>) -> Self {
+        Var { slope, ..self }
+    }
+
+    /// GELU' at its argument, where the value is the output of a GELU.
+    pub fn slope(&self) -> Option<&D::Tensor> {
+        self.slope.as_ref()
     }
 }
 
@@ -42,14 +55,29 @@ pub struct Gradients<'g, D: Device> {
 }
 
 impl<D: Device> Gradients<'_, D> {
-    /// Takes what has reached `x` so far, so that an operation can add to it in its own epilogue.
-    /// Pair with [`set`](Self::set).
+    /// Takes what has reached `x` so far, so that an operation can add to it in its own epilogue; nothing of the
+    /// output of a GELU. Pair with [`set`](Self::set).
     pub fn take(&mut self, x: &Var<D>) -> Option<D::Tensor> {
-        self.values[x.node?].take()
+        if x.slope.is_some() { None } else { self.take_sloped(x) }
     }
 
     /// Sets the gradient of `x`, including what [`take`](Self::take) gave; nothing where none is needed.
-    pub fn set(&mut self, x: &Var<D>, gradient: D::Tensor) {
+    pub fn set(&mut self, device: &D, x: &Var<D>, gradient: D::Tensor) {
+        match x.slope {
+            Some(_) => self.add(device, x, gradient),
+            None => self.set_sloped(x, gradient),
+        }
+    }
+
+    /// Takes what has reached `x` so far, times its slope where it has one. Pair with
+    /// [`set_sloped`](Self::set_sloped).
+    pub fn take_sloped(&mut self, x: &Var<D>) -> Option<D::Tensor> {
+        self.values[x.node?].take()
+    }
+
+    /// Sets the gradient of `x` times its slope where it has one, including what
+    /// [`take_sloped`](Self::take_sloped) gave; nothing where none is needed.
+    pub fn set_sloped(&mut self, x: &Var<D>, gradient: D::Tensor) {
         if let Some(node) = x.node {
             self.values[node] = Some(gradient);
         }
@@ -57,11 +85,18 @@ impl<D: Device> Gradients<'_, D> {
 
     /// Adds `gradient` to that of `x`.
     pub fn add(&mut self, device: &D, x: &Var<D>, gradient: D::Tensor) {
-        let sum = match self.take(x) {
+        if !x.needs_gradient() {
+            return;
+        }
+        let gradient = match &x.slope {
+            Some(slope) => device.gelu_backward(&gradient, slope),
+            None => gradient,
+        };
+        let sum = match self.take_sloped(x) {
             Some(before) => device.add(&before, &gradient),
             None => gradient,
         };
-        self.set(x, sum);
+        self.set_sloped(x, sum);
     }
 }
 
@@ -99,7 +134,7 @@ impl<'a, D: Device + 'a> Tape<'a, D> {
             return Var::constant(value);
         }
         self.nodes.push(Box::new(node()));
-        Var { value, node: Some(self.nodes.len() - 1) }
+        Var { value, node: Some(self.nodes.len() - 1), slope: None }
     }
 
     /// Walks back from `seeds` (values with their gradients), adding to the parameters' gradients.

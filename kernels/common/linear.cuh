@@ -30,17 +30,18 @@ struct Gemm {
     Part parts[LINEAR_MODULES];
     void* out;                // [rows, …]
     void* slope;              // GELU' of the product, as `out`; or null
-    const void* addend;       // added to the result; or null. It may be `out`
-    const void* factor;       // multiplies the result and the addend, as `out`; or null
+    const void* factor;       // [rows, …]: multiplies the product; or null
+    const void* addend;       // [rows, …]: added to the result; or null
     const float* scales;      // of S or U, by adapter; null where the product is neither
     const RowTile* row_tiles; // one per block in y; or null: all rows, of one adapter
     Rows rows;
     Dropout dropout;
     uint32_t low_ends[LINEAR_MODULES]; // with dropout: where the ranks of each target end in low_left
     uint32_t part_count;
-    uint32_t out_stride, addend_stride;
+    uint32_t out_stride, addend_stride, factor_stride;
     uint32_t gelu;   // 1: y = GELU(product)
     uint32_t stages; // of the pipeline, tensor cores only
+    uint32_t unused;
 };
 
 // What a block computes: rows first..end and columns from `column` on of one part.
@@ -129,15 +130,15 @@ __device__ __forceinline__ void finish(const Gemm& p, const Part& part, uint32_t
         }
         if (p.slope != nullptr) store(p.slope, slope);
     }
+    if (p.factor != nullptr) {
+        Pack<T, N> factor = load(p.factor, p.factor_stride);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) y[i] *= to_float(factor.at[i]);
+    }
     if (p.addend != nullptr) {
         Pack<T, N> before = load(p.addend, p.addend_stride);
 #pragma unroll
         for (uint32_t i = 0; i < N; i++) y[i] += to_float(before.at[i]);
-    }
-    if (p.factor != nullptr) {
-        Pack<T, N> factor = load(p.factor, p.out_stride);
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++) y[i] *= to_float(factor.at[i]);
     }
     store(p.out, y);
 }

@@ -44,6 +44,8 @@ struct Data {
     x: Vec<f32>,
     residual: Vec<f32>,
     dy: Vec<f32>,
+    /// GELU' where x is the output of one.
+    slope: Vec<f32>,
     /// What has reached dx before.
     before: Vec<f32>,
 }
@@ -85,6 +87,7 @@ impl Case {
             x: values(self.rows * self.input, 1.0),
             residual: values(of_y, 1.0),
             dy: values(of_y, 1.0),
+            slope: values(self.rows * self.input, 1.0),
             before: values(self.rows * self.input, 1.0),
             case: self,
             base,
@@ -170,7 +173,8 @@ impl Data {
         let mut gradient = vec![R::of(0.0); parameters.len()];
         let mut dx: Vec<R> = Vec::new();
         for (i, (x, dy)) in x.chunks_exact(case.input).zip(dy.chunks_exact(case.width())).enumerate() {
-            let mut sums = constants::<R>(&self.before[i * case.input..][..case.input]);
+            let of_x = i * case.input..(i + 1) * case.input;
+            let mut sums = vec![R::of(0.0); case.input];
             let mut first = 0;
             for (m, slot) in self.modules() {
                 let (w, b) = &self.base[m];
@@ -201,25 +205,23 @@ impl Data {
                 let through = self.masked(m, i, &through, &|x| x);
                 sums.iter_mut().zip(through).for_each(|(sum, t)| *sum = *sum + t);
             }
-            dx.extend(sums.into_iter().map(store));
+            let (slope, before) = (&self.slope[of_x.clone()], &self.before[of_x]);
+            let finish = |((sum, &s), &b): ((R, &f32), &f32)| store(sum * R::of(s.into()) + R::of(b.into()));
+            dx.extend(sums.into_iter().zip(slope).zip(before).map(finish));
         }
         Results { y, slope, dx, gradient }
     }
 
-    /// The exact results, and those of the naive form in the same precision.
-    fn oracles(&self, precision: Precision) -> [(&'static str, Oracle); 4] {
+    /// Of y, its slope, dx and the gradient of the parameters: the exact ones, and those of the naive form in
+    /// the same precision.
+    fn oracles(&self, precision: Precision) -> [Oracle; 4] {
         let store: fn(f32) -> f32 = match precision {
             Precision::F32 => |x| x,
             Precision::Bf16 => |x| bf16::from_f32(x).to_f32(),
         };
         let (e, n) = (self.naive::<f64>(&|x| x), self.naive::<f32>(&store));
         let oracle = |exact, naive| Oracle { exact, naive };
-        [
-            ("y", oracle(e.y, n.y)),
-            ("slope", oracle(e.slope, n.slope)),
-            ("dx", oracle(e.dx, n.dx)),
-            ("gradient", oracle(e.gradient, n.gradient)),
-        ]
+        [oracle(e.y, n.y), oracle(e.slope, n.slope), oracle(e.dx, n.dx), oracle(e.gradient, n.gradient)]
     }
 }
 
@@ -237,7 +239,8 @@ fn the_oracle_follows_automatic_differentiation() {
     for then in [Then::Nothing, Then::Gelu, Then::Residual] {
         let modules = &[(3, Some(2)), (4, None), (2, Some(1))];
         let case = Case { rows: 3, input: 5, modules, range: 0..3, then, dropout: 0.3 };
-        let data = case.data(Precision::F32);
+        let mut data = case.data(Precision::F32);
+        data.slope.fill(1.0);
         let inputs = [&data.x[..], &data.parameters, &data.residual].concat();
         let exact = pull_back::<f64>(&data, &inputs, &data.dy);
         let own = data.naive::<f64>(&|x| x);
@@ -316,16 +319,16 @@ impl<'d> Layer<'d> {
         (x, out)
     }
 
-    /// Both passes, with the gradient added to `gradient`.
-    fn run(&self, gradient: &mut Flat, before: bool) -> Found {
+    /// Both passes, with the gradient added to `gradient`; dx is finished with the slope and what was before.
+    fn run(&self, gradient: &mut Flat, finish: bool) -> Found {
         let case = &self.data.case;
         let (x, out) = self.forward(true);
         let mut dy = self.upload(&self.data.dy, case.width());
         if let Some(slope) = &out.slope {
             dy = self.cuda.gelu_backward(&dy, slope);
         }
-        let before = before.then(|| self.upload(&self.data.before, case.input));
-        let dx = Dx::Wanted(before);
+        let of_x = |values: &[f32]| finish.then(|| self.upload(values, case.input));
+        let dx = Dx::Wanted { slope: of_x(&self.data.slope), before: of_x(&self.data.before) };
         let dx = self.cuda.lora_linear_backward(&self.call(), &x, &out.s, &dy, dx, gradient).unwrap();
         Found {
             y: self.download(&out.y),
@@ -340,93 +343,96 @@ const QKV: Modules = &[(24, Some(8)), (24, None), (24, Some(13))];
 const UNEQUAL: Modules = &[(64, Some(16)), (96, Some(33)), (8, Some(1))];
 const ODD: Modules = &[(17, Some(8)), (5, None), (97, Some(1))];
 
-/// With room for so many rows.
-fn cases() -> Vec<(Case, usize)> {
-    let mut cases = Vec::new();
-    let mut push = |rows: usize,
-                    room: usize,
-                    input,
-                    modules: Modules,
-                    range: Range<usize>,
-                    thens: &[Then],
-                    dropouts: &[f32]| {
-        for &then in thens {
-            for &dropout in dropouts {
-                cases.push((Case { rows, input, modules, range: range.clone(), then, dropout }, room));
-            }
-        }
-    };
-    let all = [Then::Nothing, Then::Gelu, Then::Residual];
-    let both = [0.0, 0.25];
-    // On CUDA cores in either precision.
-    push(1, 1, 7, &[(1, Some(1))], 0..1, &all, &both);
-    push(3, 5, 17, &[(97, Some(13))], 0..1, &all, &both);
-    push(67, 70, 33, ODD, 0..3, &all, &both);
-    push(5, 5, 33, ODD, 1..3, &all, &both);
-    // Tensor cores, small tiles: fused and not, parts of layers.
-    push(1, 1, 8, &[(8, Some(1))], 0..1, &all, &both);
-    push(13, 13, 24, UNEQUAL, 0..3, &all, &both);
-    push(33, 40, 40, QKV, 0..3, &all, &both);
-    push(7, 7, 40, QKV, 1..3, &all, &both);
-    push(7, 7, 40, QKV, 0..1, &all, &both);
-    push(7, 9, 40, QKV, 1..2, &all, &both);
-    push(31, 31, 104, &[(40, Some(40))], 0..1, &[Then::Residual], &both);
-    // Medium and large tiles, two of each in each direction.
-    push(66, 67, 72, &[(72, Some(8))], 0..1, &all, &[0.0]);
-    push(67, 67, 72, &[(80, Some(24))], 0..1, &[Then::Gelu], &both);
-    push(130, 133, 136, &[(136, Some(8))], 0..1, &[Then::Gelu], &[0.0]);
-    push(131, 131, 136, &[(136, Some(40))], 0..1, &[Then::Residual], &[0.0]);
-    cases
-}
+/// A layer's rows, room for rows, input, modules, and those that take part.
+type Shape = (usize, usize, usize, Modules, Range<usize>);
 
 #[test]
 fn both_directions_are_those_of_the_oracle() {
+    let shapes: [Shape; 10] = [
+        // On CUDA cores in either precision.
+        (1, 1, 7, &[(1, Some(1))], 0..1),
+        (3, 5, 17, &[(97, Some(13))], 0..1),
+        (67, 70, 33, ODD, 0..3),
+        (5, 5, 33, ODD, 1..3),
+        // On tensor cores in bf16, with small tiles: all of a layer and parts, S fused and not.
+        (1, 1, 8, &[(8, Some(1))], 0..1),
+        (13, 13, 24, UNEQUAL, 0..3),
+        (33, 40, 40, QKV, 0..3),
+        (7, 7, 40, QKV, 1..3),
+        (7, 7, 40, QKV, 0..1),
+        (7, 9, 40, QKV, 1..2),
+    ];
+    let what = [(Then::Nothing, 0.0), (Then::Gelu, 0.0), (Then::Residual, 0.0), (Then::Nothing, 0.25)];
     for cuda in devices() {
-        for (case, room) in cases() {
-            let name = format!("{:?}, {case:?}, room {room}", cuda.precision());
-            let data = case.data(cuda.precision());
-            let rows = data.case.rows;
-            let layer = Layer::new(
-                &cuda,
-                &data,
-                if room > rows { cuda.live_rows(room, rows as u32) } else { Rows::all(rows) },
-            );
-            let mut gradient = cuda.parameters(&vec![0.0; data.parameters.len()]);
-            let found = layer.run(&mut gradient, true);
-            let inner = data.case.input.max(data.case.width()) as f64;
-            // Sums of tensor cores truncate: |x| <= 1 and |W| <= 1 / sqrt(k), and the ranks' terms are fewer.
-            let truncated = (inner / 16.0 + 2.0) * 2f64.powi(-22) * 4.0 * inner.sqrt();
-            let phi = if data.case.then == Then::Gelu { 3e-7 } else { 0.0 };
-            let Found { y, slope, dx, gradient: g } = &found;
-            for ((what, oracle), values) in data.oracles(cuda.precision()).into_iter().zip([y, slope, dx, g])
-            {
-                let rounding = match (cuda.precision(), what) {
-                    (Precision::F32, _) | (_, "gradient") => 2.0 * ULP,
-                    (Precision::Bf16, _) => 2f64.powi(-9),
-                };
-                let mut floor = (rounding + phi) * oracle.largest().max(1.0);
-                if cuda.precision() == Precision::Bf16 && what != "gradient" {
-                    floor += truncated;
-                }
-                oracle.check(format!("lora_linear {what} {name}"), values, floor);
+        for (rows, room, input, modules, range) in shapes.clone() {
+            for (then, dropout) in what {
+                check(&cuda, Case { rows, input, modules, range: range.clone(), then, dropout }, room);
             }
-
-            // Saving changes nothing; neither does a second time, and gradients are added.
-            let (_, unsaved) = layer.forward(false);
-            assert!(unsaved.slope.is_none() && unsaved.s.iter().all(Option::is_none), "{name}");
-            assert_eq!(bits(&layer.download(&unsaved.y)), bits(y), "{name}");
-            let again = layer.run(&mut gradient, true);
-            assert_eq!(
-                (bits(&again.y), bits(&again.slope), bits(&again.dx)),
-                (bits(y), bits(slope), bits(dx)),
-                "{name}"
-            );
-            assert!(
-                again.gradient.iter().zip(g).all(|(twice, once)| *twice == 2.0 * once),
-                "{name}: not added"
-            );
         }
     }
+}
+
+/// More than one tile in rows, in columns and in steps of the inner dimension, with S fused and not.
+#[test]
+fn every_size_of_tile_is_that_of_the_oracle() {
+    let shapes: [(Shape, Then, f32); 6] = [
+        ((35, 37, 104, &[(40, Some(8))], 0..1), Then::Gelu, 0.0),
+        ((35, 35, 104, &[(40, Some(40))], 0..1), Then::Residual, 0.25),
+        ((66, 67, 72, &[(72, Some(8))], 0..1), Then::Residual, 0.0),
+        ((67, 67, 72, &[(80, Some(24))], 0..1), Then::Gelu, 0.25),
+        ((130, 133, 136, &[(136, Some(8))], 0..1), Then::Gelu, 0.0),
+        ((131, 131, 136, &[(136, Some(40))], 0..1), Then::Residual, 0.0),
+    ];
+    for cuda in devices().filter(|cuda| cuda.precision() == Precision::Bf16) {
+        for ((rows, room, input, modules, range), then, dropout) in shapes.clone() {
+            check(&cuda, Case { rows, input, modules, range, then, dropout }, room);
+        }
+    }
+}
+
+fn check(cuda: &Cuda, case: Case, room: usize) {
+    let name = format!("{:?}, {case:?}, room {room}", cuda.precision());
+    let data = case.data(cuda.precision());
+    let rows = data.case.rows;
+    let rows = if room > rows { cuda.live_rows(room, rows as u32) } else { Rows::all(rows) };
+    let layer = Layer::new(cuda, &data, rows);
+    let mut gradient = cuda.parameters(&vec![0.0; data.parameters.len()]);
+    let found = layer.run(&mut gradient, true);
+
+    let [y, slope, dx, of_parameters] = data.oracles(cuda.precision());
+    let phi = if data.case.then == Then::Gelu { 3e-7 } else { 0.0 };
+    let floor = |oracle: &Oracle| (2.0 * ULP + phi) * oracle.largest().max(1.0);
+    // Sums of tensor cores truncate: |x| <= 1 and |W| <= 1 / sqrt(k), and the ranks' terms are fewer. The
+    // result is rounded.
+    let inner = data.case.input.max(data.case.width()) as f64;
+    let truncated = (inner / 16.0 + 2.0) * 2f64.powi(-22) * 4.0 * inner.sqrt();
+    let stored = |oracle: &Oracle| match cuda.precision() {
+        Precision::F32 => floor(oracle),
+        Precision::Bf16 => floor(oracle) + truncated + 2f64.powi(-9) * oracle.largest(),
+    };
+    y.check(format!("lora_linear y {name}"), &found.y, stored(&y));
+    slope.check(format!("lora_linear slope {name}"), &found.slope, stored(&slope));
+    dx.check(format!("lora_linear dx {name}"), &found.dx, stored(&dx));
+    let mut rest = found.gradient.clone();
+    for slot in data.modules().filter_map(|(_, slot)| slot) {
+        for (part, range) in [("dA", slot.a.clone()), ("dB", slot.b.clone())] {
+            let oracle = of_parameters.slice(range.clone());
+            let what = format!("lora_linear {part} {name}");
+            oracle.check(what, &found.gradient[range.clone()], floor(&oracle));
+            rest[range].fill(0.0);
+        }
+    }
+    assert!(rest.iter().all(|&x| x == 0.0), "{name}: a write outside the slots");
+
+    // Saving changes nothing; neither does a second time, and gradients are added.
+    let (_, unsaved) = layer.forward(false);
+    assert!(unsaved.slope.is_none() && unsaved.s.iter().all(Option::is_none), "{name}");
+    assert_eq!(bits(&layer.download(&unsaved.y)), bits(&found.y), "{name}");
+    let again = layer.run(&mut gradient, true);
+    let all = |found: &Found| [bits(&found.y), bits(&found.slope), bits(&found.dx)];
+    assert_eq!(all(&again), all(&found), "{name}");
+    let twice: Vec<f32> = found.gradient.iter().map(|once| 2.0 * once).collect();
+    assert_eq!(bits(&again.gradient), bits(&twice), "{name}: not added");
 }
 
 #[test]
@@ -434,6 +440,7 @@ fn dx_may_be_skipped_and_may_be_the_first() {
     for cuda in devices() {
         let case = Case { rows: 9, input: 40, modules: QKV, range: 0..3, then: Then::Nothing, dropout: 0.0 };
         let mut data = case.data(cuda.precision());
+        data.slope.fill(1.0);
         data.before.fill(0.0);
         let layer = Layer::new(&cuda, &data, Rows::all(9));
         let zeros = vec![0.0; data.parameters.len()];

@@ -87,7 +87,8 @@ impl Operation for Data {
     fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
         let case = &self.case;
         let slots = case.slots();
-        let residual = inputs.len() - case.rows * case.width();
+        // Where there is one.
+        let residual = inputs.len().saturating_sub(case.rows * case.width());
         let row = |i: usize| {
             let x = &inputs[i * case.input..(i + 1) * case.input];
             let module = |m: usize| {
@@ -216,7 +217,7 @@ fn both_directions_are_those_of_the_oracle() {
             }
             let mut parameters = vec![0.0; data.inputs.len()];
             let mut back = |dx| cpu.lora_linear_backward(&layer.call(), &x, &out.s, &dy, dx, &mut parameters);
-            let dx = back(Dx::Wanted(None)).unwrap().values();
+            let dx = back(Dx::Wanted { slope: None, before: None }).unwrap().values();
             let once = parameters.clone();
             let of_x = backward.slice(0..dx.len());
             of_x.check(format!("lora_linear_backward dx {name}"), &dx, floor(&of_x));
@@ -236,21 +237,35 @@ fn both_directions_are_those_of_the_oracle() {
             let mut back = |dx| cpu.lora_linear_backward(&layer.call(), &x, &out.s, &dy, dx, &mut parameters);
             assert!(back(Dx::Skip).is_none());
             assert!(parameters.iter().zip(&once).all(|(p, o)| *p == 2.0 * o), "{name}: not added");
-            let before: Vec<f32> = Random::new(13).values(dx.len());
-            let added = back_added(&layer, &cpu, &out.s, &dy, &before);
-            let mut of_x = of_x;
-            of_x.exact.iter_mut().zip(&before).for_each(|(x, b)| *x += f64::from(*b));
-            of_x.naive.iter_mut().zip(&before).for_each(|(x, b)| *x += b);
-            of_x.check(format!("lora_linear_backward dx + before {name}"), &added, floor(&of_x));
+            let mut random = Random::new(13);
+            let (slope, before) = (random.values(dx.len()), random.values(dx.len()));
+            for slope in [None, Some(&slope)] {
+                let finished = back_finished(&layer, &cpu, &out.s, &dy, slope, &before);
+                let mut of_x = of_x.clone();
+                for (i, before) in before.iter().enumerate() {
+                    let slope = slope.map_or(1.0, |s| s[i]);
+                    of_x.exact[i] = of_x.exact[i] * f64::from(slope) + f64::from(*before);
+                    of_x.naive[i] = of_x.naive[i] * slope + before;
+                }
+                of_x.check(format!("lora_linear_backward dx, finished, {name}"), &finished, floor(&of_x));
+            }
         }
     }
 }
 
-fn back_added(layer: &Layer, cpu: &Cpu, s: &[Option<Matrix>], dy: &Matrix, before: &[f32]) -> Vec<f32> {
+fn back_finished(
+    layer: &Layer,
+    cpu: &Cpu,
+    s: &[Option<Matrix>],
+    dy: &Matrix,
+    slope: Option<&Vec<f32>>,
+    before: &[f32],
+) -> Vec<f32> {
     let x = layer.x(cpu);
-    let before = Dx::Wanted(Some(cpu.upload(before, x.rows(), x.columns())));
+    let upload = |values: &[f32]| cpu.upload(values, x.rows(), x.columns());
+    let dx = Dx::Wanted { slope: slope.map(|s| upload(s)), before: Some(upload(before)) };
     let mut parameters = vec![0.0; layer.data.inputs.len()];
-    cpu.lora_linear_backward(&layer.call(), &x, s, dy, before, &mut parameters).unwrap().values()
+    cpu.lora_linear_backward(&layer.call(), &x, s, dy, dx, &mut parameters).unwrap().values()
 }
 
 #[test]

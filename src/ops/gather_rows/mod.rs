@@ -44,6 +44,6 @@ impl<D: Device> Backward<D> for Node<D> {
     fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
         let before = gradients.take(&self.x);
         let dx = device.scatter_rows(&dy, &self.index, self.rows, before);
-        gradients.set(&self.x, dx);
+        gradients.set(device, &self.x, dx);
     }
 }

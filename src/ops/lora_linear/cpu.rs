@@ -166,11 +166,11 @@ impl LoraLinear for Cpu {
                 (m, dy, lora)
             })
             .collect();
-        let Dx::Wanted(before) = dx else { return None };
+        let Dx::Wanted { slope, before } = dx else { return None };
         Some(self.fill(rows, input, |out| {
-            let mut addend = match &before {
-                Some(b) => Addend::Rows { data: b.data(), stride: b.stride() },
-                None => Addend::Nothing,
+            let mut addend = match (&slope, &before) {
+                (None, Some(b)) => Addend::Rows { data: b.data(), stride: b.stride() },
+                _ => Addend::Nothing,
             };
             for (m, dy, lora) in &of_module {
                 let module = &call.linear.modules[*m];
@@ -194,6 +194,14 @@ impl LoraLinear for Cpu {
                     out.iter_mut().zip(&*through).for_each(|(x, t)| *x += t);
                 }
                 addend = Addend::Itself;
+            }
+            if let Some(slope) = &slope {
+                for (i, row) in out.chunks_exact_mut(input).enumerate() {
+                    row.iter_mut().zip(slope.row(i)).for_each(|(x, s)| *x *= s);
+                    if let Some(before) = &before {
+                        row.iter_mut().zip(before.row(i)).for_each(|(x, b)| *x += b);
+                    }
+                }
             }
         }))
     }

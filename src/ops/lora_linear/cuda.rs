@@ -110,13 +110,15 @@ impl LoraLinear for Cuda {
         assert!(dy.columns() == width && dy.precision() == self.precision());
         let (rows, capacity) = (x.rows(), x.rows().capacity);
         assert_eq!(dy.rows().capacity, capacity);
-        let (wanted, before) = match dx {
-            Dx::Skip => (false, None),
-            Dx::Wanted(before) => (true, before),
+        let (wanted, slope, before) = match &dx {
+            Dx::Skip => (false, None, None),
+            Dx::Wanted { slope, before } => (true, slope.as_ref(), before.as_ref()),
         };
-        let before = before.as_ref();
-        assert!(before.is_none_or(|b| b.columns() == input && b.rows().capacity == capacity));
-        let units = layer.units(&[Some(x), Some(dy), before]);
+        for of_x in [slope, before].into_iter().flatten() {
+            assert!(of_x.columns() == input && of_x.rows().capacity == capacity);
+            assert_eq!(of_x.precision(), self.precision());
+        }
+        let units = layer.units(&[Some(x), Some(dy), slope, before]);
         let low = match call.dropout {
             Some(_) => Low::Masked,
             // U of one module is summed along its dy; of several, each has columns of its own.
@@ -155,6 +157,8 @@ impl LoraLinear for Cuda {
                 out_stride: input as u32,
                 addend: before.map_or(Address::NULL, Tensor::address),
                 addend_stride: before.map_or(0, Tensor::stride) as u32,
+                factor: slope.map_or(Address::NULL, Tensor::address),
+                factor_stride: slope.map_or(0, Tensor::stride) as u32,
                 scales: if low == Low::Fused { layer.scales() } else { Address::NULL },
                 dropout: call.dropout.into(),
                 low_ends,
@@ -163,7 +167,7 @@ impl LoraLinear for Cuda {
             let form = Form::dx(self, units, low, capacity, input);
             // SAFETY: dy is [rows, width]; W of the modules follow each other as [width, input], and A of the
             // adapted ones as [ranks, input], as U [rows, ranks] has them; where fused, there is one module,
-            // whose B^T is [16, width]; dx is new memory of these rows, and what is added has them.
+            // whose B^T is [16, width]; dx is new memory of these rows, and the slope and what is added have them.
             unsafe { form.launch(self, rows, None, &[part], parameters) };
             out
         });

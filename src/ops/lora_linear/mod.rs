@@ -79,8 +79,8 @@ pub trait LoraLinear: Memory {
         save: bool,
     ) -> Output<Self::Tensor>;
 
-    /// dA and dB into `parameters`; and dx, added to what it is given, where `dx` is asked for.
-    /// `dy` is the gradient of the product, after [`gelu_backward`](Self::gelu_backward) where there was one.
+    /// dA and dB into `parameters`; and dx where it is asked for. `dy` is the gradient of the product: of the
+    /// argument of a GELU.
     fn lora_linear_backward(
         &self,
         call: &Call<'_, Self>,
@@ -91,7 +91,7 @@ pub trait LoraLinear: Memory {
         parameters: &mut Self::Parameters,
     ) -> Option<Self::Tensor>;
 
-    /// dy * slope.
+    /// dy * slope, where no product's epilogue does it.
     fn gelu_backward(&self, dy: &Self::Tensor, slope: &Self::Tensor) -> Self::Tensor;
 }
 
@@ -112,8 +112,11 @@ impl<D: LoraLinear> Clone for Call<'_, D> {
 /// Whether the gradient of x is wanted.
 pub enum Dx<T> {
     Skip,
-    /// Added to this, where given.
-    Wanted(Option<T>),
+    /// Times `slope`, plus `before`, where given: x may be the output of a GELU.
+    Wanted {
+        slope: Option<T>,
+        before: Option<T>,
+    },
 }
 
 /// The linear layer of `x`.
@@ -137,7 +140,7 @@ pub fn lora_linear<'a, D: Device + 'a>(
     };
     let Output { y, s, slope } =
         device.lora_linear(&call, &x.value, for_device, tape.is_recording() && needed);
-    tape.record(y, needed, || Node { call, x: x.clone(), residual, s, slope })
+    tape.record(y, needed, || Node { call, x: x.clone(), residual, s }).with_slope(slope)
 }
 
 struct Node<'a, D: Device> {
@@ -145,20 +148,19 @@ struct Node<'a, D: Device> {
     x: Var<D>,
     residual: Option<Var<D>>,
     s: Vec<Option<D::Tensor>>,
-    slope: Option<D::Tensor>,
 }
 
 impl<D: Device> Backward<D> for Node<'_, D> {
     fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
-        let dy = match &self.slope {
-            Some(slope) => device.gelu_backward(&dy, slope),
-            None => dy,
+        let dx = if self.x.needs_gradient() {
+            Dx::Wanted { slope: self.x.slope().cloned(), before: gradients.take_sloped(&self.x) }
+        } else {
+            Dx::Skip
         };
-        let dx = if self.x.needs_gradient() { Dx::Wanted(gradients.take(&self.x)) } else { Dx::Skip };
         let dx =
             device.lora_linear_backward(&self.call, &self.x.value, &self.s, &dy, dx, gradients.parameters);
         if let Some(dx) = dx {
-            gradients.set(&self.x, dx);
+            gradients.set_sloped(&self.x, dx);
         }
         if let Some(residual) = &self.residual {
             gradients.add(device, residual, dy);

@@ -66,8 +66,8 @@ pub struct GemmParameters {
     pub parts: [PartParameters; MODULES],
     pub out: Address,
     pub slope: Address,
-    pub addend: Address,
     pub factor: Address,
+    pub addend: Address,
     pub scales: Address,
     pub row_tiles: Address,
     pub rows: RowsParameter,
@@ -76,8 +76,10 @@ pub struct GemmParameters {
     pub part_count: u32,
     pub out_stride: u32,
     pub addend_stride: u32,
+    pub factor_stride: u32,
     pub gelu: u32,
     pub stages: u32,
+    pub unused: u32,
 }
 
 /// Whether tensor cores do it.
