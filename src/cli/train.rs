@@ -59,7 +59,7 @@ pub struct Train {
     #[arg(long, value_name = "ALPHA")]
     alpha: Option<f32>,
     /// Adapted layers: all, none, or some of query, key, value, attention.output.dense,
-    /// intermediate.dense, output.dense [default: query,value]
+    /// intermediate.dense, output.dense [default: all]
     #[arg(long, value_name = "LAYERS")]
     targets: Option<Targets>,
     /// Dropout before A
