@@ -1,8 +1,8 @@
 //! This engine as a contender of benches/alternate.py: for each line "go" one round, answered by a line of
 //! JSON; "quit" ends it.
 //!
-//!     cargo bench --bench contender -- rescore MODEL LISTS COUNT
-//!     cargo bench --bench contender -- step MODEL LISTS STEPS
+//!     cargo bench --bench contender -- rescore MODEL LISTS COUNT [cpu|cuda]
+//!     cargo bench --bench contender -- step MODEL LISTS STEPS [cpu|cuda]
 //!
 //! The same work as benches/baselines/rescore.py (one list a batch) and step.py (4 utterances x 8
 //! hypotheses, MWER alone), with an adapter of rank 8 on query and value, not merged.
@@ -13,27 +13,31 @@ use std::time::Instant;
 
 use lorb_engine::Result;
 use lorb_engine::bert::Encoder;
-use lorb_engine::device::AnyDevice;
 use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cuda::Precision;
+use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
-use lorb_engine::ops::adamw::{Adamw, AdamwOptions};
 use lorb_engine::rescore::scorer::Scorer;
 use lorb_engine::train::examples::{Example, Preparation};
-use lorb_engine::train::step::{Objective, StepBatch, gradient};
-use lorb_engine::train::{TrainOptions, parameter_groups};
+use lorb_engine::train::learner::{CpuLearner, CudaLearner, Learner};
+use lorb_engine::train::step::StepBatch;
+use lorb_engine::train::{Beta, TrainOptions};
 
 const UTTERANCES: usize = 4;
 const HYPOTHESES: usize = 8;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let [what, model, lists, count] = &arguments[..] else {
-        eprintln!("usage: contender rescore|step MODEL LISTS COUNT");
+    let [what, model, lists, count, device @ ..] = &arguments[..] else {
+        eprintln!("usage: contender rescore|step MODEL LISTS COUNT [cpu|cuda]");
         return Ok(());
     };
+    let choice = if device.first().is_some_and(|d| d == "cuda") { Choice::Cuda } else { Choice::Cpu };
+    let (device, _) = select(choice, Cpu::new(Isa::detect()?), Precision::Bf16)?;
+    let contender = format!("lorb-engine {}", device.description());
     let count: usize = count.parse().unwrap_or(50);
     let model = BaseModel::open(Path::new(model))?;
     let preparation = Preparation {
@@ -44,38 +48,38 @@ fn main() -> Result<()> {
         max_tokens: model.config.max_positions,
     };
     let examples = preparation.read(&[PathBuf::from(lists)])?;
-    let cpu = Cpu::new(Isa::detect()?);
     let adapter = Adapter::initialise(&model.config, &model.checkpoint, LoraConfig::default(), None, 1)?;
-    match what.as_str() {
-        "rescore" => {
-            let scorer = Scorer::new(AnyDevice::Cpu(cpu.clone()), &model, &adapter)?;
-            let lists: Vec<_> = examples.iter().take(count).map(|e| &e.tokens[..]).collect();
-            rounds(&format!("lorb-engine {}", cpu.isa().name()), || {
-                lists
-                    .iter()
-                    .map(|list| {
-                        timed(tokens(list), || drop(scorer.scores(list).expect("a CPU does not fail")))
-                    })
-                    .collect()
-            });
+    if what == "rescore" {
+        let scorer = Scorer::new(device, &model, &adapter)?;
+        let lists: Vec<_> = examples.iter().take(count).map(|e| &e.tokens[..]).collect();
+        return rounds(&contender, || {
+            lists.iter().map(|list| timed(tokens(list), || scorer.scores(list).map(drop))).collect()
+        });
+    }
+    let batches = batches(&examples[..examples.len().min(count * UTTERANCES)]);
+    let options = TrainOptions { beta: Beta::Fixed(1.0), correlation_weight: 0.0, ..TrainOptions::default() };
+    let contender = format!("{contender} LoRA step");
+    match &device {
+        AnyDevice::Cpu(cpu) => {
+            let encoder = Encoder::load(cpu, &model.config, &model.checkpoint, true)?;
+            steps(&contender, &mut CpuLearner::new(cpu, &encoder, &options, adapter), &batches)
         }
-        _ => {
-            let batches = batches(&examples[..examples.len().min(count * UTTERANCES)]);
-            let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, true)?;
-            let mut adapter = adapter;
-            let mut adamw = Adamw::new(AdamwOptions::default(), adapter.values.len());
-            let groups = parameter_groups(&adapter, &TrainOptions::default(), 1e-2);
-            let objective = Objective { beta: 1.0, correlation_weight: 0.0, seed: 1 };
-            rounds(&format!("lorb-engine {} LoRA step", cpu.isa().name()), || {
-                let mut step = |batch: &StepBatch| {
-                    let g = gradient(&cpu, &encoder, &adapter, batch, objective, 0);
-                    adamw.update(&mut adapter.values, &g.gradient, &groups);
-                };
-                batches.iter().map(|b| timed(b.tokens(), || step(b))).collect()
-            });
+        AnyDevice::Cuda(cuda) => {
+            let encoder = Encoder::load(cuda, &model.config, &model.checkpoint, true)?;
+            steps(&contender, &mut CudaLearner::new(cuda, &encoder, &options, adapter), &batches)
         }
     }
-    Ok(())
+}
+
+/// Rounds of steps, each waited for: what is read after it is there.
+fn steps(contender: &str, learner: &mut dyn Learner, batches: &[StepBatch]) -> Result<()> {
+    rounds(contender, || {
+        let mut step = |batch: &StepBatch| {
+            learner.step(batch, 0, 1e-2)?;
+            learner.losses(true).map(drop)
+        };
+        batches.iter().map(|b| timed(b.tokens(), || step(b))).collect()
+    })
 }
 
 /// As step.py: lists of at least 8 hypotheses, the first 8 of each, 4 lists a step.
@@ -102,18 +106,18 @@ fn tokens(sequences: &[Vec<u32>]) -> usize {
 }
 
 /// The tokens and the seconds of one piece of work.
-fn timed(tokens: usize, work: impl FnOnce()) -> (usize, f64) {
+fn timed(tokens: usize, work: impl FnOnce() -> Result<()>) -> Result<(usize, f64)> {
     let start = Instant::now();
-    work();
-    (tokens, start.elapsed().as_secs_f64())
+    work()?;
+    Ok((tokens, start.elapsed().as_secs_f64()))
 }
 
-fn rounds(contender: &str, mut round: impl FnMut() -> Vec<(usize, f64)>) {
+fn rounds(contender: &str, mut round: impl FnMut() -> Result<Vec<(usize, f64)>>) -> Result<()> {
     for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
         if line == "quit" {
-            return;
+            return Ok(());
         }
-        let done = round();
+        let done = round()?;
         let tokens: usize = done.iter().map(|(t, _)| t).sum();
         let mut seconds: Vec<f64> = done.iter().map(|(_, s)| *s).collect();
         seconds.sort_by(f64::total_cmp);
@@ -128,6 +132,7 @@ fn rounds(contender: &str, mut round: impl FnMut() -> Vec<(usize, f64)>) {
         });
         println!("{answer}");
     }
+    Ok(())
 }
 
 /// VmHWM of /proc/self/status; none elsewhere.

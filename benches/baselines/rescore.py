@@ -18,12 +18,12 @@ from common import merged, pad, read_lists, serve_rounds
 
 
 def torch_scorer(args: argparse.Namespace):
-    model = merged(args.model, args.adapter)
+    model = merged(args.model, args.adapter).to(args.device)
 
     @torch.inference_mode()
     def score(tokens: list[list[int]]) -> np.ndarray:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.contender == "torch-bf16"):
-            return model(**pad(tokens)).logits[:, 0].float().numpy()
+        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.contender == "torch-bf16"):
+            return model(**pad(tokens, args.device)).logits[:, 0].float().cpu().numpy()
 
     return score
 
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--adapter", help="a PEFT folder, merged into the weights")
     parser.add_argument("--lists", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the torch contenders")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--scores", help="write the scores of the last round there, one list a line")
     args = parser.parse_args()

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda, where the forward pass runs under bf16 autocast")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -33,16 +34,17 @@ def main() -> None:
     for at in range(0, len(lists) - UTTERANCES + 1, UTTERANCES):
         group = lists[at : at + UTTERANCES]
         tokens = [t for u in group for t in u.tokens[:HYPOTHESES]]
-        am = torch.tensor(np.stack([u.am[:HYPOTHESES] for u in group]), dtype=torch.float32)
-        errors = torch.tensor(np.stack([u.errors[:HYPOTHESES] for u in group]), dtype=torch.float32)
+        am = torch.tensor(np.stack([u.am[:HYPOTHESES] for u in group]), dtype=torch.float32).to(args.device)
+        errors = torch.tensor(np.stack([u.errors[:HYPOTHESES] for u in group]), dtype=torch.float32).to(args.device)
         batches.append((tokens, 0.3 * am, errors))
-    model = trainable(args.model, 8, 8, "query,value", args.full_finetune, "cpu")
+    model = trainable(args.model, 8, 8, "query,value", args.full_finetune, args.device)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.01)
 
     def step(tokens: list[list[int]], am: torch.Tensor, errors: torch.Tensor) -> None:
-        scores = model(**pad(tokens)).logits.view(UTTERANCES, HYPOTHESES)
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.device == "cuda"):
+            scores = model(**pad(tokens, args.device)).logits.float().view(UTTERANCES, HYPOTHESES)
         loss = sum(mwer(s, e) for s, e in zip(am + scores, errors)) / UTTERANCES
         optimizer.zero_grad()
         loss.backward()
@@ -57,6 +59,8 @@ def main() -> None:
         for batch in batches:
             start = time.perf_counter()
             step(*batch)
+            if args.device == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
         return {
             "contender": "full" if args.full_finetune else "peft",

@@ -4,20 +4,25 @@ use std::sync::Arc;
 
 use half::bf16;
 use lorb_emulate::Order;
-use lorb_engine::device::cuda::{Cuda, Precision};
+use lorb_engine::device::cuda::{self, Cuda, Precision};
 
 use crate::emulated::Emulated;
 use crate::harness::Oracle;
 
-/// Emulated devices of each precision, whose threads run in order and in disorder. New memory is NaN.
+/// Emulated devices of each precision, whose threads run in order and in disorder; or the GPU, where
+/// LORB_TEST_CUDA asks for it. New memory is NaN.
 pub fn devices() -> impl Iterator<Item = Cuda> {
+    let real = std::env::var_os("LORB_TEST_CUDA").map(|_| cuda::open().expect("LORB_TEST_CUDA needs a GPU"));
     let all = [
         (Order::Forward, Precision::F32),
         (Order::Reverse, Precision::Bf16),
         (Order::Random(1), Precision::F32),
         (Order::Random(2), Precision::Bf16),
     ];
-    all.into_iter().map(|(order, precision)| Cuda::poisoned(Arc::new(Emulated::new(order)), precision))
+    all.into_iter().map(move |(order, precision)| {
+        let driver = real.clone().unwrap_or_else(|| Arc::new(Emulated::new(order)));
+        Cuda::poisoned(driver, precision)
+    })
 }
 
 /// `values` as a device of this precision keeps them.
