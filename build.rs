@@ -77,9 +77,12 @@ fn compile(out: &Path) -> Result<String, String> {
             });
         }
     });
-    let images: Result<Vec<Image>, String> =
-        images.into_inner().expect("no thread panicked").into_iter().collect();
-    let mut images = images?;
+    let (images, problems): (Vec<_>, Vec<_>) =
+        images.into_inner().expect("no thread panicked").into_iter().partition(Result::is_ok);
+    if !problems.is_empty() {
+        return Err(problems.into_iter().filter_map(Result::err).collect::<Vec<String>>().join("\n"));
+    }
+    let mut images: Vec<Image> = images.into_iter().flatten().collect();
     images.sort_by(|a, b| a.source.cmp(&b.source));
     Ok(table(Some(nvcc.release()), &images))
 }

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use lorb_engine::Result;
 use lorb_engine::bert::Encoder;
+use lorb_engine::device::AnyDevice;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
@@ -47,10 +48,15 @@ fn main() -> Result<()> {
     let adapter = Adapter::initialise(&model.config, &model.checkpoint, LoraConfig::default(), None, 1)?;
     match what.as_str() {
         "rescore" => {
-            let scorer = Scorer::new(cpu.clone(), &model, &adapter)?;
+            let scorer = Scorer::new(AnyDevice::Cpu(cpu.clone()), &model, &adapter)?;
             let lists: Vec<_> = examples.iter().take(count).map(|e| &e.tokens[..]).collect();
             rounds(&format!("lorb-engine {}", cpu.isa().name()), || {
-                lists.iter().map(|list| timed(tokens(list), || drop(scorer.scores(list)))).collect()
+                lists
+                    .iter()
+                    .map(|list| {
+                        timed(tokens(list), || drop(scorer.scores(list).expect("a CPU does not fail")))
+                    })
+                    .collect()
             });
         }
         _ => {

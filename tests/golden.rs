@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lorb_engine::bert::Encoder;
 use lorb_engine::bert::tensors::Tensors;
+use lorb_engine::device::AnyDevice;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::lora::Adapter;
 use lorb_engine::model::BaseModel;
@@ -123,9 +124,11 @@ fn scores_are_within_1e_5() {
     let golden = Golden::open();
     for &isa in Isa::available() {
         for variant in VARIANTS {
-            let scorer = Scorer::new(Cpu::poisoned(isa), &golden.base, &golden.adapter(variant)).unwrap();
+            let scorer =
+                Scorer::new(AnyDevice::Cpu(Cpu::poisoned(isa)), &golden.base, &golden.adapter(variant))
+                    .unwrap();
             let expected = numbers(&golden.json["variants"][variant]["f64"]["scores"]);
-            let scores = scorer.scores(&golden.batch.sequences);
+            let scores = scorer.scores(&golden.batch.sequences).unwrap();
             assert_eq!(scores.len(), expected.len());
             for (got, expected) in scores.iter().zip(&expected) {
                 close(f64::from(*got), *expected, 1e-5, &format!("{} {variant}", isa.name()));

@@ -12,8 +12,9 @@
 #else
 #include <cuda_bf16.h>
 
+// At least one block a multiprocessor: without that word, the compiler spills some kernels to keep 64 registers.
 #define KERNEL(name, Parameters, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Parameters p)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Parameters p)
 #endif
 
 #include "tiles.h" // constants, written from src/device/cuda/tiles.rs

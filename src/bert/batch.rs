@@ -23,9 +23,17 @@ pub struct PackedBatch<D: Memory> {
     pub sequences: usize,
 }
 
-impl<D: Memory> PackedBatch<D> {
+/// Sequences packed, still on the host. The fields are those of [`PackedBatch`].
+pub struct Packing {
+    pub distinct_tokens: Vec<u32>,
+    pub distinct_positions: Vec<u32>,
+    pub expand: Vec<u32>,
+    pub offsets: Vec<u32>,
+}
+
+impl Packing {
     /// Packs sequences of token ids, each at least one token long.
-    pub fn new<S: AsRef<[u32]>>(device: &D, sequences: &[S]) -> Self {
+    pub fn new<S: AsRef<[u32]>>(sequences: &[S]) -> Packing {
         let mut pairs = HashMap::new();
         let (mut ids, mut positions, mut expand) = (Vec::new(), Vec::new(), Vec::new());
         let mut offsets = vec![0u32];
@@ -41,13 +49,21 @@ impl<D: Memory> PackedBatch<D> {
             }
             offsets.push(expand.len() as u32);
         }
+        Packing { distinct_tokens: ids, distinct_positions: positions, expand, offsets }
+    }
+}
+
+impl<D: Memory> PackedBatch<D> {
+    /// Packs sequences of token ids, each at least one token long.
+    pub fn new<S: AsRef<[u32]>>(device: &D, sequences: &[S]) -> Self {
+        let Packing { distinct_tokens, distinct_positions, expand, offsets } = Packing::new(sequences);
         let count = sequences.len();
         let one_each: Vec<u32> = (0..=count as u32).collect();
         PackedBatch {
-            distinct_tokens: device.index(&ids),
-            distinct_positions: device.index(&positions),
-            distinct: ids.len(),
-            expand: device.row_index(&expand, ids.len()),
+            distinct_tokens: device.index(&distinct_tokens),
+            distinct_positions: device.index(&distinct_positions),
+            distinct: distinct_tokens.len(),
+            expand: device.row_index(&expand, distinct_tokens.len()),
             tokens: expand.len(),
             cls: device.row_index(&offsets[..count], expand.len()),
             offsets: device.index(&offsets),

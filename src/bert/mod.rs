@@ -8,7 +8,7 @@ pub mod fingerprint;
 pub mod tensors;
 pub mod tokenizer;
 
-pub use batch::PackedBatch;
+pub use batch::{PackedBatch, Packing};
 pub use checkpoint::Checkpoint;
 pub use config::Config;
 pub use encoder::Encoder;

@@ -56,7 +56,7 @@ struct Plan {
 impl Evaluate {
     pub fn run(self) -> Result<()> {
         self.refuse_tuning_on_the_evaluated()?;
-        let cpu = self.compute.start()?;
+        let device = self.compute.start()?;
         let scores_anew = self.scoring.model.is_some() || self.scoring.adapter.is_some();
         let head = scores_anew.then(|| self.scoring.open(&self.lists)).transpose()?;
         let settings = match &head {
@@ -71,7 +71,7 @@ impl Evaluate {
         let unit = settings.rescoring.unit;
         let dir = head.as_ref().and_then(|h| h.dir.clone());
         let rescorer = head
-            .map(|head| Rescorer::new(cpu, head.model, &head.adapter, normaliser.clone(), unit))
+            .map(|head| Rescorer::new(device, head.model, &head.adapter, normaliser.clone(), unit))
             .transpose()?;
         let mut lists = Judged { rescorer: rescorer.as_ref(), normaliser: &normaliser, unit, scores: None };
 

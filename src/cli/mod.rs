@@ -14,8 +14,9 @@ pub use output::note;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use lorb_engine::device::Choice;
 use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cuda::Precision;
+use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
@@ -58,17 +59,34 @@ struct Compute {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    #[command(flatten)]
+    device: DeviceOption,
+    /// What a GPU keeps activations and base weights in: bf16 or f32
+    #[arg(long, value_name = "DTYPE", default_value = "bf16", value_parser = parse_dtype)]
+    dtype: Precision,
 }
 
 impl Compute {
-    /// Starts the workers; LORB_ISA forces an instruction set (avx512, avx2, portable).
-    fn start(&self) -> Result<Cpu> {
+    /// Starts the workers and the device; LORB_ISA forces an instruction set (avx512, avx2, portable).
+    fn start(&self) -> Result<AnyDevice> {
         let mut pool = rayon::ThreadPoolBuilder::new();
         if let Some(threads) = self.threads {
             pool = pool.num_threads(threads.into());
         }
         pool.build_global().map_err(|e| Error::Usage(format!("cannot start the worker threads: {e}")))?;
-        Ok(Cpu::new(Isa::detect()?))
+        let (device, said) = select(self.device.device, Cpu::new(Isa::detect()?), self.dtype)?;
+        if let Some(said) = said {
+            note(said);
+        }
+        Ok(device)
+    }
+}
+
+fn parse_dtype(text: &str) -> Result<Precision, String> {
+    match text {
+        "bf16" => Ok(Precision::Bf16),
+        "f32" => Ok(Precision::F32),
+        _ => Err("expected bf16 or f32".into()),
     }
 }
 

@@ -51,7 +51,7 @@ impl Rescore {
     pub fn run(self) -> Result<()> {
         let rejects = self.rejects()?.map(|path| Rejects::create(&path)).transpose()?;
         let output = ListWriter::create(self.output.as_deref())?;
-        let cpu = self.compute.start()?;
+        let device = self.compute.start()?;
         let head = self.scoring.open(&self.lists)?;
         let mut settings = head.settings.rescoring;
         settings.weights.lorb = self.beta.unwrap_or(settings.weights.lorb);
@@ -62,7 +62,7 @@ impl Rescore {
 
         let input = ReadAhead::start(self.input.as_deref(), &fields);
         let normaliser = Normaliser::new(&settings.normalise)?;
-        let rescorer = Rescorer::new(cpu, head.model, &head.adapter, normaliser, settings.unit)?;
+        let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
         match stream(&rescorer, &settings, input, output, rejects) {
             // Whoever read the output has seen enough.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),

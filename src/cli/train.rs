@@ -10,6 +10,7 @@ use clap::Args;
 use lorb_engine::bert::Encoder;
 use lorb_engine::builtin;
 use lorb_engine::card::{Card, open_adapter};
+use lorb_engine::device::AnyDevice;
 use lorb_engine::lora::{Adapter, LoraConfig, Targets};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::Normaliser;
@@ -19,7 +20,7 @@ use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::train::checkpoint::{self, Identity};
 use lorb_engine::train::examples::{Example, Preparation, digest, first_pass_weight, split};
-use lorb_engine::train::learner::CpuLearner;
+use lorb_engine::train::learner::{CpuLearner, CudaLearner};
 use lorb_engine::train::{Beta, Run, TrainOptions, with_scores};
 use lorb_engine::{Error, Result, atomic};
 use serde_json::json;
@@ -58,7 +59,7 @@ pub struct Train {
     #[arg(long, value_name = "ALPHA")]
     alpha: Option<f32>,
     /// Adapted layers: all, none, or some of query, key, value, attention.output.dense,
-    /// intermediate.dense, output.dense [default: query,value]
+    /// intermediate.dense, output.dense [default: all]
     #[arg(long, value_name = "LAYERS")]
     targets: Option<Targets>,
     /// Dropout before A
@@ -120,7 +121,7 @@ impl Train {
         let options = self.options();
         options.check()?;
         let stop = stop_on_signals()?;
-        let cpu = self.compute.start()?;
+        let device = self.compute.start()?;
         if self.train.is_empty() && self.model.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }
@@ -190,14 +191,13 @@ impl Train {
             options: self.identity_options(&options, w_a),
             data: digest(&[&train, &valid]),
             start: digest_start(&model, &adapter)?,
-            instruction_set: cpu.isa().name().into(),
+            instruction_set: device.description(),
         };
         let resumed = if self.resume { checkpoint::load(&self.out, &identity)? } else { None };
         if self.resume && resumed.is_none() && checkpoint::is_finished(&self.out, &identity)? {
             say(format!("finished {}: nothing is left to do", self.out.display()))?;
             return Ok(());
         }
-        let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, true)?;
         let run = Run {
             options: &options,
             first_pass_weight: w_a,
@@ -208,8 +208,20 @@ impl Train {
             identity: identity.clone(),
             stop: &stop,
         };
-        let mut learner = CpuLearner::new(&cpu, &encoder, &options, adapter.clone());
-        let outcome = run.train(adapter, &mut learner, resumed, &mut progress::Progress::new())?;
+        let mut progress = progress::Progress::new();
+        let outcome = match &device {
+            AnyDevice::Cpu(cpu) => {
+                let encoder = Encoder::load(cpu, &model.config, &model.checkpoint, true)?;
+                let mut learner = CpuLearner::new(cpu, &encoder, &options, adapter.clone());
+                run.train(adapter, &mut learner, resumed, &mut progress)?
+            }
+            AnyDevice::Cuda(cuda) => {
+                cuda.accept(&model.config)?;
+                let encoder = Encoder::load(cuda, &model.config, &model.checkpoint, true)?;
+                let mut learner = CudaLearner::new(cuda, &encoder, &options, adapter.clone());
+                run.train(adapter, &mut learner, resumed, &mut progress)?
+            }
+        };
         let adapter = outcome.adapter;
 
         let weights = tune_weights(&outcome.validation, true);
@@ -245,9 +257,9 @@ impl Train {
         say(format!("\n{}", table.header()))?;
         say(table.line("validation", &outcome.validation))?;
         if !test.is_empty() {
-            let scorer = Scorer::new(cpu, &model, &adapter)?;
+            let scorer = Scorer::new(device, &model, &adapter)?;
             let tokens: Vec<&[u32]> = test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
-            let lists = with_scores(&test, &scorer.scores(&tokens));
+            let lists = with_scores(&test, &scorer.scores(&tokens)?);
             say(table.line("held out", &lists))?;
         }
         say(format!("\nweights: {weights}, tuned on the validation lists"))?;

@@ -22,6 +22,19 @@ pub enum AnyDevice {
     Cuda(Cuda),
 }
 
+impl AnyDevice {
+    /// What decides the last bits of a result: the CPU's instruction set, or the GPU's kind and precision.
+    pub fn description(&self) -> String {
+        match self {
+            AnyDevice::Cpu(cpu) => cpu.isa().name().into(),
+            AnyDevice::Cuda(cuda) => {
+                let (major, minor) = cuda.properties().compute_capability;
+                format!("cuda sm_{major}{minor} {:?}", cuda.precision())
+            }
+        }
+    }
+}
+
 /// The driver of the GPU, if that is what computes, and what the user should hear of it: which GPU it is, or why
 /// one that seems to be there is not used.
 pub struct Chosen {

@@ -6,7 +6,7 @@ use super::scorer::Scorer;
 use super::weights::Features;
 use crate::Result;
 use crate::bert::{Encoded, Tokenizer};
-use crate::device::cpu::Cpu;
+use crate::device::AnyDevice;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
 use crate::nbest::normalise::{Normaliser, Unit, units};
@@ -31,18 +31,18 @@ pub struct Scored {
 }
 
 impl Rescorer {
-    /// Packs the model for `cpu`.
+    /// Packs the model for `device`.
     ///
     /// # Errors
     /// Where a tensor of the base is missing or has another shape.
     pub fn new(
-        cpu: Cpu,
+        device: AnyDevice,
         model: BaseModel,
         adapter: &Adapter,
         normaliser: Normaliser,
         unit: Unit,
     ) -> Result<Self> {
-        let scorer = Scorer::new(cpu, &model, adapter)?;
+        let scorer = Scorer::new(device, &model, adapter)?;
         let max_tokens = model.config.max_positions;
         Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit })
     }
@@ -60,7 +60,7 @@ impl Rescorer {
         let hypotheses: Vec<&Hypothesis> = utterances.iter().flat_map(|u| &u.hypotheses).collect();
         let read: Vec<Read> = hypotheses.par_iter().map(|h| self.read(&h.text)).collect::<Result<_>>()?;
         let sequences: Vec<&[u32]> = read.iter().map(|r| &r.tokens.ids[..]).collect();
-        let scores = self.scorer.scores(&sequences);
+        let scores = self.scorer.scores(&sequences)?;
 
         let features = hypotheses.iter().zip(&read).zip(scores);
         let mut features = features.map(|((h, read), g)| Features::new(h, f64::from(g), read.units));

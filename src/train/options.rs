@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::step::Objective;
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, Target};
 use crate::{Error, Result};
 
 /// The weight of g in the loss's combined score.
@@ -55,14 +55,14 @@ pub struct TrainOptions {
 impl Default for TrainOptions {
     fn default() -> Self {
         TrainOptions {
-            lora: LoraConfig::default(),
-            lr: 2e-3,
+            lora: LoraConfig { targets: Target::ALL.into_iter().collect(), ..LoraConfig::default() },
+            lr: 1e-3,
             head_lr: 1e-2,
             weight_decay: 0.01,
             warmup: 0.05,
-            epochs: 3,
+            epochs: 2,
             hyps: 16,
-            batch_tokens: 3200,
+            batch_tokens: 1600,
             beta: Beta::Learned(1.0),
             first_pass_weight: None,
             lm_weight: 0.0,

@@ -2,6 +2,7 @@ use lorb_emulate::Order;
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
+use lorb_emulate::Order;
 use lorb_engine::device::cuda::{Address, Driver, Launch, kernels};
 use lorb_engine::ops::layer_norm::cuda::LayerNormParameters;
 

@@ -10,6 +10,8 @@ mod emulated;
 mod harness;
 #[path = "../ops/oracle.rs"]
 mod oracle;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod adamw;
 mod attention;
@@ -23,6 +25,7 @@ mod gather_rows;
 mod layer_norm;
 mod lora_linear;
 mod mwer;
+mod network;
 mod score_head;
 mod selection;
 mod selfcheck;

@@ -2,6 +2,7 @@ use lorb_emulate::Order;
 use std::cell::Cell;
 use std::sync::Arc;
 
+use lorb_emulate::Order;
 use lorb_engine::device::cuda::{Driver, Unavailable};
 use lorb_engine::device::{Choice, choose};
 

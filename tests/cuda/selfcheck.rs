@@ -1,6 +1,7 @@
 use lorb_emulate::Order;
 use std::sync::Arc;
 
+use lorb_emulate::Order;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::device::cuda::selfcheck::CHECKS;
 use lorb_engine::device::cuda::{Driver, measure};

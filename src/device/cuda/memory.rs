@@ -19,6 +19,10 @@ impl Pool {
         Pool { driver, free: Mutex::default(), poison }
     }
 
+    pub fn poisons(&self) -> bool {
+        self.poison
+    }
+
     /// A block of at least `bytes`, of unspecified content (NaN where the pool poisons).
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Block> {
         let class = size_class(bytes);

@@ -27,7 +27,8 @@ pub use real::driver_version;
 pub use tensor::{Flat, Index, Precision, Rows, Tensor};
 pub use unavailable::Unavailable;
 
-use super::Memory;
+use super::{Device, Memory};
+use crate::bert::Config;
 use crate::{Error, Result};
 use kernels::Kernel;
 use memory::{Block, Pool};
@@ -70,6 +71,44 @@ impl Cuda {
     pub fn poisoned(driver: Arc<dyn Driver>, precision: Precision) -> Cuda {
         let pool = Arc::new(Pool::new(driver.clone(), true));
         Cuda { pool, ..Cuda::new(driver, precision) }
+    }
+
+    /// The same device with memory of its own, for what a graph keeps.
+    pub(crate) fn with_own_memory(&self) -> Cuda {
+        let pool = Arc::new(Pool::new(self.driver.clone(), self.pool.poisons()));
+        Cuda { pool, ..self.clone() }
+    }
+
+    /// What `work` asks of the device, to be run later; nothing of it runs now.
+    ///
+    /// # Errors
+    /// Whatever failed on the device up to now.
+    pub(crate) fn capture<T>(&self, work: impl FnOnce() -> T) -> Result<(T, Box<dyn Graph>)> {
+        self.check()?;
+        self.driver.begin_capture()?;
+        let result = work();
+        let graph = self.driver.end_capture()?;
+        self.check()?;
+        Ok((result, graph))
+    }
+
+    /// Refuses a model that the kernels are not made for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what is too large.
+    pub fn accept(&self, config: &Config) -> Result<()> {
+        let limits = [
+            ("hidden size", config.hidden, tiles::LAYER_NORM_WIDTH),
+            ("head size", config.head_size(), tiles::ATTENTION_HEAD_SIZE),
+        ];
+        for (what, found, most) in limits {
+            if found > most as usize {
+                return Err(Error::Usage(format!(
+                    "the model's {what} is {found}; the CUDA kernels take at most {most}: use --device cpu"
+                )));
+            }
+        }
+        Ok(())
     }
 
     pub fn properties(&self) -> &Properties {
@@ -249,6 +288,8 @@ impl Cuda {
 fn to_bf16(data: &[f32]) -> Vec<bf16> {
     data.iter().map(|&x| bf16::from_f32(x)).collect()
 }
+
+impl Device for Cuda {}
 
 impl Memory for Cuda {
     type Tensor = Tensor;

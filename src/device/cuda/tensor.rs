@@ -138,6 +138,11 @@ pub(super) struct Inverse {
 }
 
 impl Index {
+    /// Numbers that lie in `block` from byte `offset` on, and are not scattered by.
+    pub(crate) fn within(block: Arc<Block>, offset: usize, rows: Rows) -> Index {
+        Index { block, offset, rows, inverse: None }
+    }
+
     /// [len] u32.
     pub fn address(&self) -> Address {
         self.block.address().offset(self.offset)

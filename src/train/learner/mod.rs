@@ -1,6 +1,10 @@
 //! What a device does for a training run: the steps, and the scores that validation asks for.
 
+mod cuda;
+
 use std::collections::VecDeque;
+
+pub use cuda::CudaLearner;
 
 use super::options::TrainOptions;
 use super::step::{Objective, StepBatch, gradient};

@@ -1,0 +1,214 @@
+//! The whole network on the CUDA device against the CPU: scores, losses, gradients through five steps.
+
+use lorb_engine::bert::Encoder;
+use lorb_engine::device::AnyDevice;
+use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cuda::{Cuda, Precision};
+use lorb_engine::lora::{Adapter, LoraConfig};
+use lorb_engine::model::BaseModel;
+use lorb_engine::rescore::scorer::Scorer;
+use lorb_engine::train::learner::{CpuLearner, CudaLearner, Learner};
+use lorb_engine::train::step::StepBatch;
+use lorb_engine::train::{Beta, Losses, TrainOptions};
+use tempfile::TempDir;
+
+use crate::devices::devices;
+use crate::harness::{Random, bits};
+use crate::support::{TinyBert, tiny_bert, vocabulary};
+
+struct Network {
+    model: BaseModel,
+    adapter: Adapter,
+    options: TrainOptions,
+    batches: Vec<StepBatch>,
+    _dir: TempDir,
+}
+
+const STEPS: usize = 5;
+
+/// [CLS] words [SEP]; hypotheses of a list share most words.
+fn list(random: &mut Random, hypotheses: usize) -> Vec<Vec<u32>> {
+    let word = |random: &mut Random| 5 + random.below(vocabulary().len() - 5) as u32;
+    let words: Vec<u32> = (0..2 + random.below(7)).map(|_| word(random)).collect();
+    let one = |random: &mut Random| {
+        let mut words = words.clone();
+        let at = random.below(words.len());
+        words[at] = word(random);
+        words.truncate(1 + random.below(words.len()));
+        [vec![2], words, vec![3]].concat()
+    };
+    (0..hypotheses).map(|_| one(random)).collect()
+}
+
+impl Network {
+    fn new(dropout: f32) -> Network {
+        let dir = tempfile::tempdir().unwrap();
+        let shape = TinyBert {
+            hidden: 64,
+            heads: 2,
+            intermediate: 96,
+            max_positions: 16,
+            pooler: false,
+            ..TinyBert::default()
+        };
+        tiny_bert(dir.path(), 41, &shape);
+        let model = BaseModel::open(dir.path()).unwrap();
+        let lora = LoraConfig {
+            rank: 3,
+            alpha: 4.0,
+            dropout,
+            targets: "all".parse().unwrap(),
+            ..LoraConfig::default()
+        };
+        let options = TrainOptions {
+            lora: lora.clone(),
+            lr: 1e-3,
+            head_lr: 1e-3,
+            beta: Beta::Learned(0.7),
+            correlation_weight: 0.01,
+            ..TrainOptions::default()
+        };
+        let mut adapter = Adapter::initialise(&model.config, &model.checkpoint, lora, Some(0.7), 1).unwrap();
+        let mut random = Random::new(42);
+        // As after some training: B is no longer zero, and the head no longer small.
+        let theta = adapter.layout.theta();
+        for (_, value) in adapter.values.iter_mut().enumerate().filter(|(i, _)| Some(*i) != theta) {
+            *value += 0.1 * random.value();
+        }
+        let batch = |random: &mut Random| {
+            let mut batch = StepBatch::default();
+            for hypotheses in [5, 1, 3] {
+                let first = batch.sequences.len();
+                batch.sequences.extend(list(random, hypotheses));
+                batch.offsets.extend((0..hypotheses).map(|_| f64::from(2.0 * random.value()) - 300.0));
+                batch.errors.extend((0..hypotheses).map(|_| random.below(7) as u32));
+                batch.utterances.push(first..batch.sequences.len());
+            }
+            batch
+        };
+        let batches = (0..STEPS).map(|_| batch(&mut random)).collect();
+        Network { model, adapter, options, batches, _dir: dir }
+    }
+
+    /// The losses of all steps, the parameters after them, and the scores that they give.
+    fn learn(&self, learner: &mut dyn Learner) -> (Vec<Losses>, Vec<f32>, Vec<f32>) {
+        for (i, batch) in self.batches.iter().enumerate() {
+            learner.step(batch, i as u64, 1.0 - 0.1 * i as f32).unwrap();
+        }
+        let losses = learner.losses(true).unwrap();
+        assert_eq!(losses.len(), STEPS);
+        let sequences: Vec<&[u32]> = self.batches[0].sequences.iter().map(Vec::as_slice).collect();
+        let scores = learner.scores(&sequences).unwrap();
+        (losses, learner.snapshot().unwrap().0, scores)
+    }
+
+    fn learn_on_cpu(&self) -> (Vec<Losses>, Vec<f32>, Vec<f32>) {
+        let cpu = Cpu::poisoned(Isa::available()[0]);
+        let encoder = Encoder::load(&cpu, &self.model.config, &self.model.checkpoint, true).unwrap();
+        self.learn(&mut CpuLearner::new(&cpu, &encoder, &self.options, self.adapter.clone()))
+    }
+
+    fn learn_on(&self, cuda: &Cuda) -> (Vec<Losses>, Vec<f32>, Vec<f32>) {
+        let encoder = Encoder::load(cuda, &self.model.config, &self.model.checkpoint, true).unwrap();
+        self.learn(&mut CudaLearner::new(cuda, &encoder, &self.options, self.adapter.clone()))
+    }
+}
+
+/// What the device's precision may make of a sum of some size, through a whole network.
+fn tolerance(cuda: &Cuda) -> f64 {
+    match cuda.precision() {
+        Precision::F32 => 1e-5,
+        Precision::Bf16 => 2e-2,
+    }
+}
+
+#[track_caller]
+fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0f64, |a, x| a.max(x.abs()));
+    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    println!("{what}: {worst:.1e} of {largest:.1e}");
+    let all = found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= tolerance * largest);
+    assert!(all, "{what}: {worst:e} off, of {largest:e}, is more than {tolerance:e}");
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| x.into()).collect()
+}
+
+#[test]
+fn five_steps_follow_the_cpu() {
+    for dropout in [0.0, 0.2] {
+        let network = Network::new(dropout);
+        let (losses, values, scores) = network.learn_on_cpu();
+        for cuda in devices().take(if dropout > 0.0 { 1 } else { 4 }) {
+            let (found, moved, scored) = network.learn_on(&cuda);
+            let name = format!("{:?}, dropout {dropout}", cuda.precision());
+            let limit = tolerance(&cuda);
+            type Part = fn(&Losses) -> f64;
+            let parts: [(&str, Part); 4] = [
+                ("MWER", |l| l.mwer),
+                ("MWER without g", |l| l.mwer_without),
+                ("correlation", |l| l.correlation),
+                ("norm", |l| l.gradient_norm),
+            ];
+            for (what, part) in parts {
+                let of = |losses: &[Losses]| losses.iter().map(part).collect::<Vec<_>>();
+                close(&format!("{what}, {name}"), &of(&found), &of(&losses), limit);
+            }
+            close(&format!("scores after, {name}"), &wide(&scored), &wide(&scores), limit);
+            // How far the parameters moved: Adam's steps are as long for tiny gradients, so in norm.
+            let start = &network.adapter.values;
+            let distance = |a: &[f32], b: &[f32]| {
+                a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+            };
+            let (apart, path) = (distance(&moved, &values), distance(&values, start));
+            println!("parameters, {name}: {apart:.1e} apart after a path of {path:.1e}");
+            let share = if cuda.precision() == Precision::F32 { 1e-2 } else { 0.3 };
+            assert!(apart <= share * path, "{name}: {apart:e} apart after a path of {path:e}");
+        }
+    }
+}
+
+#[test]
+fn steps_repeat_to_the_bit_and_go_on_from_a_snapshot() {
+    let network = Network::new(0.0);
+    let cuda = devices().nth(1).unwrap();
+    let (_, values, _) = network.learn_on(&cuda);
+    let (_, again, _) = network.learn_on(&cuda);
+    assert_eq!(bits(&again), bits(&values));
+
+    let encoder = Encoder::load(&cuda, &network.model.config, &network.model.checkpoint, true).unwrap();
+    let learner = || CudaLearner::new(&cuda, &encoder, &network.options, network.adapter.clone());
+    let mut first = learner();
+    for (i, batch) in network.batches[..2].iter().enumerate() {
+        first.step(batch, i as u64, 1.0 - 0.1 * i as f32).unwrap();
+    }
+    let (at, adamw) = first.snapshot().unwrap();
+    let mut second = learner();
+    second.restore(&at, &adamw);
+    for (i, batch) in network.batches.iter().enumerate().skip(2) {
+        second.step(batch, i as u64, 1.0 - 0.1 * i as f32).unwrap();
+    }
+    assert_eq!(bits(&second.snapshot().unwrap().0), bits(&values));
+}
+
+#[test]
+fn scores_are_the_cpus_whatever_the_batch() {
+    let network = Network::new(0.0);
+    let of = |device| Scorer::new(device, &network.model, &network.adapter).unwrap();
+    let sequences: Vec<Vec<u32>> = network.batches.iter().flat_map(|b| b.sequences.clone()).collect();
+    let expected = of(AnyDevice::Cpu(Cpu::poisoned(Isa::available()[0]))).scores(&sequences).unwrap();
+    for cuda in devices() {
+        let (name, limit) = (format!("scores, {:?}", cuda.precision()), tolerance(&cuda));
+        let scorer = of(AnyDevice::Cuda(cuda));
+        let all = scorer.scores(&sequences).unwrap();
+        close(&name, &wide(&all), &wide(&expected), limit);
+        // Replays of graphs of several sizes, over what earlier batches left.
+        for range in [0..1, 3..9, 0..17, 5..6] {
+            let part = scorer.scores(&sequences[range.clone()]).unwrap();
+            assert_eq!(bits(&part), bits(&all[range.clone()]), "{name}, {range:?}");
+        }
+        assert!(scorer.scores::<Vec<u32>>(&[]).unwrap().is_empty());
+    }
+}
