@@ -35,9 +35,9 @@ static_assert(Small::THREADS == SMALL_THREADS, "as the launcher has it");
 // What one block of a product works with. ROWS: the weights lie as [k, n]. FUSED: S is summed along.
 template <class T, bool ROWS, bool FUSED, bool MASK>
 struct Product {
-    // Unrolled, a thread of the large fused form would take more than the 128 registers that let two blocks share
-    // a multiprocessor.
-    static constexpr int UNROLL = FUSED && T::M == LARGE_TILE ? 1 : 2;
+    // Unrolled, a thread of a large tile would take more than the 128 registers that let two blocks share a
+    // multiprocessor.
+    static constexpr int UNROLL = T::M == LARGE_TILE ? 1 : 2;
     static constexpr uint32_t STAGE = T::LEFT + T::RIGHT + (FUSED ? RANK_UNIT * MMA_K : 0);
 
     const Gemm& p;

@@ -3,7 +3,11 @@ use std::ops::Range;
 use lorb_engine::device::Memory;
 use lorb_engine::device::cpu::{Cpu, Matrix};
 use lorb_engine::lora::LoraSlot;
-use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear};
+use lorb_engine::ops::gather_rows::{GatherRows, gather_rows};
+use lorb_engine::ops::lora_linear::{
+    Call, DeviceEpilogue, Dropout, Dx, Epilogue, LinearWeights, LoraLinear, lora_linear,
+};
+use lorb_engine::tape::{Tape, Var};
 
 use crate::autodiff::{Operation, Real};
 use crate::harness::{Oracle, Random, ULP, bits, check_derivatives, devices, row_bits, weights};
@@ -306,4 +310,39 @@ fn adapters_are_found_where_they_are() {
     );
     assert!(Cpu::adapts(&lora, 0..3) && Cpu::adapts(&lora, 0..1) && Cpu::adapts(&lora, 1..3));
     assert!(!Cpu::adapts(&lora, 1..2));
+}
+
+/// The gradient of a GELU's argument, whoever reads its output: another product, which multiplies by the slope
+/// in its epilogue, rows gathered, and the loss itself.
+#[test]
+fn a_gelu_with_several_readers_has_the_sum_of_their_gradients() {
+    let cpu = Cpu::poisoned(lorb_engine::device::cpu::Isa::available()[0]);
+    let modules: &[(usize, Option<usize>)] = &[(7, Some(2))];
+    let data = Case { rows: 5, input: 7, modules, range: 0..1, then: Then::Gelu, dropout: 0.0 }.data();
+    let layer = Layer::new(&cpu, &data);
+    let index = cpu.row_index(&[4, 0, 4], 5);
+    let [of_product, of_rows, of_value] = [5, 3, 5].map(|rows| cpu.upload(&data.dy[..rows * 7], rows, 7));
+
+    let x = layer.x(&cpu);
+    let mut tape = Tape::recording();
+    let value = lora_linear(&cpu, &mut tape, layer.call(), &Var::constant(x.clone()), Epilogue::Gelu);
+    let product = lora_linear(&cpu, &mut tape, layer.call(), &value, Epilogue::Nothing);
+    let rows = gather_rows(&cpu, &mut tape, &value, &index, 5);
+    let mut found = vec![0.0; data.inputs.len()];
+    let seeds = vec![(product, of_product.clone()), (rows, of_rows.clone()), (value, of_value.clone())];
+    tape.backward(&cpu, seeds, &mut found);
+
+    let mut expected = vec![0.0; data.inputs.len()];
+    let value = cpu.lora_linear(&layer.call(), &x, DeviceEpilogue::Gelu, true);
+    let product = cpu.lora_linear(&layer.call(), &value.y, DeviceEpilogue::Nothing, true);
+    let dx = Dx::Wanted { slope: None, before: Some(of_value) };
+    let mut back = |x: &Matrix, s: &[Option<Matrix>], dy: &Matrix, dx| {
+        cpu.lora_linear_backward(&layer.call(), x, s, dy, dx, &mut expected)
+    };
+    let dx = back(&value.y, &product.s, &of_product, dx);
+    let dx = cpu.scatter_rows(&of_rows, &index, 5, dx);
+    back(&x, &value.s, &cpu.gelu_backward(&dx, &value.slope.unwrap()), Dx::Skip);
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!((found - expected).abs() <= 1e-5, "{found} at {i} should be {expected}");
+    }
 }

@@ -178,7 +178,7 @@ impl Cuda {
         for (m, adapted) in lora.modules.iter().enumerate() {
             let Some(Adapted { slot: like, padded, .. }) = adapted else { continue };
             let slot = slots[m].as_ref();
-            let sizes = slot.map_or(true, |s| (s.input, s.output) == (like.input, like.output));
+            let sizes = slot.is_none_or(|s| (s.input, s.output) == (like.input, like.output));
             assert!(sizes, "adapters of one module have its sizes");
             assert!(
                 slot.is_none_or(|s| s.a.end.max(s.b.end) <= parameters.len()),
