@@ -1,4 +1,3 @@
-use lorb_emulate::Order;
 use std::sync::Arc;
 
 use bytemuck::Zeroable;

@@ -1,4 +1,3 @@
-use lorb_emulate::Order;
 use std::cell::Cell;
 use std::sync::Arc;
 
