@@ -39,11 +39,18 @@ Range program() {
     return range;
 }
 
+bool is_constant(uintptr_t at, size_t bytes) {
+    static const Range constants = program();
+    return at >= constants.begin && at + bytes <= constants.end;
+}
+
 std::string hex(uintptr_t at) {
     char text[32];
     std::snprintf(text, sizeof text, "%#zx", static_cast<size_t>(at));
     return text;
 }
+
+const char* verb(Access access) { return access == Access::Write ? "writes " : "reads "; }
 
 std::string bytes_text(size_t bytes) { return std::to_string(bytes) + (bytes == 1 ? " byte" : " bytes"); }
 
@@ -87,14 +94,14 @@ std::string Device::place(uintptr_t at) const {
 }
 
 void Device::stray(Access access, uintptr_t at, size_t bytes) {
-    fail("stray access: " + std::string(access.writes ? "writes " : "reads ") + bytes_text(bytes) + " at " + place(at));
+    fail("stray access: " + std::string(verb(access)) + bytes_text(bytes) + " at " + place(at));
 }
 
 void Device::race(Access access, uintptr_t at, Record earlier, const char* did) {
-    std::string text = access.writes ? "writes " : "reads ";
+    std::string text = verb(access);
     text += place(at) + ", which thread " + std::to_string(earlier.thread());
-    if (earlier.epoch() < clock.block) {
-        auto after = block_starts.upper_bound(earlier.epoch());
+    if (earlier.before(clock.block)) {
+        auto after = block_starts.upper_bound(earlier.bits);
         fail("conflict of blocks: " + text + " of block " + to_string(std::prev(after)->second) + did +
              " in the same launch");
     }
@@ -102,64 +109,80 @@ void Device::race(Access access, uintptr_t at, Record earlier, const char* did) 
     fail("race: " + text + did + (warp ? " with no __syncwarp or barrier between" : " with no barrier between"));
 }
 
-template <bool is_shared>
-void Device::check(Access access, Cell* cells, uintptr_t at, size_t offset, size_t bytes) {
-    uint32_t since = is_shared ? clock.block : clock.launch;
+void Device::under_way(Access access, uintptr_t at, Record copy) {
+    fail("copy under way: " + std::string(verb(access)) + place(at) + ", where an asynchronous copy of thread " +
+         std::to_string(copy.thread()) + " was not waited for");
+}
+
+void Device::uninitialised(uintptr_t at) {
+    fail("uninitialised: reads " + place(at) + ", which nothing wrote in this block");
+}
+
+template <Access access, bool is_shared>
+inline void Device::check(Cell* cells, uintptr_t at, size_t offset, size_t bytes) {
     size_t first = offset / CELL, last = (offset + bytes - 1) / CELL;
+    bool whole = (offset | bytes) % CELL == 0;
     for (size_t i = first; i <= last; i++) {
         uint32_t mask = 3;
-        if (i == first && offset % CELL != 0) mask &= 2;
-        if (i == last && (offset + bytes) % CELL != 0) mask &= 1;
+        if (!whole) {
+            if (i == first && offset % CELL != 0) mask &= 2;
+            if (i == last && (offset + bytes) % CELL != 0) mask &= 1;
+        }
         Record now = me.bytes(mask);
         Cell& cell = cells[i];
         auto here = [&] { return at + (std::max(i * CELL, offset) - offset); };
-        if (is_shared && cell.copy.epoch() >= since) {
-            fail("copy under way: " + std::string(access.writes ? "writes " : "reads ") + place(here()) +
-                 ", where an asynchronous copy of thread " + std::to_string(cell.copy.thread()) +
-                 " was not waited for");
-        }
-        if (concurrent(cell.write, now, clock, since)) race(access, here(), cell.write, " wrote");
-        if (access.writes) {
-            if (concurrent(cell.read, now, clock, since)) race(access, here(), cell.read, " read");
-            if (concurrent(cell.other_read, now, clock, since)) race(access, here(), cell.other_read, " read");
+        if (is_shared && !cell.copy.before(clock.block)) under_way(access, here(), cell.copy);
+        if (concurrent<is_shared>(cell.write, now, clock)) race(access, here(), cell.write, " wrote");
+        if (access == Access::Write) {
+            if (concurrent<is_shared>(cell.read, now, clock)) race(access, here(), cell.read, " read");
+            if (concurrent<is_shared>(cell.other_read, now, clock)) race(access, here(), cell.other_read, " read");
             note_write(cell, now);
         } else {
-            if (is_shared && !access.of_anything && cell.write.epoch() < since) {
-                fail("uninitialised: reads " + place(here()) + ", which nothing wrote in this block");
-            }
-            note_read(cell, now, clock, since);
+            if (is_shared && access == Access::Read && cell.write.before(clock.block)) uninitialised(here());
+            note_read<is_shared>(cell, now, clock);
         }
     }
 }
 
-void Device::touch(Access access, uintptr_t at, size_t bytes) {
+// Makes the piece that holds these bytes of shared memory the recent one.
+void Device::find_piece(Access access, uintptr_t at, size_t bytes) {
+    uintptr_t offset = at - reinterpret_cast<uintptr_t>(shared);
+    for (const Piece& piece : pieces) {
+        if (offset < piece.begin || offset + bytes > piece.end) continue;
+        recent = piece;
+        return;
+    }
+    stray(access, at, bytes);
+}
+
+template <Access access>
+inline void Device::touch(uintptr_t at, size_t bytes) {
+    if (at - stack < STACK) return; // a variable of the thread's own
     uintptr_t offset = at - reinterpret_cast<uintptr_t>(shared);
     if (offset < MOST_SHARED) {
-        bool held = false;
-        for (const Piece& piece : pieces) held = held || (offset >= piece.begin && offset + bytes <= piece.end);
-        if (!held) stray(access, at, bytes);
-        return check<true>(access, shared_shadow.cells(), at, offset, bytes);
+        if (offset < recent.begin || offset + bytes > recent.end) find_piece(access, at, bytes);
+        return check<access, true>(shared_shadow.cells(), at, offset, bytes);
     }
+    bool reads = access != Access::Write;
+    if (reads && at - reinterpret_cast<uintptr_t>(parameters.data()) < 8 * parameters.size()) return;
     if (Allocation* in = memory.find(at, bytes)) {
-        return check<false>(access, in->shadow.cells(), at, at - in->at, bytes);
+        return check<access, false>(in->shadow.cells(), at, at - in->at, bytes);
     }
-    static const Range constants = program();
-    bool constant = at >= constants.begin && at + bytes <= constants.end;
-    offset = at - reinterpret_cast<uintptr_t>(parameters.data());
-    if (access.writes || !(constant || offset < 8 * parameters.size())) stray(access, at, bytes);
+    if (!reads || !is_constant(at, bytes)) stray(access, at, bytes);
 }
 
 bool Device::is_shared(const void* at) const {
     return reinterpret_cast<uintptr_t>(at) - reinterpret_cast<uintptr_t>(shared) < shared_bytes;
 }
 
-void touch(Access access, const void* at, size_t bytes) {
+template <Access access>
+void touch(const void* at, size_t bytes) {
     // Also code that runs before main is instrumented.
-    if (device == nullptr || bytes == 0) return;
-    auto address = reinterpret_cast<uintptr_t>(at);
-    if (address - device->stack < STACK) return; // a variable of the thread's own
-    device->touch(access, address, bytes);
+    if (device != nullptr && bytes != 0) device->touch<access>(reinterpret_cast<uintptr_t>(at), bytes);
 }
+template void touch<Access::Read>(const void* at, size_t bytes);
+template void touch<Access::ReadAnything>(const void* at, size_t bytes);
+template void touch<Access::Write>(const void* at, size_t bytes);
 
 } // namespace emulate
 
@@ -167,11 +190,11 @@ void touch(Access access, const void* at, size_t bytes) {
 // type.
 extern "C" {
 
-#define LORB_ACCESS(bytes)                                                                       \
-    void __tsan_read##bytes(void* at) { emulate::touch(emulate::READ, at, bytes); }              \
-    void __tsan_write##bytes(void* at) { emulate::touch(emulate::WRITE, at, bytes); }            \
-    void __tsan_unaligned_read##bytes(void* at) { emulate::touch(emulate::READ, at, bytes); }    \
-    void __tsan_unaligned_write##bytes(void* at) { emulate::touch(emulate::WRITE, at, bytes); }
+#define LORB_ACCESS(bytes)                                                                              \
+    void __tsan_read##bytes(void* at) { emulate::touch<emulate::Access::Read>(at, bytes); }             \
+    void __tsan_write##bytes(void* at) { emulate::touch<emulate::Access::Write>(at, bytes); }           \
+    void __tsan_unaligned_read##bytes(void* at) { emulate::touch<emulate::Access::Read>(at, bytes); }   \
+    void __tsan_unaligned_write##bytes(void* at) { emulate::touch<emulate::Access::Write>(at, bytes); }
 
 LORB_ACCESS(1)
 LORB_ACCESS(2)
@@ -181,8 +204,8 @@ LORB_ACCESS(16)
 
 #undef LORB_ACCESS
 
-void __tsan_read_range(void* at, size_t bytes) { emulate::touch(emulate::READ, at, bytes); }
-void __tsan_write_range(void* at, size_t bytes) { emulate::touch(emulate::WRITE, at, bytes); }
+void __tsan_read_range(void* at, size_t bytes) { emulate::touch<emulate::Access::Read>(at, bytes); }
+void __tsan_write_range(void* at, size_t bytes) { emulate::touch<emulate::Access::Write>(at, bytes); }
 void __tsan_init() {}
 
 struct lorb_ubsan_mismatch {

@@ -15,8 +15,8 @@ void Device::issue(Copy copy) {
             fail("cp.async of what is not aligned to 16 bytes: " + place(reinterpret_cast<uintptr_t>(end)));
         }
     }
-    if (copy.from != nullptr) emulate::touch(READ, copy.from, copy.bytes);
-    emulate::touch(WRITE, copy.to, copy.bytes);
+    if (copy.from != nullptr) emulate::touch<Access::Read>(copy.from, copy.bytes);
+    emulate::touch<Access::Write>(copy.to, copy.bytes);
 
     Fiber& fiber = fibers[running];
     copy.group = fiber.groups;
@@ -64,13 +64,13 @@ void Device::wait_for_groups(uint32_t pending) {
 
 // A barrier may order a write to a source after the issue of its copy, and not before its reading.
 void Device::source_is_unchanged(const Copy& copy) {
-    emulate::touch(READ, copy.from, copy.bytes);
+    emulate::touch<Access::Read>(copy.from, copy.bytes);
     auto at = reinterpret_cast<uintptr_t>(copy.from);
     Allocation* in = memory.find(at, copy.bytes);
     if (in == nullptr) return; // a constant
     const Cell* cells = in->shadow.cells() + (at - in->at) / CELL;
     for (size_t i = 0; i < copy.bytes / CELL; i++) {
-        if (cells[i].write.epoch() > copy.epoch) race(READ, at + i * CELL, cells[i].write, " wrote while a copy was under way");
+        if (!cells[i].write.before(copy.epoch + EPOCH)) race(Access::Read, at + i * CELL, cells[i].write, " wrote while a copy was under way");
     }
 }
 

@@ -32,19 +32,15 @@ struct Random {
     }
 };
 
-// What a kernel does with memory.
-struct Access {
-    bool writes;
-    bool of_anything; // reads also what nothing wrote: part of it may go unused
-};
-constexpr Access READ{false, false}, READ_ANYTHING{false, true}, WRITE{true, false};
+// What a kernel does with memory. ReadAnything also reads what nothing wrote: part of it may go unused.
+enum class Access { Read, ReadAnything, Write };
 
 // An asynchronous copy under way.
 struct Copy {
     unsigned char* to;
     const void* from; // or null: zeros
     uint32_t bytes, group;
-    uint32_t epoch; // when it was issued
+    uint64_t epoch; // when it was issued
     bool late;      // lands when it is waited for, not at once
 };
 
@@ -95,6 +91,7 @@ struct Device {
     uint32_t waiting_at_barrier, done; // threads
     uint32_t first_at_barrier;
     std::vector<Piece> pieces;
+    Piece recent; // the piece last touched
     std::string error;
 
     // What accesses are checked with.
@@ -102,7 +99,7 @@ struct Device {
     Record me;       // of the running thread, now
     uintptr_t stack; // of the running thread
     Shadow shared_shadow{MOST_SHARED};
-    std::map<uint32_t, Index> block_starts; // of the launch, by epoch
+    std::map<uint64_t, Index> block_starts; // of the launch, by epoch
 
     Context scheduler;
     std::unique_ptr<Fiber[]> fibers{new Fiber[MOST_THREADS]};
@@ -119,7 +116,7 @@ struct Device {
                        const void* parameters, uint32_t parameter_bytes, Order order, uint64_t seed);
 
     // Of the running thread. `fail` names it, and ends the launch.
-    [[noreturn]] void fail(const std::string& problem);
+    [[noreturn, gnu::cold]] void fail(const std::string& problem);
     void barrier(Site site);
     const Slots& exchange(const void* value, size_t bytes, const char* operation, bool orders_memory);
     void finish();
@@ -128,8 +125,9 @@ struct Device {
     void end_group();
     void wait_for_groups(uint32_t pending);
     bool is_shared(const void* at) const;
-    // Requires that the running thread may make this access now, and remembers it.
-    void touch(Access access, uintptr_t at, size_t bytes);
+    // Require that the running thread may make this access now, and remember it.
+    template <Access access>
+    void touch(uintptr_t at, size_t bytes);
     std::string place(uintptr_t at) const;
 
 private:
@@ -140,10 +138,13 @@ private:
     void next_epoch();
     void land(const Copy& copy);
     void source_is_unchanged(const Copy& copy);
-    template <bool is_shared>
-    void check(Access access, Cell* cells, uintptr_t at, size_t offset, size_t bytes);
-    [[noreturn]] void stray(Access access, uintptr_t at, size_t bytes);
-    [[noreturn]] void race(Access access, uintptr_t at, Record earlier, const char* did);
+    template <Access access, bool is_shared>
+    void check(Cell* cells, uintptr_t at, size_t offset, size_t bytes);
+    void find_piece(Access access, uintptr_t at, size_t bytes);
+    [[noreturn, gnu::cold]] void under_way(Access access, uintptr_t at, Record copy);
+    [[noreturn, gnu::cold]] void uninitialised(uintptr_t at);
+    [[noreturn, gnu::cold]] void stray(Access access, uintptr_t at, size_t bytes);
+    [[noreturn, gnu::cold]] void race(Access access, uintptr_t at, Record earlier, const char* did);
     std::string deadlock() const;
 };
 
@@ -151,7 +152,8 @@ private:
 extern thread_local Device* device;
 
 // For accesses of the twins to what kernels give them.
-void touch(Access access, const void* at, size_t bytes);
+template <Access access>
+void touch(const void* at, size_t bytes);
 
 std::string to_string(Index index);
 std::string to_string(Site site);

@@ -85,7 +85,7 @@ std::string Device::launch(const char* name, Index grid_size, uint32_t thread_co
     }
     error.clear();
     block_starts.clear();
-    clock.launch = clock.now + 1;
+    clock.launch = clock.now + EPOCH;
     device = this;
     for (uint32_t i : blocks) {
         block = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
@@ -104,6 +104,7 @@ void Device::run_block() {
     waiting_at_barrier = done = 0;
     ready_warps = 0;
     pieces.clear();
+    recent = {0, 0};
     for (uint32_t w = 0; w < threads / 32; w++) {
         Warp& warp = warps[w];
         warp.ready = ALL;
@@ -190,7 +191,8 @@ void Device::open_barrier() {
 }
 
 void Device::next_epoch() {
-    if (++clock.now == 0) std::abort(); // four thousand million barriers
+    clock.now += EPOCH;
+    if (clock.now == 0) std::abort(); // four thousand million barriers
 }
 
 const Slots& Device::exchange(const void* value, size_t bytes, const char* operation, bool orders_memory) {

@@ -33,7 +33,7 @@ void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed) {
     auto at = reinterpret_cast<uintptr_t>(row);
     if (!device->is_shared(row)) device->fail("ldmatrix of what is not shared memory: " + device->place(at));
     if (at % 16 != 0) device->fail("ldmatrix of a row that is not aligned to 16 bytes: " + device->place(at));
-    touch(READ_ANYTHING, row, 16);
+    touch<Access::ReadAnything>(row, 16);
     const Slots& slots = warp_exchange(row, 16, transposed ? "ldmatrix.trans" : "ldmatrix");
     uint32_t lane = threadIdx.x % 32;
     for (uint32_t m = 0; m < 4; m++) {

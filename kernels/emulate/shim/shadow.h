@@ -9,19 +9,18 @@
 namespace emulate {
 
 // An access: the epoch in which it was made, the thread of the block, the round of its warp, and which of the
-// bytes of a cell. Epochs are counted over a device's life: a block starts one, and every block barrier.
+// bytes of a cell. Epochs are counted in the upper half, over a device's life: a block starts one, and every
+// block barrier.
 // Within an epoch, each __syncwarp starts a round of its warp. 0 is no access.
 struct Record {
     uint64_t bits;
 
     static constexpr uint32_t ROUNDS = 1u << 20;
 
-    static Record of(uint32_t epoch, uint32_t thread, uint32_t round) {
-        return {static_cast<uint64_t>(epoch) << 32 | thread << 22 | round << 2};
-    }
+    static Record of(uint64_t epoch, uint32_t thread, uint32_t round) { return {epoch | thread << 22 | round << 2}; }
     Record bytes(uint32_t mask) const { return {bits | mask}; }
 
-    uint32_t epoch() const { return static_cast<uint32_t>(bits >> 32); }
+    bool before(uint64_t epoch) const { return bits < epoch; }
     uint32_t thread() const { return static_cast<uint32_t>(bits) >> 22; }
     uint32_t warp() const { return thread() / 32; }
     uint32_t round() const { return bits >> 2 & (ROUNDS - 1); }
@@ -37,18 +36,23 @@ struct Cell {
 };
 constexpr size_t CELL = 2;
 
+constexpr uint64_t EPOCH = 1ull << 32;
+
 // The epochs that order what a block does.
 struct Clock {
-    uint32_t launch, block; // where they started
-    uint32_t now;
+    uint64_t launch, block; // where they started
+    uint64_t now;
 };
 
-// Whether a thread that makes an access now may do so at the same time as `earlier`, which is of this epoch or
-// one before. `since` is the first epoch that matters.
-inline bool concurrent(Record earlier, Record now, const Clock& clock, uint32_t since) {
-    if (earlier.epoch() < since || !earlier.touches(now)) return false;
-    if (earlier.epoch() < clock.block) return true; // another block
-    if (earlier.epoch() < clock.now || earlier.thread() == now.thread()) return false;
+// Whether a record is of another block of this launch.
+inline bool elsewhere(Record r, const Clock& clock) { return r.before(clock.block) && !r.before(clock.launch); }
+
+// Whether a thread that makes an access now may do so at the same time as `earlier`. Blocks share no shared
+// memory.
+template <bool is_shared>
+inline bool concurrent(Record earlier, Record now, const Clock& clock) {
+    if (earlier.before(clock.now)) return !is_shared && elsewhere(earlier, clock) && earlier.touches(now);
+    if (earlier.thread() == now.thread() || !earlier.touches(now)) return false;
     return earlier.warp() != now.warp() || earlier.round() == now.round();
 }
 
@@ -56,20 +60,23 @@ inline void note_write(Cell& cell, Record now) {
     cell.write = cell.write.same_but_bytes(now) ? Record{cell.write.bits | now.bits} : now;
 }
 
-inline void note_read(Cell& cell, Record now, const Clock& clock, uint32_t since) {
+template <bool is_shared>
+inline void note_read(Cell& cell, Record now, const Clock& clock) {
     Record last = cell.read, other = cell.other_read;
     if (last.same_but_bytes(now)) {
         cell.read.bits |= now.bits;
         return;
     }
     cell.read = now;
-    if (last.epoch() < since) return;
-    if (last.epoch() >= clock.block && last.thread() == now.thread()) return;
     // A reader of another block conflicts with whoever writes in this launch, one of another warp with this
     // warp's writers until the next barrier: neither gives way to a closer one.
-    bool far = other.epoch() >= since && other.epoch() < clock.block;
-    bool near = other.epoch() == clock.now && other.warp() != now.warp();
-    if (!far && !near) cell.other_read = last;
+    if (!is_shared && elsewhere(other, clock)) return;
+    if (last.before(clock.now)) {
+        if (!is_shared && elsewhere(last, clock)) cell.other_read = last;
+        return;
+    }
+    if (last.thread() == now.thread()) return;
+    if (other.before(clock.now) || other.warp() == now.warp()) cell.other_read = last;
 }
 
 // The cells of a piece of memory, made when first needed.

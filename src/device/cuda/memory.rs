@@ -23,9 +23,10 @@ impl Pool {
         self.poison
     }
 
-    /// A block of at least `bytes`, of unspecified content (NaN where the pool poisons).
+    /// A block of at least `bytes`, of unspecified content. Where the pool poisons, it is NaN, and no larger: an
+    /// emulator can tell what lies past it.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Block> {
-        let class = size_class(bytes);
+        let class = if self.poison { bytes.max(1) } else { size_class(bytes) };
         let recycled = self.lock().get_mut(&class).and_then(Vec::pop);
         let address = match recycled {
             Some(address) => address,
