@@ -82,7 +82,7 @@ impl Observer for Lines {
     fn start(&mut self, _done: u64, _steps: u64) {}
 
     fn step(&mut self, report: StepReport) {
-        if report.step % 100 == 0 {
+        if report.step.is_multiple_of(100) {
             eprintln!("step {}/{}: {:?}", report.step, report.steps, report.losses);
         }
     }

@@ -3,12 +3,15 @@
 #[path = "../ops/attention_case.rs"]
 mod attention_case;
 #[path = "../ops/autodiff.rs"]
+#[allow(dead_code, reason = "tests/ops uses the rest of it")]
 mod autodiff;
 #[path = "../support/emulated.rs"]
 mod emulated;
 #[path = "../ops/harness.rs"]
+#[allow(dead_code, reason = "tests/ops uses the rest of it")]
 mod harness;
 #[path = "../ops/oracle.rs"]
+#[allow(dead_code, reason = "tests/ops uses the rest of it")]
 mod oracle;
 #[path = "../support/mod.rs"]
 mod support;

@@ -183,6 +183,8 @@ mod tests {
     #[test]
     fn rows_are_reduced_in_few_chunks() {
         assert_eq!((reduce_rows(1), reduce_rows(2048), reduce_rows(2049)), (64, 64, 96));
-        assert!((1..10_000usize).all(|n| n.div_ceil(reduce_rows(n)) <= 32 && reduce_rows(n) % 32 == 0));
+        assert!(
+            (1..10_000usize).all(|n| n.div_ceil(reduce_rows(n)) <= 32 && reduce_rows(n).is_multiple_of(32))
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Scoring on a GPU: for each size of batch the forward pass is captured once as a graph, and replayed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::distinct;
@@ -53,10 +54,13 @@ impl CudaScorer {
         for range in chunks(&lengths, BATCH_TOKENS, 1) {
             let packing = Packing::new(&distinct[range]);
             let size = (room(packing.expand.len(), 64), room(packing.offsets.len() - 1, 8));
-            if !buckets.contains_key(&size) {
-                buckets.insert(size, Bucket::capture(&self.cuda, &self.encoder, &self.operands, size)?);
-            }
-            scored.extend(buckets[&size].scores(&packing)?);
+            let bucket = match buckets.entry(size) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(place) => {
+                    place.insert(Bucket::capture(&self.cuda, &self.encoder, &self.operands, size)?)
+                }
+            };
+            scored.extend(bucket.scores(&packing)?);
         }
         Ok(which.into_iter().map(|i| scored[i]).collect())
     }

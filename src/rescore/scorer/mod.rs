@@ -27,8 +27,14 @@ pub const CHUNK_TOKENS: usize = 384;
 pub struct Scorer(Kind);
 
 enum Kind {
-    Cpu { cpu: Cpu, encoder: Encoder<Cpu>, operands: Operands<Cpu> },
+    Cpu(Box<CpuScorer>),
     Cuda(Box<cuda::CudaScorer>),
+}
+
+struct CpuScorer {
+    cpu: Cpu,
+    encoder: Encoder<Cpu>,
+    operands: Operands<Cpu>,
 }
 
 impl Scorer {
@@ -41,7 +47,7 @@ impl Scorer {
             AnyDevice::Cpu(cpu) => {
                 let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, false)?;
                 let operands = encoder.operands(&cpu, adapter, &adapter.values);
-                Ok(Scorer(Kind::Cpu { cpu, encoder, operands }))
+                Ok(Scorer(Kind::Cpu(Box::new(CpuScorer { cpu, encoder, operands }))))
             }
             AnyDevice::Cuda(cuda) => {
                 let scorer = cuda::CudaScorer::new(cuda, model, adapter)?;
@@ -56,7 +62,7 @@ impl Scorer {
     /// [`crate::Error::Device`] where a GPU fails.
     pub fn scores<S: AsRef<[u32]> + Sync>(&self, sequences: &[S]) -> Result<Vec<f32>> {
         match &self.0 {
-            Kind::Cpu { cpu, encoder, operands } => Ok(scores(cpu, encoder, operands, sequences)),
+            Kind::Cpu(s) => Ok(scores(&s.cpu, &s.encoder, &s.operands, sequences)),
             Kind::Cuda(scorer) => scorer.scores(sequences),
         }
     }
