@@ -62,8 +62,11 @@ pub fn choose(choice: Choice, open: impl FnOnce() -> Result<Arc<dyn Driver>, Una
     }
     match open() {
         Ok(driver) => {
-            let note = Some(format!("device: {}", driver.properties().name));
-            Ok(Chosen { driver: Some(driver), note })
+            let name = &driver.properties().name;
+            let note = format!(
+                "device: {name}; its kernels have run in emulation only until now: compare with --device cpu"
+            );
+            Ok(Chosen { driver: Some(driver), note: Some(note) })
         }
         Err(missing) if choice == Choice::Cuda => {
             Err(Error::Usage(format!("there is no CUDA device to use: {missing}")))
