@@ -49,6 +49,7 @@ fn main() -> Result<()> {
     atomic::ensure_directory(out)?;
     let run = Run {
         options: &options,
+        fit_head: true,
         first_pass_weight: first_pass_weight(&train, 0.0),
         train: &train,
         valid: &valid,
@@ -79,6 +80,7 @@ fn shuffle_errors(examples: &mut [Example], stream: u64) {
 struct Lines;
 
 impl Observer for Lines {
+    fn fitting(&mut self, _done: usize, _lists: usize) {}
     fn start(&mut self, _done: u64, _steps: u64) {}
 
     fn step(&mut self, report: StepReport) {

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The recipe of `lorb-engine train` in PyTorch + PEFT, as its baseline.
 
-The same lists, draw of hypotheses (the first pass's best, others by its posterior through Gumbel top-k), batches by
-tokens, loss, optimizer and schedule; other random numbers. Writes an adapter after each epoch to OUT/epoch-N and prints
+The same lists, draw of hypotheses (the first pass's best, others by its posterior through Gumbel top-k), fit of the
+classifier before the first step, batches by tokens, loss, optimizer and schedule; other random numbers. Writes an adapter after each epoch to OUT/epoch-N and prints
 JSON lines: one a step, one at the end. `lorb-engine evaluate --adapter OUT/epoch-N --tune VALID TEST` judges it as it
 judges its own: the scores are PyTorch's to 1e-6 (scripts/check_peft.py).
 """
@@ -12,12 +12,15 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from common import TARGETS, Utterance, mwer, pad, peak_rss_mb, read_lists, trainable
+from head_fit import head_fit
 
 CONFIDENCE = 0.7
+FIT_LISTS = 2000
 WARMUP = 0.05
 
 
@@ -53,12 +56,10 @@ def plan(lists: list[Utterance], hyps: int, tokens: int, w_a: float, rng: random
     return steps
 
 
-def forward(model: torch.nn.Module, tokens: list[list[int]], chunk: int) -> torch.Tensor:
-    """Scores in the order of `tokens`, computed in chunks of similar length to save padding."""
+def forward(compute: Callable, tokens: list[list[int]], chunk: int) -> torch.Tensor:
+    """A row for each of `tokens`, in their order, computed in chunks of similar length to save padding."""
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-    parts = [
-        model(**pad([tokens[i] for i in order[at : at + chunk]])).logits[:, 0] for at in range(0, len(order), chunk)
-    ]
+    parts = [compute(pad([tokens[i] for i in order[at : at + chunk]])) for at in range(0, len(order), chunk)]
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
     return torch.cat(parts)[back]
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--head-lr", type=float, default=1e-2, help="of the classifier, a fresh pooler and beta")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--hyps", type=int, default=8)
+    parser.add_argument("--hyps", type=int, default=16)
     parser.add_argument("--batch-tokens", type=int, default=1600)
     parser.add_argument("--corr-weight", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -120,13 +121,22 @@ def main() -> None:
 
     step_ms, tokens_seen = [], 0
     start = time.perf_counter()
+    fitted, fit_lists = [], [one for group in epochs[0] for one in group][:FIT_LISTS]
+    for u, picked in fit_lists:
+        with torch.no_grad():
+            z = forward(lambda b: bert(**b).pooler_output, [u.tokens[i] for i in picked], args.chunk)
+        fitted.append((z.numpy(), w_a * u.am[picked], u.errors[picked]))
+    if (weight := head_fit(fitted)) is not None:
+        classifier = next(p for n, p in model.named_parameters() if "classifier" in n and p.requires_grad)
+        classifier.data.copy_(torch.from_numpy(weight)[None])
+    print(json.dumps({"fit_seconds": round(time.perf_counter() - start, 1)}), flush=True)
     model.train()
     for number, epoch in enumerate(epochs, 1):
         for group in epoch:
             step_start = time.perf_counter()
             features.clear()
             tokens = [u.tokens[i] for u, picked in group for i in picked]
-            scores = forward(model, tokens, args.chunk).split([len(picked) for _, picked in group])
+            scores = forward(lambda b: model(**b).logits[:, 0], tokens, args.chunk).split([len(picked) for _, picked in group])
             losses, without = [], []
             for (u, picked), g in zip(group, scores):
                 first = torch.tensor(w_a * (u.am[picked] - u.am[picked].max()), dtype=torch.float32)

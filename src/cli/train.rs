@@ -11,6 +11,7 @@ use lorb_engine::bert::Encoder;
 use lorb_engine::builtin;
 use lorb_engine::card::{Card, open_adapter};
 use lorb_engine::device::AnyDevice;
+use lorb_engine::lora::adapter::has_classifier;
 use lorb_engine::lora::{Adapter, LoraConfig, Targets};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::Normaliser;
@@ -166,6 +167,8 @@ impl Train {
                 Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?
             }
         };
+        let fit_head = self.init_adapter.is_none()
+            && (self.fresh_pooler || !has_classifier(&model.config, &model.checkpoint));
         if self.fresh_pooler {
             adapter = adapter.with_fresh_pooler(&model.config, options.seed);
         }
@@ -200,6 +203,7 @@ impl Train {
         }
         let run = Run {
             options: &options,
+            fit_head,
             first_pass_weight: w_a,
             train: &train,
             valid: &valid,

@@ -23,6 +23,11 @@ pub struct Adapter {
     pub base_name: String,
 }
 
+/// Whether the checkpoint has a classifier that gives one score: where not, an adapter's starts at random.
+pub fn has_classifier(config: &bert::Config, checkpoint: &Checkpoint) -> bool {
+    checkpoint.shape("classifier.weight") == Some(&[1, config.hidden])
+}
+
 impl Adapter {
     /// A fresh adapter: A uniform as in PEFT and B zero, so that it changes nothing yet.
     ///
@@ -55,7 +60,7 @@ impl Adapter {
         }
         let mut classifier_bias = 0.0;
         let classifier = &mut values[layout.classifier()];
-        if checkpoint.shape("classifier.weight") == Some(&[1, config.hidden]) {
+        if has_classifier(config, checkpoint) {
             classifier.copy_from_slice(&checkpoint.f32("classifier.weight", &[1, config.hidden])?);
             classifier_bias = checkpoint.f32("classifier.bias", &[1])?[0];
         } else {

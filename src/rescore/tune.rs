@@ -107,6 +107,12 @@ pub fn tune_weights(lists: &[ScoredList], lorb: bool) -> Weights {
     if gain > squares.sqrt() { more } else { few }
 }
 
+/// What tuning makes least: the expected errors of all lists with P as sharp as it has it.
+pub fn total_expected_errors(lists: &[ScoredList], weights: &Weights) -> f64 {
+    let scale = sharpness(lists, &Weights::default(), CONFIDENCE);
+    expected_errors(lists, scale, weights).iter().sum()
+}
+
 /// Tries a step up and down in each weight from `best` on, and halves the steps where none helps.
 fn search(lists: &[ScoredList], scale: f64, mut best: Weights, coordinates: &[Coordinate]) -> Weights {
     let total = |weights: &Weights| expected_errors(lists, scale, weights).iter().sum::<f64>();

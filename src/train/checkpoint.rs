@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::bert::tensors::{self, Output, Tensors};
 use crate::ops::adamw::{Adamw, AdamwOptions};
+use crate::train::head_fit::HeadFit;
 use crate::{Error, Result, atomic};
 
 /// What must be the same when a run goes on.
@@ -68,6 +69,8 @@ pub struct State {
     pub best: Vec<f32>,
     /// g of the validation hypotheses with the best parameters.
     pub best_scores: Vec<f32>,
+    /// Where the classifier's fit is under way.
+    pub head_fit: HeadFit,
     /// g of the validation hypotheses done so far, where a validation is under way.
     pub validated: Vec<f32>,
 }
@@ -81,10 +84,12 @@ pub struct Position {
     pub step_in_epoch: u64,
     /// Steps done in all.
     pub step: u64,
+    /// Batches of lists that went into the classifier's fit; `None` where that is done or not wanted.
+    pub fitted: Option<u64>,
     /// Whether the validation after the last epoch is still to be finished.
     pub validating: bool,
-    /// Errors of the best validation so far, and the epoch it followed.
-    pub best_errors: Option<(u64, u32)>,
+    /// Expected errors of the best validation so far, and the epoch it followed.
+    pub best: Option<(f64, u32)>,
     /// Seconds of training so far.
     pub seconds: f64,
 }
@@ -128,6 +133,7 @@ pub fn save(out: &Path, identity: &Identity, state: &State) -> Result<()> {
             tensor("v", &state.adamw.v),
             tensor("best", &state.best),
             tensor("best_scores", &state.best_scores),
+            tensor("head_fit", &state.head_fit.sums),
             tensor("validated", &state.validated),
         ];
         tensors::write(dir.join(TENSORS), tensors)?;
@@ -161,6 +167,7 @@ pub fn load(out: &Path, identity: &Identity) -> Result<Option<State>> {
         position: description.position,
         best: read("best")?,
         best_scores: read("best_scores")?,
+        head_fit: HeadFit { sums: read("head_fit")? },
         validated: read("validated")?,
     }))
 }

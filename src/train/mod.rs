@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod examples;
+pub mod head_fit;
 pub mod learner;
 pub mod options;
 pub mod sampling;
@@ -10,30 +11,35 @@ pub mod schedule;
 pub mod step;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::lora::{Adapter, Group};
 use crate::ops::adamw::{Adamw, AdamwOptions, ParameterGroup};
-use crate::ops::mwer::{MwerInputs, mwer};
-use crate::rescore::tune::{ScoredList, chosen, total_errors, tune_weights};
+use crate::rescore::tune::{ScoredList, chosen, total_errors, total_expected_errors, tune_weights};
 use crate::rescore::weights::Weights;
 use crate::{Error, Result};
 use checkpoint::{Identity, Position, State};
 use examples::Example;
+use head_fit::{FitList, HeadFit};
 use learner::Learner;
 pub use options::{Beta, TrainOptions};
 use sampling::{Draw, EpochPlan, Sample, plan_epoch};
 use schedule::lr_factor;
 use step::StepBatch;
 
+/// Lists that the classifier is fitted to before the first step, at most: enough for the width of a BERT.
+const FIT_LISTS: usize = 2000;
 /// Hypotheses scored in validation between two looks at the clock.
 const VALIDATION_BLOCK: usize = 512;
 
 /// A run about to start, or to go on.
 pub struct Run<'a> {
     pub options: &'a TrainOptions,
+    /// Whether the classifier is fresh, to be fitted to the errors before the first step.
+    pub fit_head: bool,
     /// w_a of the loss, chosen.
     pub first_pass_weight: f64,
     pub train: &'a [Example],
@@ -73,21 +79,22 @@ pub struct Losses {
 pub struct Validation {
     /// After this epoch, from 1.
     pub epoch: u32,
-    /// The weights that make the fewest errors on the validation lists, and those errors.
-    pub weights: Weights,
+    /// Errors on the validation lists with the weights that are tuned on them.
     pub errors: u64,
+    /// The expected errors that tuning makes least, and the least that they can be without g: less noisy than
+    /// errors.
+    pub expected: f64,
+    pub expected_without: f64,
     pub reference_units: u64,
-    /// The mean MWER loss over the validation lists with the loss's weights, and what it would be without g:
-    /// less noisy than errors.
-    pub mwer: f64,
-    pub mwer_without: f64,
-    /// Whether it is the best so far.
+    /// Whether it has the fewest expected errors so far.
     pub best: bool,
 }
 
 /// Told of a run's progress.
 pub trait Observer {
     fn start(&mut self, done: u64, steps: u64);
+    /// `done` of `lists` went into the classifier's fit.
+    fn fitting(&mut self, done: usize, lists: usize);
     fn step(&mut self, report: StepReport);
     fn validation(&mut self, validation: Validation);
 }
@@ -135,24 +142,74 @@ impl Run<'_> {
         if let Some(state) = &resumed {
             learner.restore(&state.values, &state.adamw);
         }
-        let mut state = resumed.unwrap_or_else(|| State::start(&adapter));
+        let mut state = resumed.unwrap_or_else(|| State::start(&adapter, self.fit_head));
         observer.start(state.position.step, steps);
         let mut clock =
             Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
+        if state.position.fitted.is_some() {
+            self.fit(&plan(0), &adapter, learner, &mut state, &mut clock, observer)?;
+        }
         while state.position.epoch < o.epochs {
             if !state.position.validating {
                 self.epoch(&plan(state.position.epoch), steps, learner, &mut state, &mut clock, observer)?;
             }
-            observer.validation(self.validate(&adapter, learner, &mut state, &mut clock)?);
+            observer.validation(self.validate(learner, &mut state, &mut clock)?);
         }
         adapter.values = state.best;
         Ok(Outcome {
             adapter,
-            epoch: state.position.best_errors.map_or(0, |(_, epoch)| epoch),
+            epoch: state.position.best.map_or(0, |(_, epoch)| epoch),
             validation: with_scores(self.valid, &state.best_scores),
             steps,
             seconds: clock.seconds(),
         })
+    }
+
+    /// Fits the classifier to the lists of the first steps of `plan` that are left.
+    fn fit(
+        &self,
+        plan: &EpochPlan,
+        adapter: &Adapter,
+        learner: &mut dyn Learner,
+        state: &mut State,
+        clock: &mut Clock,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let classifier = adapter.layout.classifier();
+        let hidden = classifier.len();
+        let lists: usize = plan.iter().map(Vec::len).sum::<usize>().min(FIT_LISTS);
+        let mut done = 0;
+        for (step, samples) in plan.iter().enumerate() {
+            if done >= lists {
+                break;
+            }
+            done += samples.len();
+            if state.position.fitted.is_some_and(|fitted| (step as u64) < fitted) {
+                continue;
+            }
+            let batch = self.batch(samples);
+            let features = learner.features(&batch.sequences)?;
+            let of_list = |range: &Range<usize>| FitList {
+                features: &features[range.start * hidden..range.end * hidden],
+                offsets: &batch.offsets[range.clone()],
+                errors: &batch.errors[range.clone()],
+            };
+            state.head_fit.add(hidden, &batch.utterances.iter().map(of_list).collect::<Vec<_>>());
+            state.position.fitted = Some(step as u64 + 1);
+            observer.fitting(done.min(lists), lists);
+            if self.must_pause(clock) {
+                self.pause(learner, state, clock)?;
+            }
+        }
+        if let Some(weight) = state.head_fit.weight(hidden) {
+            let beta = self.options.beta.initial() as f32;
+            state.values[classifier].iter_mut().zip(weight).for_each(|(value, w)| *value = w / beta);
+            state.best.clone_from(&state.values);
+            learner.restore(&state.values, &state.adamw);
+        }
+        state.head_fit = HeadFit::default();
+        state.position.fitted = None;
+        Ok(())
     }
 
     /// The steps of an epoch that are left.
@@ -226,7 +283,6 @@ impl Run<'_> {
     /// Scores the validation lists with the parameters as they are, and closes the epoch.
     fn validate(
         &self,
-        adapter: &Adapter,
         learner: &mut dyn Learner,
         state: &mut State,
         clock: &mut Clock,
@@ -243,42 +299,26 @@ impl Run<'_> {
         (state.values, state.adamw) = learner.snapshot()?;
         let lists = with_scores(self.valid, &state.validated);
         let weights = tune_weights(&lists, true);
-        let errors = total_errors(&lists, &chosen(&lists, &weights));
+        let expected = total_expected_errors(&lists, &weights);
         let position = &mut state.position;
         position.epoch += 1;
         position.step_in_epoch = 0;
         position.validating = false;
-        let best = position.best_errors.is_none_or(|(fewest, _)| errors < fewest);
+        let best = position.best.is_none_or(|(fewest, _)| expected < fewest);
         if best {
-            position.best_errors = Some((errors, position.epoch));
+            position.best = Some((expected, position.epoch));
             state.best.clone_from(&state.values);
             state.best_scores = std::mem::take(&mut state.validated);
         }
         state.validated.clear();
-        let theta = adapter.layout.theta().map(|at| state.values[at]);
-        let beta = theta.map_or(self.options.beta.initial(), |theta| f64::from(theta.exp()));
         Ok(Validation {
             epoch: state.position.epoch,
-            weights,
-            errors,
+            errors: total_errors(&lists, &chosen(&lists, &weights)),
+            expected,
+            expected_without: total_expected_errors(&lists, &tune_weights(&lists, false)),
             reference_units: lists.iter().map(|l| l.reference_units).sum(),
-            mwer: self.mean_mwer(&lists, beta),
-            mwer_without: self.mean_mwer(&lists, 0.0),
             best,
         })
-    }
-
-    fn mean_mwer(&self, lists: &[ScoredList], beta: f64) -> f64 {
-        let weights = self.first_pass_weights();
-        let of = |list: &ScoredList| {
-            let hypotheses = || list.hypotheses.iter();
-            // `weights` leave g out.
-            let offsets: Vec<f64> = hypotheses().map(|h| weights.combined(&h.features)).collect();
-            let scores: Vec<f32> = hypotheses().map(|h| h.features.lorb as f32).collect();
-            let errors: Vec<u32> = hypotheses().map(|h| h.errors as u32).collect();
-            mwer(MwerInputs { offsets: &offsets, scores: &scores, errors: &errors, beta }).loss
-        };
-        lists.iter().map(of).sum::<f64>() / lists.len().max(1) as f64
     }
 
     /// Whether it is time to save, or to stop.
@@ -305,7 +345,7 @@ impl Run<'_> {
 
 impl State {
     /// Before the first step.
-    fn start(adapter: &Adapter) -> State {
+    fn start(adapter: &Adapter, fit_head: bool) -> State {
         State {
             values: adapter.values.clone(),
             adamw: Adamw::new(AdamwOptions::default(), adapter.values.len()),
@@ -313,12 +353,14 @@ impl State {
                 epoch: 0,
                 step_in_epoch: 0,
                 step: 0,
+                fitted: fit_head.then_some(0),
                 validating: false,
-                best_errors: None,
+                best: None,
                 seconds: 0.0,
             },
             best: adapter.values.clone(),
             best_scores: Vec::new(),
+            head_fit: HeadFit::default(),
             validated: Vec::new(),
         }
     }

@@ -54,6 +54,19 @@ impl Observer for Progress {
         self.line = self.began;
     }
 
+    fn fitting(&mut self, done: usize, lists: usize) {
+        let message = format!("classifier fitted to {done} of {lists} lists");
+        match &self.bar {
+            Some(bar) => bar.set_message(message),
+            None if self.line.elapsed() >= LINE_EVERY || done == lists => {
+                self.line = Instant::now();
+                eprintln!("{message}");
+            }
+            None => {}
+        }
+        self.began = Instant::now();
+    }
+
     fn step(&mut self, report: StepReport) {
         self.tokens += report.tokens;
         let smooth = |before: f64, now: f64| before + (now - before) * 0.02;
@@ -83,11 +96,14 @@ impl Observer for Progress {
     }
 
     fn validation(&mut self, v: Validation) {
-        let wer = 100.0 * v.errors as f64 / v.reference_units.max(1) as f64;
+        let of_units = |errors: f64| 100.0 * errors / v.reference_units.max(1) as f64;
         let best = if v.best { ", the best so far" } else { "" };
         self.say(&format!(
-            "epoch {}: validation WER {wer:.2} %, MWER {:+.4} (first pass alone {:+.4}){best}",
-            v.epoch, v.mwer, v.mwer_without
+            "epoch {}: validation WER {:.2} %, expected {:.3} % (first pass alone {:.3} %){best}",
+            v.epoch,
+            of_units(v.errors as f64),
+            of_units(v.expected),
+            of_units(v.expected_without),
         ));
     }
 }

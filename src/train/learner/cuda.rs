@@ -148,6 +148,13 @@ impl Learner for CudaLearner<'_> {
         self.steps = adamw.step;
     }
 
+    fn features(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let operands = self.encoder.operands(self.cuda, &self.adapter, &self.values);
+        let batch = PackedBatch::new(self.cuda, sequences);
+        let forward = self.encoder.forward(self.cuda, &operands, &batch, None, &mut Tape::idle());
+        self.cuda.download(&forward.features.value)
+    }
+
     fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
         let operands = self.encoder.operands(self.cuda, &self.adapter, &self.values);
         let (distinct, which) = distinct(sequences);

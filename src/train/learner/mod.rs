@@ -3,18 +3,23 @@
 mod cuda;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 pub use cuda::CudaLearner;
+
+use rayon::prelude::*;
 
 use super::options::TrainOptions;
 use super::step::{Objective, StepBatch, gradient};
 use super::{Losses, parameter_groups};
 use crate::Result;
-use crate::bert::Encoder;
+use crate::bert::batch::chunks;
+use crate::bert::{Encoder, PackedBatch};
 use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
 use crate::ops::adamw::{Adamw, AdamwOptions};
-use crate::rescore::scorer::scores;
+use crate::rescore::scorer::{CHUNK_TOKENS, scores};
+use crate::tape::Tape;
 
 /// The parameters of a run on their device, and the optimizer that moves them.
 pub trait Learner {
@@ -40,6 +45,12 @@ pub trait Learner {
 
     /// Goes back to a [`snapshot`](Self::snapshot).
     fn restore(&mut self, values: &[f32], adamw: &Adamw);
+
+    /// The features [sequences, H] that enter the classifier, with the parameters as they are.
+    ///
+    /// # Errors
+    /// As for [`step`](Self::step).
+    fn features(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>>;
 
     /// g of each sequence with the parameters as they are.
     ///
@@ -93,6 +104,18 @@ impl Learner for CpuLearner<'_> {
     fn restore(&mut self, values: &[f32], adamw: &Adamw) {
         self.adapter.values = values.to_vec();
         self.adamw = adamw.clone();
+    }
+
+    fn features(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let (cpu, encoder) = (self.cpu, self.encoder);
+        let operands = encoder.operands(cpu, &self.adapter, &self.adapter.values);
+        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        let of_chunk = |range: Range<usize>| {
+            let batch = PackedBatch::new(cpu, &sequences[range]);
+            encoder.forward(cpu, &operands, &batch, None, &mut Tape::idle()).features.value.values()
+        };
+        let chunks = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
+        Ok(chunks.into_par_iter().flat_map_iter(of_chunk).collect())
     }
 
     fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
