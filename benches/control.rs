@@ -15,7 +15,7 @@ use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use lorb_engine::train::checkpoint::Identity;
-use lorb_engine::train::examples::{Example, Preparation, first_pass_weight};
+use lorb_engine::train::examples::{Example, Preparation, default_epochs, first_pass_weight};
 use lorb_engine::train::learner::CpuLearner;
 use lorb_engine::train::sampling::{random, shuffle};
 use lorb_engine::train::{Observer, Run, StepReport, TrainOptions, Validation};
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         eprintln!("usage: control MODEL TRAIN VALID OUT SEED");
         return Ok(());
     };
-    let options = TrainOptions { seed: seed.parse().unwrap_or(1), ..TrainOptions::default() };
+    let mut options = TrainOptions { seed: seed.parse().unwrap_or(1), ..TrainOptions::default() };
     let model = BaseModel::open(Path::new(model))?;
     let preparation = Preparation {
         fields: &Fields::default(),
@@ -38,6 +38,7 @@ fn main() -> Result<()> {
     };
     let read = |path: &str| preparation.read(&[PathBuf::from(path)]);
     let (mut train, mut valid) = (read(train)?, read(valid)?);
+    options.epochs = default_epochs(&train);
     shuffle_errors(&mut train, 1);
     shuffle_errors(&mut valid, 2);
 

@@ -20,7 +20,7 @@ use lorb_engine::rescore::scorer::Scorer;
 use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::train::checkpoint::{self, Identity};
-use lorb_engine::train::examples::{Example, Preparation, digest, first_pass_weight, split};
+use lorb_engine::train::examples::{Example, Preparation, default_epochs, digest, first_pass_weight, split};
 use lorb_engine::train::learner::{CpuLearner, CudaLearner};
 use lorb_engine::train::{Beta, Run, TrainOptions, with_scores};
 use lorb_engine::{Error, Result, atomic};
@@ -75,7 +75,7 @@ pub struct Train {
     /// Decoupled weight decay
     #[arg(long, value_name = "W")]
     weight_decay: Option<f32>,
-    /// Passes over the training lists
+    /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 4]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Hypotheses of an utterance in a step
@@ -119,7 +119,7 @@ fn parse_beta(text: &str) -> Result<Beta, String> {
 
 impl Train {
     pub fn run(self) -> Result<()> {
-        let options = self.options();
+        let mut options = self.options();
         options.check()?;
         let stop = stop_on_signals()?;
         let device = self.compute.start()?;
@@ -155,6 +155,7 @@ impl Train {
             false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
         };
         let (train, valid) = self.keep_for_validation(train, &preparation, options.seed)?;
+        options.epochs = self.epochs.unwrap_or_else(|| default_epochs(&train));
 
         let mut beta = options.beta.initial();
         let mut adapter = match initial {

@@ -60,7 +60,7 @@ impl Default for TrainOptions {
             head_lr: 1e-2,
             weight_decay: 0.01,
             warmup: 0.05,
-            epochs: 2,
+            epochs: 1,
             hyps: 16,
             batch_tokens: 1600,
             beta: Beta::Learned(1.0),
