@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod encoder;
 pub mod fingerprint;
+pub mod floor;
 pub mod tensors;
 pub mod tokenizer;
 

@@ -1,5 +1,6 @@
 //! The subcommands: one file each, thin over the library.
 
+mod bench;
 mod doctor;
 mod evaluate;
 mod inspect;
@@ -38,6 +39,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Merge(merge::Merge),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
     Doctor(doctor::Doctor),
 }
 
@@ -49,6 +51,7 @@ pub fn run() -> Result<()> {
         Command::Evaluate(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Doctor(command) => command.run(),
     }
 }

@@ -38,7 +38,7 @@ const VALIDATION_BLOCK: usize = 512;
 /// A run about to start, or to go on.
 pub struct Run<'a> {
     pub options: &'a TrainOptions,
-    /// Whether the classifier is fresh, to be fitted to the errors before the first step.
+    /// Whether the classifier is to be fitted to the errors before the first step: it is fresh, and the pooler is not.
     pub fit_head: bool,
     /// w_a of the loss, chosen.
     pub first_pass_weight: f64,
