@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     let examples = preparation.read(&[PathBuf::from(lists)])?;
     let adapter = Adapter::initialise(&model.config, &model.checkpoint, LoraConfig::default(), None, 1)?;
     if what == "rescore" {
-        let scorer = Scorer::new(device, &model, &adapter)?;
+        let scorer = Scorer::new(device, &model, &[&adapter])?;
         let lists: Vec<_> = examples.iter().take(count).map(|e| &e.tokens[..]).collect();
         return rounds(&contender, || {
             lists.iter().map(|list| timed(tokens(list), || scorer.scores(list).map(drop))).collect()

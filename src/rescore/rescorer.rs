@@ -42,7 +42,7 @@ impl Rescorer {
         normaliser: Normaliser,
         unit: Unit,
     ) -> Result<Self> {
-        let scorer = Scorer::new(device, &model, adapter)?;
+        let scorer = Scorer::new(device, &model, &[adapter])?;
         let max_tokens = model.config.max_positions;
         Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit })
     }

@@ -11,6 +11,7 @@ pub mod measure;
 pub mod memory;
 #[cfg(feature = "cuda")]
 mod real;
+mod segments;
 pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
@@ -24,10 +25,12 @@ use half::bf16;
 pub use driver::{Address, Driver, Graph, Launch, Properties};
 #[cfg(feature = "cuda")]
 pub use real::driver_version;
+pub(crate) use segments::Room;
+pub use segments::Segments;
 pub use tensor::{Flat, Index, Precision, Rows, Tensor};
 pub use unavailable::Unavailable;
 
-use super::{Device, Memory};
+use super::{Device, Memory, Run};
 use crate::bert::Config;
 use crate::{Error, Result};
 use kernels::Kernel;
@@ -295,6 +298,7 @@ impl Memory for Cuda {
     type Tensor = Tensor;
     type Index = Index;
     type Parameters = Flat;
+    type Segments = Segments;
 
     fn index(&self, values: &[u32]) -> Index {
         let block = self.block(size_of_val(values));
@@ -304,6 +308,16 @@ impl Memory for Cuda {
 
     fn row_index(&self, values: &[u32], rows: usize) -> Index {
         self.row_index_within(values, Rows::all(values.len()), Rows::all(rows))
+    }
+
+    fn segments(&self, runs: &[Run]) -> Segments {
+        let room = Room { rows: runs.iter().map(|run| run.rows).sum(), runs: runs.len() };
+        let mut numbers = vec![0; room.numbers()];
+        room.write(runs, &mut numbers);
+        let block = self.block(size_of_val(&numbers[..]));
+        self.write(block.address(), &numbers);
+        let adapters = runs.iter().map(|run| run.adapter + 1).max().unwrap_or(0);
+        Segments::within(Arc::new(block), 0, room, adapters)
     }
 
     fn parameters(&self, values: &[f32]) -> Flat {

@@ -96,7 +96,7 @@ impl Learner for CpuLearner<'_> {
     }
 
     fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
-        let operands = self.encoder.operands(self.cpu, &self.adapter, &self.adapter.values);
+        let operands = self.encoder.operands(self.cpu, &[(&self.adapter, &self.adapter.values)]);
         Ok(scores(self.cpu, self.encoder, &operands, sequences))
     }
 }
