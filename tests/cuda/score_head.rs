@@ -4,39 +4,12 @@ use lorb_engine::device::Memory;
 use lorb_engine::device::cuda::{Cuda, Precision, Tensor};
 use lorb_engine::ops::score_head::ScoreHead;
 
-use crate::autodiff::{Operation, Real};
 use crate::devices::{devices, rounded, stored};
 use crate::harness::{Oracle, Random, ULP, bits, weights};
-use crate::oracle::{constants, dot, linear};
+use crate::score_head_case::{Case, Classifier};
 
 /// The error of tanhf, as the CUDA C++ Programming Guide has it: two units in the last place.
 const TANH: f64 = ULP;
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    rows: usize,
-    width: usize,
-}
-
-/// z = tanh(x W^T + b) of [x, W, b].
-impl Operation for Case {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (x, rest) = inputs.split_at(self.rows * self.width);
-        let (w, b) = rest.split_at(self.width * self.width);
-        x.chunks_exact(self.width).flat_map(|x| linear(x, w, b)).map(R::tanh).collect()
-    }
-}
-
-/// g = z w + c of [z, w].
-struct Classifier(Case, f32);
-
-impl Operation for Classifier {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (z, w) = inputs.split_at(self.0.rows * self.0.width);
-        let bias = constants::<R>(&[self.1])[0];
-        z.chunks_exact(self.0.width).map(|z| dot(z, w) + bias).collect()
-    }
-}
 
 /// One row, one column, tiles in full and in part.
 const CASES: [(usize, usize); 7] = [(1, 1), (2, 7), (3, 64), (37, 24), (5, 97), (32, 32), (67, 33)];

@@ -353,7 +353,7 @@ fn several_adapters_in_one_batch_score_as_each_alone() {
             let mut adapter = network.adapter.clone();
             adapter.values.iter_mut().for_each(|x| *x *= factor);
             adapter.config.alpha *= 2.0 + factor;
-            adapter.classifier_bias = factor as f32;
+            adapter.classifier_bias = factor;
             adapter
         });
         let sequences = &network.batch.sequences;

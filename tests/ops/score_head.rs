@@ -1,38 +1,11 @@
 use lorb_engine::device::Memory;
 use lorb_engine::ops::score_head::ScoreHead;
 
-use crate::autodiff::{Operation, Real};
 use crate::harness::{Oracle, Random, ULP, bits, check_derivatives, devices, row_bits, weights};
-use crate::oracle::{constants, dot, linear};
+use crate::score_head_case::{Case, Classifier};
 
 /// The documented bound of the kernels' tanh.
 const TANH: f64 = 2e-7;
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    rows: usize,
-    width: usize,
-}
-
-/// z = tanh(x W^T + b) of [x, W, b].
-impl Operation for Case {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (x, rest) = inputs.split_at(self.rows * self.width);
-        let (w, b) = rest.split_at(self.width * self.width);
-        x.chunks_exact(self.width).flat_map(|x| linear(x, w, b)).map(R::tanh).collect()
-    }
-}
-
-/// g = z w + c of [z, w].
-struct Classifier(Case, f32);
-
-impl Operation for Classifier {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (z, w) = inputs.split_at(self.0.rows * self.0.width);
-        let bias = constants::<R>(&[self.1])[0];
-        z.chunks_exact(self.0.width).map(|z| dot(z, w) + bias).collect()
-    }
-}
 
 const CASES: [(usize, usize); 8] = [(1, 1), (2, 7), (3, 17), (7, 64), (9, 97), (13, 24), (50, 33), (2, 384)];
 

@@ -191,10 +191,7 @@ impl Cuda {
     /// `data` as the device's precision keeps it, in memory of its own: base weights.
     pub(crate) fn upload_weights(&self, data: &[f32]) -> Arc<Block> {
         let block = self.block(data.len() * self.precision.bytes());
-        match self.precision {
-            Precision::F32 => self.write(block.address(), data),
-            Precision::Bf16 => self.write(block.address(), &to_bf16(data)),
-        }
+        self.write_rounded(block.address(), data);
         Arc::new(block)
     }
 
@@ -254,6 +251,16 @@ impl Cuda {
         }
     }
 
+    /// `data` in the device's precision, rounded to nearest, ties to even; it must fit where it goes.
+    fn write_rounded(&self, to: Address, data: &[f32]) {
+        match self.precision {
+            Precision::F32 => self.write(to, data),
+            Precision::Bf16 => {
+                self.write(to, &data.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
+            }
+        }
+    }
+
     /// `from` must hold as much as `data`.
     fn read<T: Pod>(&self, from: Address, data: &mut [T]) -> Result<()> {
         self.check()?;
@@ -285,11 +292,6 @@ impl Cuda {
         // pool in the order of the stream, so what they name lives until the kernel has run.
         self.keep(unsafe { self.driver.launch(launch) });
     }
-}
-
-/// Rounded to nearest, ties to even.
-fn to_bf16(data: &[f32]) -> Vec<bf16> {
-    data.iter().map(|&x| bf16::from_f32(x)).collect()
 }
 
 impl Device for Cuda {}
@@ -326,10 +328,7 @@ impl Memory for Cuda {
 
     fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Tensor {
         let tensor = self.activations(Rows::all(rows), columns);
-        match self.precision {
-            Precision::F32 => self.write(tensor.address(), data),
-            Precision::Bf16 => self.write(tensor.address(), &to_bf16(data)),
-        }
+        self.write_rounded(tensor.address(), data);
         tensor
     }
 
