@@ -38,4 +38,5 @@ mod network;
 mod score_head;
 mod selection;
 mod selfcheck;
+mod stream;
 mod table;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytemuck::Pod;
 use half::bf16;
 
-pub use driver::{Address, Driver, Graph, Launch, Properties};
+pub use driver::{Address, Driver, Fetch, Graph, Launch, Properties};
 #[cfg(feature = "cuda")]
 pub use real::driver_version;
 pub(crate) use segments::Room;
@@ -271,6 +271,20 @@ impl Cuda {
         unsafe { self.driver.read(from, bytemuck::cast_slice_mut(data)) }
     }
 
+    /// Starts to copy the first `rows` of an f32 tensor without gaps to the host, after everything before.
+    ///
+    /// # Errors
+    /// Whatever failed on the device up to now.
+    pub(crate) fn fetch(&self, tensor: &Tensor, rows: usize) -> Result<Fetched> {
+        self.check()?;
+        assert!(tensor.precision() == Precision::F32 && tensor.stride() == tensor.columns());
+        assert!(rows <= tensor.rows().capacity);
+        let len = rows * tensor.columns();
+        // SAFETY: the tensor has as many floats.
+        let fetch = unsafe { self.driver.fetch(tensor.address(), len * size_of::<f32>())? };
+        Ok(Fetched { fetch, len })
+    }
+
     /// Runs a kernel, unless something failed before or there is nothing to do.
     ///
     /// # Safety
@@ -291,6 +305,24 @@ impl Cuda {
         // SAFETY: the type of the kernel says that these are its parameters; blocks of memory go back to the
         // pool in the order of the stream, so what they name lives until the kernel has run.
         self.keep(unsafe { self.driver.launch(launch) });
+    }
+}
+
+/// Values on their way to the host.
+pub(crate) struct Fetched {
+    fetch: Box<dyn Fetch>,
+    len: usize,
+}
+
+impl Fetched {
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// Whatever failed on the device up to the copy.
+    pub fn wait(self) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.len];
+        self.fetch.wait(bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
     }
 }
 

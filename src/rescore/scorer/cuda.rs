@@ -5,14 +5,14 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::adapters::Adapters;
-use super::plan::{Chunk, Plan};
+use super::plan::{Chunk, Plan, Spread};
 use crate::Result;
 use crate::bert::batch::RowSegments;
 use crate::bert::encoder::Operands;
 use crate::bert::{Encoder, PackedBatch, Packing};
 use crate::device::Memory;
 use crate::device::cuda::memory::Block;
-use crate::device::cuda::{Cuda, Graph, Index, Room, Rows, Segments, Tensor};
+use crate::device::cuda::{Cuda, Fetched, Graph, Index, Room, Rows, Segments, Tensor};
 use crate::lora::Adapter;
 use crate::model::BaseModel;
 use crate::tape::Tape;
@@ -52,16 +52,16 @@ impl CudaScorer {
         Ok(CudaScorer { cuda, encoder, adapters, buckets: Mutex::default() })
     }
 
-    /// g of each sequence of token ids by the adapter of that number.
+    /// Asks for g of each sequence of token ids by the adapter of that number.
     ///
     /// # Errors
     /// [`crate::Error::Device`] where the GPU fails.
     ///
     /// # Panics
     /// Where there is no such adapter.
-    pub fn scores<S: AsRef<[u32]>>(&self, sequences: &[(usize, S)]) -> Result<Vec<f32>> {
+    pub fn start<S: AsRef<[u32]>>(&self, sequences: &[(usize, S)]) -> Result<Pending> {
         let plan = Plan::new(self.adapters.places(sequences), BATCH_TOKENS, 1);
-        let mut scored = Vec::new();
+        let mut chunks = Vec::with_capacity(plan.chunks.len());
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         for chunk in &plan.chunks {
             let packing = Packing::new(chunk.sequences.iter().copied());
@@ -75,9 +75,9 @@ impl CudaScorer {
                     size,
                 )?),
             };
-            scored.extend(bucket.scores(&packing)?);
+            chunks.push(bucket.start(&packing)?);
         }
-        Ok(plan.spread.of(&scored))
+        Ok(Pending { chunks, spread: plan.spread })
     }
 
     fn size(&self, chunk: &Chunk, packing: &Packing) -> Size {
@@ -87,6 +87,23 @@ impl CudaScorer {
             tokens: room(packing.expand.len(), 64),
             sequences: room(packing.offsets.len() - 1, 8),
         }
+    }
+}
+
+/// Scores that a GPU was asked for.
+pub struct Pending {
+    chunks: Vec<Fetched>,
+    spread: Spread,
+}
+
+impl Pending {
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where the GPU fails.
+    pub fn wait(self) -> Result<Vec<f32>> {
+        let scored = self.chunks.into_iter().map(Fetched::wait).collect::<Result<Vec<_>>>()?.concat();
+        Ok(self.spread.of(&scored))
     }
 }
 
@@ -123,15 +140,13 @@ impl Bucket {
         Ok(Bucket { cuda, numbers, scores, graph })
     }
 
-    fn scores(&self, packing: &Packing) -> Result<Vec<f32>> {
+    fn start(&self, packing: &Packing) -> Result<Fetched> {
         self.numbers.write(&self.cuda, packing);
         self.cuda.check()?;
         // SAFETY: the graph's memory is that of `self.cuda`, whose pool nobody else takes from, and that of
         // the scorer that owns this bucket with its encoder and operands.
         unsafe { self.graph.launch()? };
-        let mut scores = self.cuda.download(&self.scores)?;
-        scores.truncate(packing.offsets.len() - 1);
-        Ok(scores)
+        self.cuda.fetch(&self.scores, packing.offsets.len() - 1)
     }
 }
 

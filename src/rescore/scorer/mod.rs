@@ -4,7 +4,7 @@ mod adapters;
 mod cuda;
 mod plan;
 
-pub use cuda::BATCH_TOKENS;
+pub use cuda::{BATCH_TOKENS, Pending};
 pub(crate) use plan::{Place, Plan};
 
 use rayon::prelude::*;
@@ -80,7 +80,22 @@ impl Scorer {
                 let batch = |chunk: &Chunk| (s.adapters.operands(chunk), s.adapters.batch(&s.cpu, chunk));
                 Ok(on_all_cores(&s.cpu, &s.encoder, s.adapters.places(sequences), batch))
             }
-            Kind::Cuda(scorer) => scorer.scores(sequences),
+            Kind::Cuda(scorer) => scorer.start(sequences)?.wait(),
+        }
+    }
+
+    /// Asks a GPU for what [`scores_of`](Self::scores_of) gives, and does not wait for it; `None` where the
+    /// scores are the CPU's, which does nothing by itself.
+    ///
+    /// # Errors
+    /// As for [`scores_of`](Self::scores_of).
+    ///
+    /// # Panics
+    /// As for [`scores_of`](Self::scores_of).
+    pub fn start<S: AsRef<[u32]>>(&self, sequences: &[(usize, S)]) -> Result<Option<Pending>> {
+        match &self.0 {
+            Kind::Cpu(_) => Ok(None),
+            Kind::Cuda(scorer) => scorer.start(sequences).map(Some),
         }
     }
 }
