@@ -118,6 +118,11 @@ impl Cuda {
         self.driver.properties()
     }
 
+    /// Bytes of device memory that everything so far has taken: the most that was in use at once, rounded up.
+    pub fn allocated(&self) -> usize {
+        self.pool.allocated()
+    }
+
     /// The type of activations and base weights.
     pub fn precision(&self) -> Precision {
         self.precision
