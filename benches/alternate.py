@@ -29,6 +29,29 @@ def one_round(process: subprocess.Popen) -> dict:
     return json.loads(line)
 
 
+def alternate(commands: list[list[str]], rounds: int) -> list[list[dict]]:
+    """What each command answers in its rounds, the first of which is not counted."""
+    processes = [subprocess.Popen(c, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for c in commands]
+    results: list[list[dict]] = [[] for _ in processes]
+    try:
+        for process in processes:
+            one_round(process)
+        for _ in range(rounds):
+            for process, found in zip(processes, results):
+                time.sleep(0.2)  # the worker threads of the previous one stop spinning
+                found.append(one_round(process))
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.communicate("quit\n")
+    return results
+
+
+def medians_of(rounds: list[dict]) -> dict:
+    numbers = [key for key, value in rounds[0].items() if isinstance(value, (int, float))]
+    return {key: statistics.median(r[key] for r in rounds) for key in numbers}
+
+
 def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -44,26 +67,8 @@ def main() -> None:
     if not commands:
         parser.error("no contender")
 
-    processes = [
-        subprocess.Popen(shlex.split(c), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for c in commands
-    ]
-    results: list[list[dict]] = [[] for _ in processes]
-    try:
-        for process in processes:
-            one_round(process)
-        for _ in range(args.rounds):
-            for process, found in zip(processes, results):
-                time.sleep(0.2)  # the worker threads of the previous one stop spinning
-                found.append(one_round(process))
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.communicate("quit\n")
-
-    medians = [
-        {key: statistics.median(r[key] for r in found) for key, v in found[0].items() if isinstance(v, (int, float))}
-        for found in results
-    ]
+    results = alternate([shlex.split(c) for c in commands], args.rounds)
+    medians = [medians_of(found) for found in results]
     columns = list(dict.fromkeys(key for row in medians for key in row))
     print(f"{cpu_name()}; medians of {args.rounds} rounds, ratio to the first in brackets\n")
     print("| contender | " + " | ".join(columns) + " |")

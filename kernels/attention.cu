@@ -10,7 +10,6 @@ namespace {
 constexpr uint32_t ROWS = ATTENTION_WARP_ROWS;
 constexpr uint32_t WARPS = ATTENTION_THREADS / WARP;
 constexpr uint32_t GROUP = ROWS * WARPS;
-constexpr uint32_t PER_LANE = ATTENTION_HEAD_SIZE / WARP;
 
 // One value for each of a warp's rows.
 struct alignas(16) PerRow {
@@ -76,16 +75,6 @@ __device__ void accumulate(Columns& sum, PerRow weight, PerRow* exchange, const 
     }
 }
 
-// Writes one of a warp's rows.
-template <class T>
-__device__ void write(T* to, const float (&row)[PER_LANE], float scale, uint32_t size) {
-#pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) {
-        uint32_t column = threadIdx.x % WARP + WARP * i;
-        if (column < size) to[column] = from_float<T>(row[i] * scale);
-    }
-}
-
 template <class T>
 __device__ void forward(const Attention& p) {
     Head head(p, blockIdx.x);
@@ -135,12 +124,30 @@ __device__ void forward(const Attention& p) {
             if (query >= queries.count) continue; // the whole warp
             query += queries.first;
             // Of no keys: zero.
-            write(head_row<T>(p.out, query, width, column), sum[r], whole == 0 ? 0.0f : 1 / whole, size);
+            store_row(head_row<T>(p.out, query, width, column), sum[r], whole == 0 ? 0.0f : 1 / whole, size);
             if (lane == 0) {
                 p.log_sum_exp[static_cast<size_t>(query) * p.heads + head.number] = top.of[r] + logf(whole);
             }
         }
     }
+}
+
+// Shared memory of the backward kernels: two operands of the warps' rows, and two of a tile.
+struct BackwardPieces {
+    PerRow *rows, *more_rows;
+    float *tile, *other_tile;
+    PerRow* exchange; // the warp's
+};
+
+__device__ BackwardPieces backward_pieces(uint32_t size) {
+    SharedMemory shared;
+    BackwardPieces pieces;
+    pieces.rows = shared.take<PerRow>(WARPS * size);
+    pieces.more_rows = shared.take<PerRow>(WARPS * size);
+    pieces.tile = shared.take<float>(WARP * tile_stride(size));
+    pieces.other_tile = shared.take<float>(WARP * tile_stride(size));
+    pieces.exchange = shared.take<PerRow>(ATTENTION_THREADS) + threadIdx.x / WARP * WARP;
+    return pieces;
 }
 
 // dQ = c dS K; keeps rowsum(dO O) in `scratch`, [queries, heads].
@@ -151,12 +158,7 @@ __device__ void backward_queries(const Attention& p) {
     Span queries = span(p.query_offsets, head.sequence), keys = span(p.key_offsets, head.sequence);
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     uint32_t size = p.head_size, column = head.number * size, width = p.heads * size;
-    SharedMemory shared;
-    PerRow* q = shared.take<PerRow>(WARPS * size);
-    PerRow* dy = shared.take<PerRow>(WARPS * size);
-    float* k = shared.take<float>(WARP * tile_stride(size));
-    float* v = shared.take<float>(WARP * tile_stride(size));
-    PerRow* exchange = shared.take<PerRow>(ATTENTION_THREADS) + warp * WARP;
+    auto [q, dy, k, v, exchange] = backward_pieces(size);
     for (uint32_t first = 0; first < queries.count; first += GROUP) {
         PerRow along, log_sum_exp;
 #pragma unroll
@@ -198,7 +200,7 @@ __device__ void backward_queries(const Attention& p) {
         for (uint32_t r = 0; r < ROWS; r++) {
             uint32_t query = first + warp * ROWS + r;
             if (query >= queries.count) continue;
-            write(head_row<T>(p.dq, queries.first + query, p.dq_stride, column), sum[r], p.scale, size);
+            store_row(head_row<T>(p.dq, queries.first + query, p.dq_stride, column), sum[r], p.scale, size);
         }
     }
 }
@@ -211,12 +213,7 @@ __device__ void backward_keys(const Attention& p) {
     Span queries = span(p.query_offsets, head.sequence), keys = span(p.key_offsets, head.sequence);
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     uint32_t size = p.head_size, column = head.number * size, width = p.heads * size;
-    SharedMemory shared;
-    PerRow* k = shared.take<PerRow>(WARPS * size);
-    PerRow* v = shared.take<PerRow>(WARPS * size);
-    float* q = shared.take<float>(WARP * tile_stride(size));
-    float* dy = shared.take<float>(WARP * tile_stride(size));
-    PerRow* exchange = shared.take<PerRow>(ATTENTION_THREADS) + warp * WARP;
+    auto [k, v, q, dy, exchange] = backward_pieces(size);
     for (uint32_t first = 0; first < keys.count; first += GROUP) {
         Columns dk = {}, dv = {};
         for (uint32_t at = 0; at < queries.count; at += WARP) {
@@ -247,8 +244,8 @@ __device__ void backward_keys(const Attention& p) {
             uint32_t key = first + warp * ROWS + r;
             if (key >= keys.count) continue;
             key += keys.first;
-            write(head_row<T>(p.dk, key, p.dkv_stride, column), dk[r], p.scale, size);
-            write(head_row<T>(p.dv, key, p.dkv_stride, column), dv[r], 1, size);
+            store_row(head_row<T>(p.dk, key, p.dkv_stride, column), dk[r], p.scale, size);
+            store_row(head_row<T>(p.dv, key, p.dkv_stride, column), dv[r], 1, size);
         }
     }
 }

@@ -56,6 +56,19 @@ __device__ __forceinline__ T* head_row(void* matrix, uint32_t row, uint32_t stri
     return static_cast<T*>(matrix) + static_cast<size_t>(row) * stride + column;
 }
 
+// Columns of a head that are a lane's, where a warp has a row: lane + 32 i.
+constexpr uint32_t PER_LANE = ATTENTION_HEAD_SIZE / WARP;
+
+// Writes a warp's row.
+template <class T>
+__device__ __forceinline__ void store_row(T* to, const float (&row)[PER_LANE], float scale, uint32_t size) {
+#pragma unroll
+    for (uint32_t i = 0; i < PER_LANE; i++) {
+        uint32_t column = threadIdx.x % WARP + WARP * i;
+        if (column < size) to[column] = from_float<T>(row[i] * scale);
+    }
+}
+
 // 16 bytes of a row: one load.
 struct alignas(16) Pack {
     uint32_t words[4];

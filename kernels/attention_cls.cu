@@ -6,8 +6,6 @@
 
 namespace {
 
-constexpr uint32_t PER_LANE = ATTENTION_HEAD_SIZE / WARP;
-
 __device__ uint32_t item() { return (blockIdx.x * blockDim.x + threadIdx.x) / WARP; }
 
 template <class T>
@@ -25,15 +23,6 @@ __device__ void load(float (&x)[PER_LANE], const T* row, uint32_t size) {
     for (uint32_t i = 0; i < PER_LANE; i++) {
         uint32_t column = threadIdx.x % WARP + WARP * i;
         x[i] = column < size ? to_float(row[column]) : 0.0f;
-    }
-}
-
-template <class T>
-__device__ void store(T* row, const float (&x)[PER_LANE], float scale, uint32_t size) {
-#pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) {
-        uint32_t column = threadIdx.x % WARP + WARP * i;
-        if (column < size) row[column] = from_float<T>(x[i] * scale);
     }
 }
 
@@ -69,7 +58,7 @@ __device__ void forward(const Attention& p) {
     total = warp_sum(total);
     // Of no keys: zero.
     T* out = head_row<T>(p.out, head.sequence, p.heads * size, column);
-    store(out, sum, total == 0 ? 0.0f : 1 / total, size);
+    store_row(out, sum, total == 0 ? 0.0f : 1 / total, size);
     if (lane == 0) {
         p.log_sum_exp[static_cast<size_t>(head.sequence) * p.heads + head.number] = top + logf(total);
     }
@@ -107,11 +96,11 @@ __device__ void backward(const Attention& p) {
             load(x, head_row<T>(p.k, key + j, p.kv_stride, column), size);
 #pragma unroll
             for (uint32_t i = 0; i < PER_LANE; i++) dq[i] += of_q * x[i];
-            store(head_row<T>(p.dk, key + j, p.dkv_stride, column), own_q, of_q, size);
-            store(head_row<T>(p.dv, key + j, p.dkv_stride, column), own_dy, of_dy, size);
+            store_row(head_row<T>(p.dk, key + j, p.dkv_stride, column), own_q, of_q, size);
+            store_row(head_row<T>(p.dv, key + j, p.dkv_stride, column), own_dy, of_dy, size);
         }
     }
-    store(head_row<T>(p.dq, head.sequence, p.dq_stride, column), dq, 1, size);
+    store_row(head_row<T>(p.dq, head.sequence, p.dq_stride, column), dq, 1, size);
 }
 
 } // namespace

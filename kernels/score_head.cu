@@ -3,27 +3,33 @@
 
 #include "common/gemm.cuh"
 #include "common/reduce.cuh"
+#include "common/row_tile.cuh"
 
 struct Pooler {
     const void* x;       // [rows, width], rows `x_stride` apart; float or bf16
-    const float* weight; // [width, width]
-    const float* bias;   // [width]
+    const float* const* parameters; // of each adapter: W [width, width] and b [width] lie in them
+    const RowTile* row_tiles; // of GEMM_TILE rows, one per block in y; or null: all rows, of one adapter
     float* z;            // [rows, width]; read in the backward kernels
     const float* dz;     // [rows, width]
     void* dx;            // [rows, width]; float or bf16
     float* d_weight;     // [width, width]
     float* d_bias;       // [width]
     Rows rows;
+    uint32_t weight, bias; // where in the parameters
     uint32_t width, x_stride;
 };
 
 template <class T>
 __device__ void pooler(const Pooler& p) {
+    RowTile tile = row_tile(p.row_tiles, p.rows, GEMM_TILE);
+    if (tile.first >= tile.end) return; // the whole block
+    const float* parameters = p.parameters[tile.adapter];
     LeftRows<T> x{static_cast<const T*>(p.x), p.x_stride};
-    RightTransposed<float> w{p.weight, p.width};
-    gemm({p.rows.count(), p.width, p.width}, x, w, [&](uint32_t i, uint32_t j, float sum) {
-        p.z[static_cast<size_t>(i) * p.width + j] = tanhf(sum + p.bias[j]);
-    });
+    RightTransposed<float> w{parameters + p.weight, p.width};
+    auto store = [&](uint32_t i, uint32_t j, float sum) {
+        p.z[static_cast<size_t>(i) * p.width + j] = tanhf(sum + parameters[p.bias + j]);
+    };
+    gemm({tile.end, p.width, p.width}, x, w, store, tile.first);
 }
 
 // d = dz (1 - z^2): the gradient before tanh.
@@ -47,7 +53,7 @@ struct GradientColumns {
 // dx = d W.
 template <class T>
 __device__ void pooler_backward(const Pooler& p) {
-    RightRows<float> w{p.weight, p.width};
+    RightRows<float> w{p.parameters[0] + p.weight, p.width};
     gemm({p.rows.count(), p.width, p.width}, GradientRows{p}, w, [&](uint32_t i, uint32_t j, float sum) {
         static_cast<T*>(p.dx)[static_cast<size_t>(i) * p.width + j] = from_float<T>(sum);
     });
@@ -83,26 +89,30 @@ KERNEL(pooler_gradient_bf16, Pooler, GEMM_THREADS) { pooler_gradient<bf16>(p); }
 
 struct Classifier {
     const float* z;      // [rows, width]
-    const float* weight; // [width]
+    const float* const* parameters; // of each adapter: w [width] lies in them
+    const float* bias; // of each adapter
+    const RowTile* row_tiles; // of CLASSIFIER_ROWS rows, one per block in y; or null: all rows, of one adapter
     float* g;            // [rows]
     const float* dg;     // [rows]
     float* dz;           // [rows, width]
     float* d_weight;     // [width]
     Rows rows;
+    uint32_t weight; // where in the parameters
     uint32_t width;
-    float bias;
 };
 
 // A warp for each row.
-KERNEL(classifier, Classifier, CLASSIFIER_THREADS) {
-    uint32_t lane = threadIdx.x % WARP, row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
-    if (row >= p.rows.count()) return; // the whole warp
+KERNEL(classifier, Classifier, CLASSIFIER_ROWS* WARP) {
+    RowTile tile = row_tile(p.row_tiles, p.rows, CLASSIFIER_ROWS);
+    uint32_t lane = threadIdx.x % WARP, row = tile.first + threadIdx.x / WARP;
+    if (row >= tile.end) return; // the whole warp
+    const float* weight = p.parameters[tile.adapter] + p.weight;
     const float* z = p.z + static_cast<size_t>(row) * p.width;
     float sum = 0;
 #pragma unroll 4
-    for (uint32_t j = lane; j < p.width; j += WARP) sum += z[j] * p.weight[j];
+    for (uint32_t j = lane; j < p.width; j += WARP) sum += z[j] * weight[j];
     sum = warp_sum(sum);
-    if (lane == 0) p.g[row] = sum + p.bias;
+    if (lane == 0) p.g[row] = sum + p.bias[tile.adapter];
 }
 
 // dz = dg w, dw += z^T dg. A block has 32 columns, one a lane; each of its warps has every 32nd row.
@@ -112,7 +122,7 @@ KERNEL(classifier_backward, Classifier, COLUMN_SUM_THREADS) {
     float* sums = shared.take<float>(COLUMN_SUM_THREADS);
     uint32_t column = blockIdx.x * WARP + threadIdx.x % WARP, warp = threadIdx.x / WARP;
     bool inside = column < p.width;
-    float weight = inside ? p.weight[column] : 0.0f, sum = 0;
+    float weight = inside ? p.parameters[0][p.weight + column] : 0.0f, sum = 0;
     if (inside) {
         uint32_t rows = p.rows.count();
 #pragma unroll 4

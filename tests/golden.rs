@@ -125,7 +125,7 @@ fn scores_are_within_1e_5() {
     for &isa in Isa::available() {
         for variant in VARIANTS {
             let scorer =
-                Scorer::new(AnyDevice::Cpu(Cpu::poisoned(isa)), &golden.base, &golden.adapter(variant))
+                Scorer::new(AnyDevice::Cpu(Cpu::poisoned(isa)), &golden.base, &[&golden.adapter(variant)])
                     .unwrap();
             let expected = numbers(&golden.json["variants"][variant]["f64"]["scores"]);
             let scores = scorer.scores(&golden.batch.sequences).unwrap();

@@ -67,7 +67,7 @@ def read_lists(paths: list[str], model: str, limit: int | None = None) -> list[U
                         row["ref"],
                         texts,
                         np.array([h["am"] for h in row["hyps"]]),
-                        np.array([h["lm"] for h in row["hyps"]]),
+                        np.array([h.get("lm", 0.0) for h in row["hyps"]]),
                         np.array([word_errors(ref, t.split()) for t in texts]),
                         tokenizer(texts, truncation=True, max_length=512)["input_ids"],
                     )
@@ -117,7 +117,7 @@ def merged(path: str, adapter: str | None, attention: str = "sdpa") -> BertForSe
 
 def mwer(scores: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
     p = torch.softmax(scores, dim=-1)
-    return (p * (errors - errors.mean())).sum()
+    return (p * (errors - errors.mean(-1, keepdim=True))).sum()
 
 
 def peak_rss_mb() -> float:

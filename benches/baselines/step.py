@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Time of a training step in PyTorch + PEFT: 4 utterances x 8 hypotheses, query + value, r = 8, MWER loss, AdamW.
+"""Time of a training step in PyTorch + PEFT: utterances x 8 hypotheses, query + value, r = 8, MWER loss, AdamW.
 
     python step.py --model DIR --data lists.jsonl.gz --threads 2 --rounds 3 [--full-finetune]
+        [--compile default|reduce-overhead|max-autotune]
 
 Without --rounds it speaks the protocol of ../alternate.py. Each round runs --steps steps.
 """
 
 import argparse
+import itertools
 import time
 
 import numpy as np
 import torch
 from common import mwer, pad, peak_rss_mb, read_lists, serve_rounds, trainable
 
-UTTERANCES, HYPOTHESES = 4, 8
+HYPOTHESES = 8
 
 
 def main() -> None:
@@ -21,6 +23,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--full-finetune", action="store_true")
+    parser.add_argument("--compile", metavar="MODE", help="torch.compile in this mode; lengths are multiples of 16")
+    parser.add_argument("--utterances", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int)
@@ -29,45 +33,59 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    lists = [u for u in read_lists([args.data], args.model, args.steps * UTTERANCES) if len(u.tokens) >= HYPOTHESES]
+    count = args.steps * args.utterances
+    lists = [u for u in read_lists([args.data], args.model) if len(u.tokens) >= HYPOTHESES]
+    lists = list(itertools.islice(itertools.cycle(lists), count))  # a short file goes round
     batches = []
-    for at in range(0, len(lists) - UTTERANCES + 1, UTTERANCES):
-        group = lists[at : at + UTTERANCES]
+    for at in range(0, count, args.utterances):
+        group = lists[at : at + args.utterances]
         tokens = [t for u in group for t in u.tokens[:HYPOTHESES]]
         am = torch.tensor(np.stack([u.am[:HYPOTHESES] for u in group]), dtype=torch.float32).to(args.device)
         errors = torch.tensor(np.stack([u.errors[:HYPOTHESES] for u in group]), dtype=torch.float32).to(args.device)
         batches.append((tokens, 0.3 * am, errors))
     model = trainable(args.model, 8, 8, "query,value", args.full_finetune, args.device)
     model.train()
+    on_gpu = args.device == "cuda"
+    weights = torch.cuda.memory_allocated() if on_gpu else 0
+    forward = torch.compile(model, mode=args.compile) if args.compile else model
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.01)
 
     def step(tokens: list[list[int]], am: torch.Tensor, errors: torch.Tensor) -> None:
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.device == "cuda"):
-            scores = model(**pad(tokens, args.device)).logits.float().view(UTTERANCES, HYPOTHESES)
-        loss = sum(mwer(s, e) for s, e in zip(am + scores, errors)) / UTTERANCES
+        inputs = pad(tokens, args.device)
+        if args.compile:
+            columns = -inputs["input_ids"].shape[1] % 16
+            inputs = {name: torch.nn.functional.pad(x, (0, columns)) for name, x in inputs.items()}
+        with torch.autocast(args.device, torch.bfloat16, enabled=on_gpu):
+            scores = forward(**inputs).logits.float().view(args.utterances, HYPOTHESES)
+        loss = mwer(am + scores, errors) / args.utterances
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
-    for batch in batches[:2]:
+    for batch in batches if args.compile else batches[:2]:  # every length is compiled once
         step(*batch)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
 
     def one_round() -> dict:
         times = []
         for batch in batches:
             start = time.perf_counter()
             step(*batch)
-            if args.device == "cuda":
+            if on_gpu:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-        return {
-            "contender": "full" if args.full_finetune else "peft",
+        answer = {
+            "contender": " ".join(["full" if args.full_finetune else "peft", *filter(None, [args.compile])]),
             "p50_ms": round(1e3 * float(np.median(times)), 2),
             "tokens_per_s": round(sum(len(t) for tokens, _, _ in batches for t in tokens) / sum(times)),
             "peak_rss_mb": round(peak_rss_mb(), 1),
         }
+        if on_gpu:
+            answer["device_mb"] = round((torch.cuda.max_memory_allocated() - weights) / 2**20, 1)
+        return answer
 
     serve_rounds(one_round, args.rounds)
 

@@ -56,11 +56,12 @@ struct Staged {
 
 } // namespace gemm_details
 
-// The tile of block (x: columns, y: rows), with GEMM_THREADS threads and GEMM_SHARED_BYTES.
+// The tile of block (x: columns, y: rows, or from `first_row` on), with GEMM_THREADS threads and GEMM_SHARED_BYTES.
 template <class Left, class Right, class Store>
-__device__ void gemm(GemmShape shape, const Left& left, const Right& right, const Store& store) {
+__device__ void gemm(GemmShape shape, const Left& left, const Right& right, const Store& store,
+                     uint32_t first_row = blockIdx.y * GEMM_TILE) {
     using namespace gemm_details;
-    uint32_t first_row = blockIdx.y * GEMM_TILE, first_column = blockIdx.x * GEMM_TILE;
+    uint32_t first_column = blockIdx.x * GEMM_TILE;
     if (first_row >= shape.rows || first_column >= shape.columns) return; // the whole block
     SharedMemory shared;
     constexpr uint32_t SIZE = GEMM_TILE * GEMM_STRIDE;

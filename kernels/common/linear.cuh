@@ -3,6 +3,7 @@
 
 #include "pack.cuh"
 #include "philox.cuh"
+#include "row_tile.cuh"
 
 // The product of one module: left right [+ low_left low_right], n columns from `column` of the result on.
 // The weights lie as W [n, k] (y = x W^T) or as W [k, n] (dx = dy W): each kernel says which.
@@ -19,11 +20,6 @@ struct Part {
     uint32_t target;                       // of dropout
     uint32_t right_by_adapter;             // 1: right holds one operand after the other as well
     uint32_t unused;
-};
-
-// A tile of rows that belong to one adapter.
-struct RowTile {
-    uint32_t first, end, adapter;
 };
 
 struct Gemm {
@@ -51,17 +47,10 @@ struct Place {
 
 template <uint32_t M, uint32_t N>
 __device__ Place place(const Gemm& p) {
-    Place at = {0, blockIdx.y * M, 0, 0, 0};
+    RowTile rows = row_tile(p.row_tiles, p.rows, M);
+    Place at = {0, rows.first, rows.end, 0, rows.adapter};
     while (at.part + 1 < p.part_count && blockIdx.x >= p.parts[at.part + 1].first_tile) at.part++;
     at.column = (blockIdx.x - p.parts[at.part].first_tile) * N;
-    if (p.row_tiles == nullptr) {
-        at.end = min(at.first + M, p.rows.count());
-    } else {
-        RowTile tile = p.row_tiles[blockIdx.y];
-        at.first = tile.first;
-        at.end = min(tile.end, p.rows.count());
-        at.adapter = tile.adapter;
-    }
     return at;
 }
 

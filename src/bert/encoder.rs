@@ -35,11 +35,11 @@ struct Layer<D: Device> {
     output_norm: D::Norm,
 }
 
-/// An adapter on a device: made again whenever its values change.
+/// Adapters on a device: made again whenever their values change.
 pub struct Operands<D: Device> {
     /// By layer; `None` where nothing is adapted.
     layers: Option<Vec<LayerOperands<D>>>,
-    /// Where the adapter has one of its own.
+    /// Where the adapters have one of their own.
     pooler: Option<D::Pooler>,
     classifier: D::Classifier,
 }
@@ -127,14 +127,20 @@ impl<D: Device> Encoder<D> {
         &self.config
     }
 
-    /// The adapter's matrices, packed for the device; `values` are the parameters as they are there.
-    pub fn operands(&self, device: &D, adapter: &Adapter, values: &D::Parameters) -> Operands<D> {
-        let layout = &adapter.layout;
-        let scale = adapter.config.scale();
-        let layers = (!adapter.config.targets.is_empty()).then(|| {
+    /// The matrices of adapters, packed for the device; with each, its parameters as they are there.
+    ///
+    /// # Panics
+    /// Where there is none, or their layouts do not [match](crate::lora::Layout::matches): then the kernels'
+    /// forms would differ with the ranks, and an adapter's scores with its company.
+    pub fn operands(&self, device: &D, adapters: &[(&Adapter, &D::Parameters)]) -> Operands<D> {
+        let (first, _) = adapters[0];
+        let layout = &first.layout;
+        assert!(adapters.iter().all(|(a, _)| a.layout.matches(layout)), "adapters of one shape");
+        let scaled: Vec<_> = adapters.iter().map(|(a, values)| (*values, a.config.scale())).collect();
+        let layers = (!first.config.targets.is_empty()).then(|| {
             let of = |l: usize, targets: &[Target]| {
                 let slots: Vec<_> = targets.iter().map(|&t| layout.lora(l, t).cloned()).collect();
-                device.lora(values, scale, &slots)
+                device.lora(&scaled, &slots)
             };
             let layer = |l: usize| LayerOperands {
                 qkv: of(l, &[Target::Query, Target::Key, Target::Value]),
@@ -144,12 +150,17 @@ impl<D: Device> Encoder<D> {
             };
             (0..self.config.layers).map(layer).collect()
         });
-        let pooler = layout.pooler().map(|(weight, bias)| device.trained_pooler(values, weight, bias));
-        let classifier = device.classifier_weights(values, layout.classifier(), adapter.classifier_bias);
+        let values: Vec<_> = adapters.iter().map(|(_, values)| *values).collect();
+        let pooler = layout.pooler().map(|(weight, bias)| device.trained_pooler(&values, weight, bias));
+        let heads: Vec<_> = adapters.iter().map(|(a, values)| (*values, a.classifier_bias)).collect();
+        let classifier = device.classifier_weights(&heads, layout.classifier());
         Operands { layers, pooler, classifier }
     }
 
     /// Scores a batch, recording on `tape` what the adapter's gradients need.
+    ///
+    /// # Panics
+    /// Where it records a batch of several adapters: they are for inference.
     pub fn forward<'a>(
         &'a self,
         device: &D,
@@ -161,6 +172,8 @@ impl<D: Device> Encoder<D> {
     where
         D: 'a,
     {
+        let segments = batch.segments.as_ref();
+        assert!(segments.is_none() || !(tape.is_recording() || dropout.is_some()), "several adapters");
         let distinct = device.embedding(&self.tables, &batch.distinct_tokens, &batch.distinct_positions);
         let distinct = Var::constant(distinct);
         let mut x = gather_rows(device, tape, &distinct, &batch.expand, batch.distinct);
@@ -177,16 +190,21 @@ impl<D: Device> Encoder<D> {
                         rows: Rows| {
                 let first_target = first as u32 + modules.start as u32;
                 let dropout = dropout.map(|d| d.at(l, first_target, rows));
-                Call { linear, lora, modules, dropout }
+                let segments = segments.map(|s| match rows {
+                    Rows::Distinct => &s.distinct,
+                    Rows::Tokens => &s.tokens,
+                    Rows::Cls => &s.cls,
+                });
+                Call { linear, lora, segments, modules, dropout }
             };
             // Layer 0 sees each distinct pair once; dropout gives every row a mask of its own.
             let project = |tape: &mut Tape<'a, D>, modules: Range<usize>| {
-                let call = call(&layer.qkv, lora.map(|l| &l.qkv), Target::Query, modules, Rows::Tokens);
+                let call = |rows| call(&layer.qkv, lora.map(|l| &l.qkv), Target::Query, modules, rows);
                 if first && dropout.is_none() {
-                    let y = lora_linear(device, tape, call, &distinct, Epilogue::Nothing);
+                    let y = lora_linear(device, tape, call(Rows::Distinct), &distinct, Epilogue::Nothing);
                     gather_rows(device, tape, &y, &batch.expand, batch.distinct)
                 } else {
-                    lora_linear(device, tape, call, &x, Epilogue::Nothing)
+                    lora_linear(device, tape, call(Rows::Tokens), &x, Epilogue::Nothing)
                 }
             };
             let query_offsets = if last { &batch.cls_offsets } else { &batch.offsets };
@@ -226,8 +244,9 @@ impl<D: Device> Encoder<D> {
         }
         let weights = operands.pooler.as_ref().or(self.pooler.as_ref());
         let weights = weights.expect("an adapter has a pooler where its base has none");
-        let features = pooler(device, tape, weights, &x);
-        let scores = classifier(device, tape, &operands.classifier, &features);
+        let of_cls = segments.map(|s| &s.cls);
+        let features = pooler(device, tape, weights, of_cls, &x);
+        let scores = classifier(device, tape, &operands.classifier, of_cls, &features);
         Scores { features, scores }
     }
 }
@@ -235,6 +254,8 @@ impl<D: Device> Encoder<D> {
 /// Which rows a layer computes.
 #[derive(Clone, Copy)]
 enum Rows {
+    /// One for each distinct pair of token and position.
+    Distinct,
     Tokens,
     Cls,
 }
@@ -242,7 +263,7 @@ enum Rows {
 impl DropoutStep {
     fn at(self, layer: usize, first_target: u32, rows: Rows) -> Dropout {
         let first_row = match rows {
-            Rows::Tokens => self.first_token,
+            Rows::Distinct | Rows::Tokens => self.first_token,
             Rows::Cls => self.first_sequence,
         };
         Dropout { p: self.p, seed: self.seed, step: self.step, layer: layer as u32, first_row, first_target }

@@ -8,6 +8,7 @@ use lorb_engine::nbest::jsonl::{ListWriter, Scores, rescored};
 use lorb_engine::nbest::normalise::Normaliser;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
 use lorb_engine::rescore::rescorer::Rescorer;
+use lorb_engine::rescore::stream::stream;
 use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
@@ -63,7 +64,7 @@ impl Rescore {
         let input = ReadAhead::start(self.input.as_deref(), &fields);
         let normaliser = Normaliser::new(&settings.normalise)?;
         let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
-        match stream(&rescorer, &settings, input, output, rejects) {
+        match write_all(&rescorer, &settings, input, output, rejects) {
             // Whoever read the output has seen enough.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             done => done,
@@ -92,7 +93,7 @@ impl Rescore {
     }
 }
 
-fn stream(
+fn write_all(
     rescorer: &Rescorer,
     settings: &RescoringFile,
     mut input: ReadAhead,
@@ -101,8 +102,7 @@ fn stream(
 ) -> Result<()> {
     let start = Instant::now();
     let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
-    while let Some(batch) = input.next_batch() {
-        let scored = rescorer.score(&batch.utterances)?;
+    stream(rescorer, &mut input, |batch, scored| {
         for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
             let scores =
                 features.iter().map(|f| Scores { lorb: f.lorb, total: settings.weights.combined(f) });
@@ -115,12 +115,12 @@ fn stream(
         cut += scored.cut;
         match (batch.failure, &mut rejects) {
             (Some(failure @ Failure { error: Error::List { .. }, .. }), Some(rejects)) => {
-                rejects.add(failure)?
+                rejects.add(failure)
             }
-            (Some(failure), _) => return Err(failure.error),
-            (None, _) => {}
+            (Some(failure), _) => Err(failure.error),
+            (None, _) => Ok(()),
         }
-    }
+    })?;
     let seconds = start.elapsed().as_secs_f64();
     output.finish()?;
     if let Some(rejects) = rejects {

@@ -268,7 +268,7 @@ impl Train {
         say(format!("\n{}", table.header()))?;
         say(table.line("validation", &outcome.validation))?;
         if !test.is_empty() {
-            let scorer = Scorer::new(device, &model, &adapter)?;
+            let scorer = Scorer::new(device, &model, &[&adapter])?;
             let tokens: Vec<&[u32]> = test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
             let lists = with_scores(&test, &scorer.scores(&tokens)?);
             say(table.line("held out", &lists))?;

@@ -12,6 +12,14 @@ pub use select::{AnyDevice, Choice, Chosen, choose, select};
 use crate::Result;
 use crate::ops::{attention, embedding, gather_rows, layer_norm, lora_linear, score_head};
 
+/// Neighbouring rows of a batch that belong to one adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub rows: usize,
+    /// Its number among the adapters of the call.
+    pub adapter: usize,
+}
+
 /// The memory of a device.
 pub trait Memory: Sized + Send + Sync {
     /// A matrix of activations or gradients, cheap to clone, immutable once an operation has made it.
@@ -20,10 +28,14 @@ pub trait Memory: Sized + Send + Sync {
     type Index: Clone + Send + Sync;
     /// The flat vector of trainable parameters, or of their gradients (see [`crate::lora::Layout`]).
     type Parameters: Send + Sync;
+    /// Which adapter each row of a batch belongs to.
+    type Segments: Send + Sync;
 
     fn index(&self, values: &[u32]) -> Self::Index;
     /// Row numbers below `rows`, for gathering and scattering.
     fn row_index(&self, values: &[u32], rows: usize) -> Self::Index;
+    /// Rows of several adapters: runs of them, one after the other.
+    fn segments(&self, runs: &[Run]) -> Self::Segments;
     /// The flat vector of trainable parameters.
     fn parameters(&self, values: &[f32]) -> Self::Parameters;
     /// A tensor [rows, columns] from row-major values.

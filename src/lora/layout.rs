@@ -99,6 +99,11 @@ impl Layout {
         self.slots.get(layer)?[target as usize].as_ref()
     }
 
+    /// Whether A, B, pooler and classifier have the same sizes and places as in `other`.
+    pub fn matches(&self, other: &Layout) -> bool {
+        (&self.slots, &self.pooler, &self.classifier) == (&other.slots, &other.pooler, &other.classifier)
+    }
+
     /// Weight and bias of the pooler, where trained.
     pub fn pooler(&self) -> Option<(Range<usize>, Range<usize>)> {
         self.pooler.clone()

@@ -6,5 +6,6 @@ pub mod read_ahead;
 pub mod rescorer;
 pub mod scorer;
 pub mod settings;
+pub mod stream;
 pub mod tune;
 pub mod weights;

@@ -56,9 +56,20 @@ impl ReadAhead {
     /// The first of the utterances that are still to come, with those behind it that are there already: so
     /// that who sends one utterance and waits for the answer gets it. `None` at the end.
     pub fn next_batch(&mut self) -> Option<Batch> {
+        let first = self.lines.recv().ok();
+        self.batch_from(first)
+    }
+
+    /// The same where the first of them is there already; `None` at the end too.
+    pub fn batch_that_is_there(&mut self) -> Option<Batch> {
+        let first = self.lines.try_recv().ok();
+        self.batch_from(first)
+    }
+
+    fn batch_from(&mut self, first: Option<Line>) -> Option<Batch> {
         let mut batch = Batch::default();
         let mut bytes = 0;
-        let mut next = self.lines.recv().ok();
+        let mut next = first;
         while let Some(Line { number, utterance }) = next {
             match utterance {
                 Ok(utterance) => {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::scorer::Scorer;
+use super::scorer::{Pending, Scorer};
 use super::weights::Features;
 use crate::Result;
 use crate::bert::{Encoded, Tokenizer};
@@ -42,7 +42,7 @@ impl Rescorer {
         normaliser: Normaliser,
         unit: Unit,
     ) -> Result<Self> {
-        let scorer = Scorer::new(device, &model, adapter)?;
+        let scorer = Scorer::new(device, &model, &[adapter])?;
         let max_tokens = model.config.max_positions;
         Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit })
     }
@@ -57,17 +57,37 @@ impl Rescorer {
     /// # Errors
     /// Where the vocabulary cannot express a text.
     pub fn score(&self, utterances: &[Utterance]) -> Result<Scored> {
+        self.finish(utterances, self.start(utterances)?)
+    }
+
+    /// Tokenises every hypothesis, and asks a GPU for its score without waiting for it.
+    ///
+    /// # Errors
+    /// As for [`score`](Self::score).
+    pub(super) fn start(&self, utterances: &[Utterance]) -> Result<Started> {
         let hypotheses: Vec<&Hypothesis> = utterances.iter().flat_map(|u| &u.hypotheses).collect();
         let read: Vec<Read> = hypotheses.par_iter().map(|h| self.read(&h.text)).collect::<Result<_>>()?;
-        let sequences: Vec<&[u32]> = read.iter().map(|r| &r.tokens.ids[..]).collect();
-        let scores = self.scorer.scores(&sequences)?;
+        let pending = self.scorer.start(&sequences(&read))?;
+        Ok(Started { read, pending })
+    }
 
-        let features = hypotheses.iter().zip(&read).zip(scores);
+    /// What came of it; `utterances` are those that it was started with.
+    ///
+    /// # Errors
+    /// As for [`score`](Self::score).
+    pub(super) fn finish(&self, utterances: &[Utterance], started: Started) -> Result<Scored> {
+        let Started { read, pending } = started;
+        let scores = match pending {
+            Some(pending) => pending.wait()?,
+            None => self.scorer.scores_of(&sequences(&read))?,
+        };
+        let hypotheses = utterances.iter().flat_map(|u| &u.hypotheses);
+        let features = hypotheses.zip(&read).zip(scores);
         let mut features = features.map(|((h, read), g)| Features::new(h, f64::from(g), read.units));
         let of = |u: &Utterance| features.by_ref().take(u.hypotheses.len()).collect();
         Ok(Scored {
             features: utterances.iter().map(of).collect(),
-            tokens: sequences.iter().map(|s| s.len() as u64).sum(),
+            tokens: read.iter().map(|r| r.tokens.ids.len() as u64).sum(),
             cut: read.iter().filter(|r| r.tokens.truncated).count() as u64,
         })
     }
@@ -77,6 +97,17 @@ impl Rescorer {
         let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
         Ok(Read { tokens, units: units(&text, self.unit).len() })
     }
+}
+
+/// Utterances that are tokenised, and whose scores a GPU was asked for, where there is one.
+pub(super) struct Started {
+    read: Vec<Read>,
+    pending: Option<Pending>,
+}
+
+/// All of the one adapter.
+fn sequences(read: &[Read]) -> Vec<(usize, &[u32])> {
+    read.iter().map(|r| (0, &r.tokens.ids[..])).collect()
 }
 
 /// A text as the model sees it, and how many words (or characters) it has.

@@ -64,7 +64,7 @@ pub fn gradient(
     objective: Objective,
     step: u64,
 ) -> StepGradient {
-    let operands = encoder.operands(cpu, adapter, &adapter.values);
+    let operands = encoder.operands(cpu, &[(adapter, &adapter.values)]);
     let lengths: Vec<usize> = batch.sequences.iter().map(Vec::len).collect();
     let ranges = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
     let packed: Vec<_> =

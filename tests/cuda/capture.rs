@@ -60,6 +60,25 @@ fn what_a_captured_kernel_does_wrong_shows_at_the_launch() {
 }
 
 #[test]
+fn a_fetch_has_what_was_there_when_it_was_asked_for() {
+    let driver = Emulated::new(Order::Forward);
+    let at = driver.allocate(256).unwrap();
+    let mut found = [0; 4];
+    // SAFETY: the block has 256 bytes.
+    unsafe {
+        driver.fill(at, 1, 4).unwrap();
+        let fetch = driver.fetch(at, 4).unwrap();
+        driver.fill(at, 2, 4).unwrap();
+        fetch.wait(&mut found).unwrap();
+        driver.begin_capture().unwrap();
+        assert!(driver.fetch(at, 4).is_err());
+        driver.end_capture().unwrap();
+        driver.free(at, 256);
+    }
+    assert_eq!(found, [1; 4]);
+}
+
+#[test]
 fn captures_neither_nest_nor_read() {
     let driver = Emulated::new(Order::Forward);
     assert!(driver.end_capture().is_err());

@@ -1,51 +1,9 @@
 use lorb_engine::device::Memory;
 use lorb_engine::device::cuda::{Cuda, Precision};
-use lorb_engine::ops::correlation::EPSILON;
 
-use crate::autodiff::{Operation, Real};
+use crate::correlation_case::Case;
 use crate::devices::devices;
-use crate::harness::{Oracle, Random, ULP, bits};
-use crate::oracle;
-
-#[derive(Debug)]
-struct Case {
-    n: usize,
-    d: usize,
-    /// How much of a feature is common to all.
-    common: f32,
-}
-
-impl Operation for Case {
-    fn naive<R: Real>(&self, z: &[R]) -> Vec<R> {
-        vec![oracle::correlation(&oracle::rows(z, self.d), EPSILON)]
-    }
-}
-
-impl Case {
-    fn features(&self) -> Vec<f32> {
-        let mut random = Random::new(18);
-        let mut row = || {
-            let common = random.value();
-            let own = random.values(self.d).into_iter();
-            own.map(|x| self.common * common + (1.0 - self.common) * x).collect::<Vec<_>>()
-        };
-        (0..self.n).flat_map(|_| row()).collect()
-    }
-
-    /// A rounding of what cancels in dL/dz: 4 / (n^2 d) y_ij (sum_k y_kj^2) / sd_j, which the diagonal has.
-    fn floor(&self, z: &[f32]) -> f64 {
-        let n = self.n as f64;
-        let of_feature = |j: usize| {
-            let column: Vec<f64> = z.iter().skip(j).step_by(self.d).map(|&z| z.into()).collect();
-            let mean = oracle::mean(&column);
-            let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let sd = (variance + f64::from(EPSILON)).sqrt();
-            let largest = column.iter().fold(0.0, |a: f64, x| a.max((x - mean).abs() / sd));
-            4.0 / (n * n * self.d as f64) * largest * n / sd
-        };
-        ULP * (0..self.d).map(of_feature).fold(0.0, f64::max)
-    }
-}
+use crate::harness::{Oracle, ULP, bits};
 
 /// The loss and its gradient, of features with room for more.
 fn run(cuda: &Cuda, z: &[f32], d: usize, weight: f32, room: usize) -> (f32, Vec<f32>) {

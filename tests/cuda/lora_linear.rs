@@ -1,8 +1,8 @@
 use std::ops::Range;
 
 use half::bf16;
-use lorb_engine::device::Memory;
-use lorb_engine::device::cuda::{Cuda, Flat, Precision, Rows, Tensor};
+use lorb_engine::device::cuda::{Cuda, Flat, Precision, Rows, Segments, Tensor};
+use lorb_engine::device::{Memory, Run};
 use lorb_engine::lora::LoraSlot;
 use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear};
 
@@ -257,6 +257,7 @@ struct Layer<'d> {
     data: &'d Data,
     linear: <Cuda as LoraLinear>::Linear,
     lora: <Cuda as LoraLinear>::Lora,
+    segments: Option<Segments>,
     /// Room for them, and NaN in what is left of it.
     rows: Rows,
 }
@@ -273,8 +274,8 @@ impl<'d> Layer<'d> {
         let module = |(w, b): &(Vec<f32>, Vec<f32>)| LinearWeights { weight: weights(w), bias: weights(b) };
         let modules: Vec<_> = data.base.iter().map(module).collect();
         let linear = cuda.linear(data.case.input, &modules, true);
-        let lora = cuda.lora(&cuda.parameters(&data.parameters), SCALE, &data.slots);
-        Layer { cuda, data, linear, lora, rows }
+        let lora = cuda.lora(&[(&cuda.parameters(&data.parameters), SCALE)], &data.slots);
+        Layer { cuda, data, linear, lora, segments: None, rows }
     }
 
     fn call(&self) -> Call<'_, Cuda> {
@@ -282,6 +283,7 @@ impl<'d> Layer<'d> {
         Call {
             linear: &self.linear,
             lora: Some(&self.lora),
+            segments: self.segments.as_ref(),
             modules: case.range.clone(),
             dropout: case.dropout(),
         }
@@ -485,52 +487,44 @@ fn adapters_are_found_where_they_are() {
     for cuda in devices() {
         let case = Case { rows: 1, input: 3, modules: QKV, range: 0..3, then: Then::Nothing, dropout: 0.0 };
         let data = case.data(cuda.precision());
-        let lora = cuda.lora(&cuda.parameters(&data.parameters), SCALE, &data.slots);
+        let lora = cuda.lora(&[(&cuda.parameters(&data.parameters), SCALE)], &data.slots);
         assert!(Cuda::adapts(&lora, 0..3) && Cuda::adapts(&lora, 0..1) && Cuda::adapts(&lora, 1..3));
         assert!(!Cuda::adapts(&lora, 1..2));
     }
 }
 
-/// Rows of a batch that belong to three adapters, of different ranks, scales and modules.
+/// Rows of a batch that belong to three adapters of different scales.
 #[test]
 fn rows_of_several_adapters_are_those_of_each_alone() {
-    const RUNS: [(usize, u32); 4] = [(1, 2), (35, 0), (0, 1), (21, 1)];
+    let runs = [(1, 2), (35, 0), (0, 1), (21, 1)].map(|(rows, adapter)| Run { rows, adapter });
+    // Fused, with a rank too large for that, on CUDA cores, and without an adapter.
+    let layers: [(usize, Modules); 4] = [
+        (40, &[(24, Some(8)), (40, Some(16))]),
+        (40, &[(24, Some(20)), (40, None)]),
+        (7, &[(5, Some(3)), (3, None)]),
+        (40, &[(24, None), (40, None)]),
+    ];
     for cuda in devices() {
-        // Fused, with a rank too large for that, and on CUDA cores.
-        let layers: [(usize, [Modules; 3]); 3] = [
-            (40, [&[(24, Some(8)), (40, Some(16))], &[(24, None), (40, Some(4))], &[(24, None), (40, None)]]),
-            (
-                40,
-                [
-                    &[(24, Some(20)), (40, Some(16))],
-                    &[(24, Some(32)), (40, Some(4))],
-                    &[(24, Some(17)), (40, None)],
-                ],
-            ),
-            (7, [&[(5, Some(8)), (3, None)], &[(5, Some(3)), (3, None)], &[(5, None), (3, None)]]),
-        ];
         for (input, modules) in layers {
-            let of = |modules: Modules, then| {
-                let case = Case { rows: 57, input, modules, range: 0..2, then, dropout: 0.0 };
-                case.data(cuda.precision())
-            };
             for then in [Then::Gelu, Then::Residual] {
-                let data = modules.map(|m| of(m, then));
-                let layer = Layer::new(&cuda, &data[0], Rows::all(57));
-                let parameters = data.each_ref().map(|d| cuda.parameters(&d.parameters));
-                let scales = [0.5, 1.5, 2.0];
-                let adapters: [_; 3] =
-                    std::array::from_fn(|i| (&parameters[i], scales[i], &data[i].slots[..]));
-                let mut mixed = Layer::new(&cuda, &data[0], Rows::all(57));
-                mixed.lora = cuda.lora_of_adapters(&adapters).on_rows(&cuda.segments(&RUNS));
-                let y = layer.download(&mixed.forward(false).1.y);
+                let case = Case { rows: 57, input, modules, range: 0..2, then, dropout: 0.0 };
+                let data = case.data(cuda.precision());
+                let parameters = [0.5, 1.0, -2.0].map(|factor| {
+                    let values: Vec<f32> = data.parameters.iter().map(|x| factor * x).collect();
+                    cuda.parameters(&values)
+                });
+                let adapters: [_; 3] = std::array::from_fn(|i| (&parameters[i], 0.5 + i as f32));
+                let mut mixed = Layer::new(&cuda, &data, Rows::all(57));
+                mixed.lora = cuda.lora(&adapters, &data.slots);
+                mixed.segments = Some(cuda.segments(&runs));
+                let y = mixed.download(&mixed.forward(false).1.y);
+                let width = data.case.width();
                 let mut first = 0;
-                for (rows, adapter) in RUNS {
-                    let (parameters, scale, slots) = adapters[adapter as usize];
-                    let mut alone = Layer::new(&cuda, &data[0], Rows::all(57));
-                    alone.lora = cuda.lora(parameters, scale, slots);
-                    let of_one = layer.download(&alone.forward(false).1.y);
-                    let place = first * data[0].case.width()..(first + rows) * data[0].case.width();
+                for Run { rows, adapter } in runs {
+                    let mut alone = Layer::new(&cuda, &data, Rows::all(57));
+                    alone.lora = cuda.lora(&adapters[adapter..=adapter], &data.slots);
+                    let of_one = alone.download(&alone.forward(false).1.y);
+                    let place = first * width..(first + rows) * width;
                     assert_eq!(bits(&y[place.clone()]), bits(&of_one[place]), "adapter {adapter}, {then:?}");
                     first += rows;
                 }

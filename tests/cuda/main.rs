@@ -5,6 +5,10 @@ mod attention_case;
 #[path = "../ops/autodiff.rs"]
 #[allow(dead_code, reason = "tests/ops uses the rest of it")]
 mod autodiff;
+#[path = "../ops/correlation_case.rs"]
+mod correlation_case;
+#[path = "../ops/embedding_case.rs"]
+mod embedding_case;
 #[path = "../support/emulated.rs"]
 mod emulated;
 #[path = "../ops/harness.rs"]
@@ -13,6 +17,8 @@ mod harness;
 #[path = "../ops/oracle.rs"]
 #[allow(dead_code, reason = "tests/ops uses the rest of it")]
 mod oracle;
+#[path = "../ops/score_head_case.rs"]
+mod score_head_case;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -32,4 +38,5 @@ mod network;
 mod score_head;
 mod selection;
 mod selfcheck;
+mod stream;
 mod table;

@@ -196,7 +196,7 @@ fn steps_repeat_to_the_bit_and_go_on_from_a_snapshot() {
 #[test]
 fn scores_are_the_cpus_whatever_the_batch() {
     let network = Network::new(0.0);
-    let of = |device| Scorer::new(device, &network.model, &network.adapter).unwrap();
+    let of = |device| Scorer::new(device, &network.model, &[&network.adapter]).unwrap();
     let sequences: Vec<Vec<u32>> = network.batches.iter().flat_map(|b| b.sequences.clone()).collect();
     let expected = of(AnyDevice::Cpu(Cpu::poisoned(Isa::available()[0]))).scores(&sequences).unwrap();
     for cuda in devices() {
@@ -210,5 +210,57 @@ fn scores_are_the_cpus_whatever_the_batch() {
             assert_eq!(bits(&part), bits(&all[range.clone()]), "{name}, {range:?}");
         }
         assert!(scorer.scores::<Vec<u32>>(&[]).unwrap().is_empty());
+    }
+}
+
+/// Three adapters that share batches and one of another rank, on either device.
+#[test]
+fn scores_of_several_adapters_are_those_of_each_alone() {
+    let network = Network::new(0.0);
+    let mut adapters: Vec<Adapter> = [1.0, -0.5, 0.25]
+        .map(|factor| {
+            let mut adapter = network.adapter.clone();
+            adapter.values.iter_mut().for_each(|x| *x *= factor);
+            adapter.config.alpha *= 2.0 + factor;
+            adapter.classifier_bias = factor;
+            adapter
+        })
+        .into();
+    let lora = LoraConfig { rank: 20, targets: "query,value".parse().unwrap(), ..LoraConfig::default() };
+    let (config, checkpoint) = (&network.model.config, &network.model.checkpoint);
+    let mut other = Adapter::initialise(config, checkpoint, lora, None, 2).unwrap();
+    other.values.iter_mut().enumerate().for_each(|(i, x)| *x += if i % 3 == 0 { 0.02 } else { -0.01 });
+    adapters.insert(1, other);
+    let adapters: Vec<&Adapter> = adapters.iter().collect();
+
+    let sequences: Vec<&[u32]> =
+        network.batches.iter().flat_map(|b| b.sequences.iter().map(Vec::as_slice)).collect();
+    let mut requests: Vec<(usize, &[u32])> =
+        sequences.iter().enumerate().map(|(i, s)| (i * i % 7 % 4, *s)).collect();
+    requests.extend((0..4).map(|adapter| (adapter, sequences[0])));
+    let cpu = AnyDevice::Cpu(Cpu::poisoned(Isa::available()[0]));
+    for device in std::iter::once(cpu).chain(devices().map(AnyDevice::Cuda)) {
+        let name = device.description();
+        let of = |adapters: &[&Adapter]| {
+            let device = match &device {
+                AnyDevice::Cpu(cpu) => AnyDevice::Cpu(cpu.clone()),
+                AnyDevice::Cuda(cuda) => AnyDevice::Cuda(cuda.clone()),
+            };
+            Scorer::new(device, &network.model, adapters).unwrap()
+        };
+        let together = of(&adapters);
+        let found = together.scores_of(&requests).unwrap();
+        for (adapter, one) in adapters.iter().enumerate() {
+            let alone = of(&[one]);
+            for (&(_, sequence), score) in requests.iter().zip(&found).filter(|((a, _), _)| *a == adapter) {
+                let expected = alone.scores(&[sequence]).unwrap();
+                assert_eq!(bits(&[*score]), bits(&expected), "{name}: adapter {adapter}, {sequence:?}");
+            }
+        }
+        // Replays, of other runs in other places.
+        for range in [0..5, 7..25, 3..4] {
+            let part = together.scores_of(&requests[range.clone()]).unwrap();
+            assert_eq!(bits(&part), bits(&found[range.clone()]), "{name}, {range:?}");
+        }
     }
 }

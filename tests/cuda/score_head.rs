@@ -4,39 +4,12 @@ use lorb_engine::device::Memory;
 use lorb_engine::device::cuda::{Cuda, Precision, Tensor};
 use lorb_engine::ops::score_head::ScoreHead;
 
-use crate::autodiff::{Operation, Real};
 use crate::devices::{devices, rounded, stored};
 use crate::harness::{Oracle, Random, ULP, bits, weights};
-use crate::oracle::{constants, dot, linear};
+use crate::score_head_case::{Case, Classifier};
 
 /// The error of tanhf, as the CUDA C++ Programming Guide has it: two units in the last place.
 const TANH: f64 = ULP;
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    rows: usize,
-    width: usize,
-}
-
-/// z = tanh(x W^T + b) of [x, W, b].
-impl Operation for Case {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (x, rest) = inputs.split_at(self.rows * self.width);
-        let (w, b) = rest.split_at(self.width * self.width);
-        x.chunks_exact(self.width).flat_map(|x| linear(x, w, b)).map(R::tanh).collect()
-    }
-}
-
-/// g = z w + c of [z, w].
-struct Classifier(Case, f32);
-
-impl Operation for Classifier {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (z, w) = inputs.split_at(self.0.rows * self.0.width);
-        let bias = constants::<R>(&[self.1])[0];
-        z.chunks_exact(self.0.width).map(|z| dot(z, w) + bias).collect()
-    }
-}
 
 /// One row, one column, tiles in full and in part.
 const CASES: [(usize, usize); 7] = [(1, 1), (2, 7), (3, 64), (37, 24), (5, 97), (32, 32), (67, 33)];
@@ -77,17 +50,21 @@ fn the_pooler_is_that_of_the_oracle() {
             let (weight, bias) = inputs[of_x..].split_at(width * width);
             let (parameters, w, b) = among(weight, bias, f32::NAN);
             let parameters = cuda.parameters(&parameters);
-            let trained = cuda.trained_pooler(&parameters, w.clone(), b.clone());
+            let trained = cuda.trained_pooler(&[&parameters], w.clone(), b.clone());
             let frozen = cuda.frozen_pooler(&weights(weight), &weights(bias));
 
             let x = cuda.upload(&inputs[..of_x], rows, width);
-            let z = cuda.pooler(&trained, &x);
+            let z = cuda.pooler(&trained, None, &x);
             let found = cuda.download(&z).unwrap();
             forward.check(format!("pooler {name}"), &found, TANH + ULP);
-            assert_eq!(bits(&cuda.download(&cuda.pooler(&frozen, &x)).unwrap()), bits(&found), "{name}");
+            assert_eq!(
+                bits(&cuda.download(&cuda.pooler(&frozen, None, &x)).unwrap()),
+                bits(&found),
+                "{name}"
+            );
             for i in [0, rows - 1] {
                 let row = cuda.upload(&inputs[i * width..][..width], 1, width);
-                let alone = cuda.download(&cuda.pooler(&trained, &row)).unwrap();
+                let alone = cuda.download(&cuda.pooler(&trained, None, &row)).unwrap();
                 assert_eq!(bits(&alone), bits(&found[i * width..][..width]), "row {i} {name}");
             }
 
@@ -133,9 +110,9 @@ fn the_classifier_is_that_of_the_oracle() {
             let name = format!("{:?}, {case:?}", cuda.precision());
             let (parameters, w, _) = among(&weight, &[], f32::NAN);
             let parameters = cuda.parameters(&parameters);
-            let classifier = cuda.classifier_weights(&parameters, w.clone(), 0.3);
+            let classifier = cuda.classifier_weights(&[(&parameters, 0.3)], w.clone());
             let z = cuda.upload_f32(&z, rows, width);
-            let g = cuda.download(&cuda.classifier(&classifier, &z)).unwrap();
+            let g = cuda.download(&cuda.classifier(&classifier, None, &z)).unwrap();
             forward.check(format!("classifier {name}"), &g, ULP * forward.largest());
 
             let dg = cuda.upload_f32(&dg, rows, 1);
@@ -162,8 +139,10 @@ fn head(cuda: &Cuda, live: usize, capacity: usize) -> Vec<Vec<u32>> {
     let (parameters, w, b) = among(&weight, &bias, 0.5);
     let parameters = cuda.parameters(&parameters);
     let mut gradient = cuda.parameters(&vec![0.0; parameters.len()]);
-    let (pooler, classifier) =
-        (cuda.trained_pooler(&parameters, w, b.clone()), cuda.classifier_weights(&parameters, b, 0.1));
+    let (pooler, classifier) = (
+        cuda.trained_pooler(&[&parameters], w, b.clone()),
+        cuda.classifier_weights(&[(&parameters, 0.1)], b),
+    );
     let rows = cuda.live_rows(capacity, live as u32);
     let mut with_nan = |columns: usize| {
         let mut values = rounded(&random.values(live * columns), cuda.precision());
@@ -174,8 +153,8 @@ fn head(cuda: &Cuda, live: usize, capacity: usize) -> Vec<Vec<u32>> {
     let of_z = cuda.upload_f32(&with_nan(width), capacity, width).with_rows(rows.clone());
     let dg = cuda.upload_f32(&with_nan(1), capacity, 1).with_rows(rows);
 
-    let z = cuda.pooler(&pooler, &x);
-    let g = cuda.classifier(&classifier, &z);
+    let z = cuda.pooler(&pooler, None, &x);
+    let g = cuda.classifier(&classifier, None, &z);
     let dz = cuda.classifier_backward(&classifier, &of_z, &dg, &mut gradient);
     let dx = cuda.pooler_backward(&pooler, &x, &of_z, &dz, true, &mut gradient).unwrap();
     let live_bits = |x: &Tensor| {

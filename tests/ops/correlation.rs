@@ -1,53 +1,7 @@
-use lorb_engine::ops::correlation::{EPSILON, correlation};
+use lorb_engine::ops::correlation::correlation;
 
-use crate::autodiff::{Operation, Real};
-use crate::harness::{Oracle, Random, ULP, check_derivatives, devices};
-use crate::oracle;
-
-#[derive(Debug)]
-struct Case {
-    n: usize,
-    d: usize,
-    /// How much of a feature is common to all.
-    common: f32,
-}
-
-impl Operation for Case {
-    fn naive<R: Real>(&self, z: &[R]) -> Vec<R> {
-        vec![oracle::correlation(&oracle::rows(z, self.d), EPSILON)]
-    }
-}
-
-impl Case {
-    fn features(&self) -> Vec<f32> {
-        let mut random = Random::new(18);
-        let mut row = || {
-            let common = random.value();
-            random
-                .values(self.d)
-                .into_iter()
-                .map(|x| self.common * common + (1.0 - self.common) * x)
-                .collect()
-        };
-        (0..self.n).flat_map(|_| -> Vec<f32> { row() }).collect()
-    }
-}
-
-impl Case {
-    /// A rounding of what cancels in dL/dz: 4 / (n^2 d) y_ij (sum_k y_kj^2) / sd_j, which the diagonal has.
-    fn floor(&self, z: &[f32]) -> f64 {
-        let n = self.n as f64;
-        let of_feature = |j: usize| {
-            let column: Vec<f64> = z.iter().skip(j).step_by(self.d).map(|&z| z.into()).collect();
-            let mean = oracle::mean(&column);
-            let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let sd = (variance + f64::from(EPSILON)).sqrt();
-            let largest = column.iter().fold(0.0, |a: f64, x| a.max((x - mean).abs() / sd));
-            4.0 / (n * n * self.d as f64) * largest * n / sd
-        };
-        ULP * (0..self.d).map(of_feature).fold(0.0, f64::max)
-    }
-}
+use crate::correlation_case::Case;
+use crate::harness::{Oracle, ULP, check_derivatives, devices};
 
 #[test]
 fn losses_and_gradients_are_those_of_the_oracle() {

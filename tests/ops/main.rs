@@ -6,8 +6,10 @@ mod attention_case;
 mod autodiff;
 mod bert;
 mod correlation;
+mod correlation_case;
 mod elementary;
 mod embedding;
+mod embedding_case;
 mod gather_rows;
 mod gemm;
 mod harness;
@@ -17,5 +19,6 @@ mod mwer;
 mod network;
 mod oracle;
 mod score_head;
+mod score_head_case;
 #[path = "../support/mod.rs"]
 mod support;

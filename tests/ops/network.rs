@@ -1,6 +1,7 @@
 //! The whole network: losses, gradients and scores of the engine against the naive form and its finite
 //! differences.
 
+use lorb_engine::bert::encoder::Operands;
 use lorb_engine::bert::{Checkpoint, Config, Encoder, PackedBatch};
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::lora::{Adapter, Entry, Group, LoraConfig};
@@ -300,7 +301,7 @@ fn a_tape_records_only_what_is_trained() {
     {
         let network = Network::new(&Case { targets, fresh_pooler, ..CASE });
         let encoder = network.encoder(&cpu);
-        let operands = encoder.operands(&cpu, &network.adapter, &network.adapter.values);
+        let operands = encoder.operands(&cpu, &[(&network.adapter, &network.adapter.values)]);
         let batch = PackedBatch::new(&cpu, &network.batch.sequences);
         let recorded = encoder.forward(&cpu, &operands, &batch, None, &mut Tape::recording());
         assert_eq!(recorded.features.needs_gradient(), expected, "{targets}, {fresh_pooler}");
@@ -322,7 +323,7 @@ fn scores_are_those_of_the_oracle_and_of_the_sequence_alone() {
         let oracle = Oracle { exact: op.scores(&wide(values)).1, naive: op.scores(values).1 };
         for cpu in devices() {
             let encoder = network.encoder(&cpu);
-            let operands = encoder.operands(&cpu, &network.adapter, &network.adapter.values);
+            let operands = encoder.operands(&cpu, &[(&network.adapter, &network.adapter.values)]);
             let scores = |sequences: &[Vec<u32>]| {
                 let batch = PackedBatch::new(&cpu, sequences);
                 let scored = encoder.forward(&cpu, &operands, &batch, None, &mut Tape::idle());
@@ -339,6 +340,51 @@ fn scores_are_those_of_the_oracle_and_of_the_sequence_alone() {
             let mut backwards = scores(&sequences.iter().rev().cloned().collect::<Vec<_>>());
             backwards.reverse();
             assert_eq!(bits(&backwards), bits(&all));
+        }
+    }
+}
+
+/// Sequences of three adapters, some with one alone, in one batch: together, and in any order.
+#[test]
+fn several_adapters_in_one_batch_score_as_each_alone() {
+    for (targets, fresh_pooler, layers) in [("all", true, 2), ("query,value", false, 2), ("none", true, 1)] {
+        let network = Network::new(&Case { targets, fresh_pooler, layers, utterances: &[12], ..CASE });
+        let adapters = [1.0, -0.5, 0.25].map(|factor| {
+            let mut adapter = network.adapter.clone();
+            adapter.values.iter_mut().for_each(|x| *x *= factor);
+            adapter.config.alpha *= 2.0 + factor;
+            adapter.classifier_bias = factor;
+            adapter
+        });
+        let sequences = &network.batch.sequences;
+        let whose = [2, 0, 0, 1, 1, 1, 1, 1, 0, 2, 1, 0];
+        let mut batch: Vec<(usize, &[u32])> =
+            whose.iter().zip(sequences).map(|(&adapter, s)| (adapter, &s[..])).collect();
+        // The same tokens at the same places for each adapter: their pairs are not shared.
+        batch.extend((0..3).map(|adapter| (adapter, &sequences[3][..])));
+        let mut together = batch.clone();
+        together.sort_by_key(|(adapter, _)| *adapter);
+        for cpu in devices() {
+            let encoder = network.encoder(&cpu);
+            let with_values = adapters.each_ref().map(|a| (a, &a.values));
+            let all = encoder.operands(&cpu, &with_values);
+            let scores = |operands: &Operands<Cpu>, batch: &PackedBatch<Cpu>| {
+                let scored = encoder.forward(&cpu, operands, batch, None, &mut Tape::idle());
+                bits(&scored.scores.value.values())
+            };
+            let mut distinct = Vec::new();
+            for batch in [&batch, &together] {
+                let found = scores(&all, &PackedBatch::of_adapters(&cpu, batch));
+                for (&(adapter, sequence), score) in batch.iter().zip(&found) {
+                    let alone = encoder.operands(&cpu, &with_values[adapter..=adapter]);
+                    let expected = scores(&alone, &PackedBatch::new(&cpu, &[sequence]));
+                    assert_eq!([*score], expected[..], "{targets}: adapter {adapter}, {sequence:?}");
+                }
+                distinct = found;
+            }
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert!(distinct.len() > sequences.len() / 2, "the adapters differ");
         }
     }
 }

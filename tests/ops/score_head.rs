@@ -1,38 +1,11 @@
 use lorb_engine::device::Memory;
 use lorb_engine::ops::score_head::ScoreHead;
 
-use crate::autodiff::{Operation, Real};
 use crate::harness::{Oracle, Random, ULP, bits, check_derivatives, devices, row_bits, weights};
-use crate::oracle::{constants, dot, linear};
+use crate::score_head_case::{Case, Classifier};
 
 /// The documented bound of the kernels' tanh.
 const TANH: f64 = 2e-7;
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    rows: usize,
-    width: usize,
-}
-
-/// z = tanh(x W^T + b) of [x, W, b].
-impl Operation for Case {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (x, rest) = inputs.split_at(self.rows * self.width);
-        let (w, b) = rest.split_at(self.width * self.width);
-        x.chunks_exact(self.width).flat_map(|x| linear(x, w, b)).map(R::tanh).collect()
-    }
-}
-
-/// g = z w + c of [z, w].
-struct Classifier(Case, f32);
-
-impl Operation for Classifier {
-    fn naive<R: Real>(&self, inputs: &[R]) -> Vec<R> {
-        let (z, w) = inputs.split_at(self.0.rows * self.0.width);
-        let bias = constants::<R>(&[self.1])[0];
-        z.chunks_exact(self.0.width).map(|z| dot(z, w) + bias).collect()
-    }
-}
 
 const CASES: [(usize, usize); 8] = [(1, 1), (2, 7), (3, 17), (7, 64), (9, 97), (13, 24), (50, 33), (2, 384)];
 
@@ -69,15 +42,15 @@ fn the_pooler_is_that_of_the_oracle() {
                         let mut parameters = vec![f32::NAN; b.end + 3];
                         parameters[w.clone()].copy_from_slice(weight);
                         parameters[b.clone()].copy_from_slice(bias);
-                        cpu.trained_pooler(&parameters, w, b)
+                        cpu.trained_pooler(&[&parameters], w, b)
                     }
                     None => cpu.frozen_pooler(&weights(weight), &weights(bias)),
                 };
                 let x = cpu.upload(&inputs[..of_x], rows, width);
-                let z = cpu.pooler(&pooler, &x);
+                let z = cpu.pooler(&pooler, None, &x);
                 forward.check(format!("pooler {name}"), &z.values(), TANH + ULP);
                 for i in 0..rows {
-                    let alone = cpu.pooler(&pooler, &cpu.upload(x.row(i), 1, width));
+                    let alone = cpu.pooler(&pooler, None, &cpu.upload(x.row(i), 1, width));
                     assert_eq!(row_bits(&alone, 0), row_bits(&z, i), "row {i} {name}");
                 }
 
@@ -124,12 +97,12 @@ fn the_classifier_is_that_of_the_oracle() {
             let name = format!("on {}, {case:?}", cpu.isa().name());
             // With other parameters around the weight.
             let among = [&[f32::NAN; 3][..], &weight, &[f32::NAN; 2]].concat();
-            let classifier = cpu.classifier_weights(&among, 3..3 + width, 0.3);
+            let classifier = cpu.classifier_weights(&[(&among, 0.3)], 3..3 + width);
             let z = cpu.upload(&z, rows, width);
-            let g = cpu.classifier(&classifier, &z).values();
+            let g = cpu.classifier(&classifier, None, &z).values();
             forward.check(format!("classifier {name}"), &g, ULP * forward.largest());
             for i in 0..rows {
-                let alone = cpu.classifier(&classifier, &cpu.upload(z.row(i), 1, width));
+                let alone = cpu.classifier(&classifier, None, &cpu.upload(z.row(i), 1, width));
                 assert_eq!(row_bits(&alone, 0), bits(&g[i..i + 1]), "row {i} {name}");
             }
             let mut parameters = vec![0.0; width + 5];

@@ -6,17 +6,30 @@ use std::sync::{Arc, Mutex};
 
 use lorb_emulate::Order;
 use lorb_engine::device::cuda::kernels::Id;
-use lorb_engine::device::cuda::{Address, Driver, Graph, Launch, Properties};
+use lorb_engine::device::cuda::{Address, Driver, Fetch, Graph, Launch, Properties};
 use lorb_engine::{Error, Result};
 
 /// Bytes before and after each allocation that nothing may write.
 const GUARD: usize = 256;
 const GUARD_BYTE: u8 = 0xa5;
 
+/// What was asked of a device, and when it was waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    Graph,
+    Fetch,
+    /// Until a fetch is done.
+    Wait,
+}
+
+/// The calls of some kinds, in order.
+pub type Log = Arc<Mutex<Vec<Asked>>>;
+
 /// The emulated device.
 pub struct Emulated {
     properties: Properties,
     machine: Arc<Machine>,
+    log: Log,
     /// What was asked for since a capture began.
     captured: Mutex<Option<Vec<Work>>>,
 }
@@ -90,13 +103,29 @@ impl Machine {
     }
 }
 
+/// What lay there when the copy was asked for: the stream does everything at once.
+struct Fetched {
+    data: Vec<u8>,
+    log: Log,
+}
+
+impl Fetch for Fetched {
+    fn wait(self: Box<Self>, data: &mut [u8]) -> Result<()> {
+        self.log.lock().unwrap().push(Asked::Wait);
+        data.copy_from_slice(&self.data);
+        Ok(())
+    }
+}
+
 struct Recorded {
+    log: Log,
     work: Vec<Work>,
     machine: Arc<Machine>,
 }
 
 impl Graph for Recorded {
     unsafe fn launch(&self) -> Result<()> {
+        self.log.lock().unwrap().push(Asked::Graph);
         // SAFETY: by the contract the memory is still there.
         self.work.iter().try_for_each(|work| unsafe { work.run(&self.machine) })
     }
@@ -113,7 +142,12 @@ impl Emulated {
             memory_bytes: 1 << 32,
         };
         let machine = Machine { device: lorb_emulate::Device::new(), order, allocations: Mutex::default() };
-        Emulated { properties, machine: Arc::new(machine), captured: Mutex::default() }
+        Emulated { properties, machine: Arc::new(machine), log: Log::default(), captured: Mutex::default() }
+    }
+
+    /// What it is asked from here on, too.
+    pub fn log(&self) -> Log {
+        self.log.clone()
     }
 
     /// Does it, or records it.
@@ -178,6 +212,14 @@ impl Driver for Emulated {
         Ok(())
     }
 
+    unsafe fn fetch(&self, from: Address, bytes: usize) -> Result<Box<dyn Fetch>> {
+        let mut data = vec![0; bytes];
+        // SAFETY: the trait's contract.
+        unsafe { self.read(from, &mut data)? };
+        self.log.lock().unwrap().push(Asked::Fetch);
+        Ok(Box::new(Fetched { data, log: self.log.clone() }))
+    }
+
     unsafe fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
         // SAFETY: the trait's contract.
         unsafe { self.ask(Work::Copy { to, from, bytes }) }
@@ -204,6 +246,6 @@ impl Driver for Emulated {
     fn end_capture(&self) -> Result<Box<dyn Graph>> {
         let work = self.captured.lock().unwrap().take();
         let work = work.ok_or_else(|| Error::Device("no graph is captured".into()))?;
-        Ok(Box::new(Recorded { work, machine: self.machine.clone() }))
+        Ok(Box::new(Recorded { log: self.log.clone(), work, machine: self.machine.clone() }))
     }
 }

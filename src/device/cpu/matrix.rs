@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::buffer::Pooled;
 
-/// A row-major matrix, or a range of the columns of one. Clones share the memory.
+/// A row-major matrix, or a range of the rows and columns of one. Clones share the memory.
 #[derive(Debug, Clone)]
 pub struct Matrix {
     data: Arc<Pooled>,
@@ -49,6 +49,13 @@ impl Matrix {
     /// All values, row-major without gaps.
     pub fn values(&self) -> Vec<f32> {
         (0..self.rows).flat_map(|i| self.row(i)).copied().collect()
+    }
+
+    /// A view of some of the rows.
+    pub fn slice_rows(&self, range: Range<usize>) -> Matrix {
+        assert!(range.end <= self.rows, "no such rows");
+        let offset = self.offset + range.start * self.stride;
+        Matrix { data: self.data.clone(), offset, rows: range.len(), ..*self }
     }
 
     /// A view of some of the columns.

@@ -12,13 +12,14 @@ pub mod matrix;
 pub mod peak;
 pub mod simd;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use buffer::Buffer;
 pub use isa::Isa;
 pub use matrix::Matrix;
 
-use super::{Device, Memory};
+use super::{Device, Memory, Run};
 use crate::Result;
 use buffer::Pool;
 
@@ -56,10 +57,14 @@ impl Cpu {
     }
 }
 
+/// Runs of rows with the number of their adapter.
+pub type Segments = Vec<(Range<usize>, usize)>;
+
 impl Memory for Cpu {
     type Tensor = Matrix;
     type Index = Arc<[u32]>;
     type Parameters = Vec<f32>;
+    type Segments = Segments;
 
     fn index(&self, values: &[u32]) -> Arc<[u32]> {
         values.into()
@@ -68,6 +73,15 @@ impl Memory for Cpu {
     fn row_index(&self, values: &[u32], rows: usize) -> Arc<[u32]> {
         debug_assert!(values.iter().all(|&i| (i as usize) < rows));
         values.into()
+    }
+
+    fn segments(&self, runs: &[Run]) -> Segments {
+        let mut end = 0;
+        let segment = |run: &Run| {
+            end += run.rows;
+            (end - run.rows..end, run.adapter)
+        };
+        runs.iter().map(segment).collect()
     }
 
     fn parameters(&self, values: &[f32]) -> Vec<f32> {

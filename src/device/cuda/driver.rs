@@ -71,6 +71,18 @@ pub trait Graph: Send + Sync {
     unsafe fn launch(&self) -> Result<()>;
 }
 
+/// A copy to the host that is under way.
+pub trait Fetch: Send {
+    /// Waits for it, and puts it into `data`.
+    ///
+    /// # Errors
+    /// As for [`Driver::write`].
+    ///
+    /// # Panics
+    /// Where `data` is not as long as what was asked for.
+    fn wait(self: Box<Self>, data: &mut [u8]) -> Result<()>;
+}
+
 /// A device as a driver gives it. Everything happens in the order of the calls, on one stream.
 pub trait Driver: Send + Sync {
     fn properties(&self) -> &Properties;
@@ -104,6 +116,16 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// As for [`write`](Self::write).
     unsafe fn read(&self, from: Address, data: &mut [u8]) -> Result<()>;
+
+    /// Copies from the device after everything before, and does not wait: what is asked for from here on may run
+    /// while the host has other things to do.
+    ///
+    /// # Safety
+    /// `from` holds as many bytes.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    unsafe fn fetch(&self, from: Address, bytes: usize) -> Result<Box<dyn Fetch>>;
 
     /// Copies within the device.
     ///

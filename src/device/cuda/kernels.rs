@@ -88,7 +88,7 @@ kernels! {
     POOLER_BACKWARD_BF16 = "pooler_backward_bf16", PoolerParameters, tiles::GEMM_THREADS;
     POOLER_GRADIENT_F32 = "pooler_gradient_f32", PoolerParameters, tiles::GEMM_THREADS;
     POOLER_GRADIENT_BF16 = "pooler_gradient_bf16", PoolerParameters, tiles::GEMM_THREADS;
-    CLASSIFIER = "classifier", ClassifierParameters, tiles::CLASSIFIER_THREADS;
+    CLASSIFIER = "classifier", ClassifierParameters, tiles::CLASSIFIER_ROWS * 32;
     CLASSIFIER_BACKWARD = "classifier_backward", ClassifierParameters, tiles::COLUMN_SUM_THREADS;
     MWER = "mwer", MwerParameters, tiles::MWER_THREADS;
     MWER_SUM = "mwer_sum", MwerSumParameters, tiles::MWER_THREADS;

@@ -1,6 +1,7 @@
 //! Memory of the CUDA device, recycled between operations in the order of the stream.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::driver::{Address, Driver};
@@ -11,12 +12,14 @@ use crate::Result;
 pub(super) struct Pool {
     driver: Arc<dyn Driver>,
     free: Mutex<HashMap<usize, Vec<Address>>>,
+    /// Bytes that the driver gave.
+    allocated: AtomicUsize,
     poison: bool,
 }
 
 impl Pool {
     pub fn new(driver: Arc<dyn Driver>, poison: bool) -> Pool {
-        Pool { driver, free: Mutex::default(), poison }
+        Pool { driver, free: Mutex::default(), allocated: AtomicUsize::new(0), poison }
     }
 
     pub fn poisons(&self) -> bool {
@@ -30,7 +33,10 @@ impl Pool {
         let recycled = self.lock().get_mut(&class).and_then(Vec::pop);
         let address = match recycled {
             Some(address) => address,
-            None => self.driver.allocate(class)?,
+            None => {
+                self.allocated.fetch_add(class, Ordering::Relaxed);
+                self.driver.allocate(class)?
+            }
         };
         let block = Block { address, bytes: class, pool: Some(self.clone()) };
         if self.poison {
@@ -38,6 +44,11 @@ impl Pool {
             unsafe { self.driver.fill(address, 0xff, class)? };
         }
         Ok(block)
+    }
+
+    /// Bytes of the device that it holds, in use and free.
+    pub fn allocated(&self) -> usize {
+        self.allocated.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<Address>>> {

@@ -11,6 +11,7 @@ pub mod measure;
 pub mod memory;
 #[cfg(feature = "cuda")]
 mod real;
+mod segments;
 pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
@@ -21,13 +22,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytemuck::Pod;
 use half::bf16;
 
-pub use driver::{Address, Driver, Graph, Launch, Properties};
+pub use driver::{Address, Driver, Fetch, Graph, Launch, Properties};
 #[cfg(feature = "cuda")]
 pub use real::driver_version;
+pub(crate) use segments::Room;
+pub use segments::Segments;
 pub use tensor::{Flat, Index, Precision, Rows, Tensor};
 pub use unavailable::Unavailable;
 
-use super::{Device, Memory};
+use super::{Device, Memory, Run};
 use crate::bert::Config;
 use crate::{Error, Result};
 use kernels::Kernel;
@@ -115,6 +118,11 @@ impl Cuda {
         self.driver.properties()
     }
 
+    /// Bytes of device memory that everything so far has taken: the most that was in use at once, rounded up.
+    pub fn allocated(&self) -> usize {
+        self.pool.allocated()
+    }
+
     /// The type of activations and base weights.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -188,10 +196,7 @@ impl Cuda {
     /// `data` as the device's precision keeps it, in memory of its own: base weights.
     pub(crate) fn upload_weights(&self, data: &[f32]) -> Arc<Block> {
         let block = self.block(data.len() * self.precision.bytes());
-        match self.precision {
-            Precision::F32 => self.write(block.address(), data),
-            Precision::Bf16 => self.write(block.address(), &to_bf16(data)),
-        }
+        self.write_rounded(block.address(), data);
         Arc::new(block)
     }
 
@@ -251,6 +256,16 @@ impl Cuda {
         }
     }
 
+    /// `data` in the device's precision, rounded to nearest, ties to even; it must fit where it goes.
+    fn write_rounded(&self, to: Address, data: &[f32]) {
+        match self.precision {
+            Precision::F32 => self.write(to, data),
+            Precision::Bf16 => {
+                self.write(to, &data.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
+            }
+        }
+    }
+
     /// `from` must hold as much as `data`.
     fn read<T: Pod>(&self, from: Address, data: &mut [T]) -> Result<()> {
         self.check()?;
@@ -259,6 +274,20 @@ impl Cuda {
         }
         // SAFETY: callers pass memory that they took for this data.
         unsafe { self.driver.read(from, bytemuck::cast_slice_mut(data)) }
+    }
+
+    /// Starts to copy the first `rows` of an f32 tensor without gaps to the host, after everything before.
+    ///
+    /// # Errors
+    /// Whatever failed on the device up to now.
+    pub(crate) fn fetch(&self, tensor: &Tensor, rows: usize) -> Result<Fetched> {
+        self.check()?;
+        assert!(tensor.precision() == Precision::F32 && tensor.stride() == tensor.columns());
+        assert!(rows <= tensor.rows().capacity);
+        let len = rows * tensor.columns();
+        // SAFETY: the tensor has as many floats.
+        let fetch = unsafe { self.driver.fetch(tensor.address(), len * size_of::<f32>())? };
+        Ok(Fetched { fetch, len })
     }
 
     /// Runs a kernel, unless something failed before or there is nothing to do.
@@ -284,9 +313,22 @@ impl Cuda {
     }
 }
 
-/// Rounded to nearest, ties to even.
-fn to_bf16(data: &[f32]) -> Vec<bf16> {
-    data.iter().map(|&x| bf16::from_f32(x)).collect()
+/// Values on their way to the host.
+pub(crate) struct Fetched {
+    fetch: Box<dyn Fetch>,
+    len: usize,
+}
+
+impl Fetched {
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// Whatever failed on the device up to the copy.
+    pub fn wait(self) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.len];
+        self.fetch.wait(bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
 }
 
 impl Device for Cuda {}
@@ -295,6 +337,7 @@ impl Memory for Cuda {
     type Tensor = Tensor;
     type Index = Index;
     type Parameters = Flat;
+    type Segments = Segments;
 
     fn index(&self, values: &[u32]) -> Index {
         let block = self.block(size_of_val(values));
@@ -306,16 +349,23 @@ impl Memory for Cuda {
         self.row_index_within(values, Rows::all(values.len()), Rows::all(rows))
     }
 
+    fn segments(&self, runs: &[Run]) -> Segments {
+        let room = Room { rows: runs.iter().map(|run| run.rows).sum(), runs: runs.len() };
+        let mut numbers = vec![0; room.numbers()];
+        room.write(runs, &mut numbers);
+        let block = self.block(size_of_val(&numbers[..]));
+        self.write(block.address(), &numbers);
+        let adapters = runs.iter().map(|run| run.adapter + 1).max().unwrap_or(0);
+        Segments::within(Arc::new(block), 0, room, adapters)
+    }
+
     fn parameters(&self, values: &[f32]) -> Flat {
         self.upload_flat(values)
     }
 
     fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Tensor {
         let tensor = self.activations(Rows::all(rows), columns);
-        match self.precision {
-            Precision::F32 => self.write(tensor.address(), data),
-            Precision::Bf16 => self.write(tensor.address(), &to_bf16(data)),
-        }
+        self.write_rounded(tensor.address(), data);
         tensor
     }
 

@@ -29,8 +29,8 @@ shared_constants! {
     GEMM_STRIDE = GEMM_TILE + 4;
     /// Two tiles of either side: one is read while the next is written.
     GEMM_SHARED_BYTES = 4 * GEMM_TILE * GEMM_STRIDE * 4;
-    /// Four rows a block, one warp each.
-    CLASSIFIER_THREADS = 128;
+    /// Of a block of the classifier, a warp for each: as many as a tile has that looks up the adapter of its rows.
+    CLASSIFIER_ROWS = GEMM_TILE;
     /// Of sums over rows: a warp's lanes are 32 columns, its rows every 32nd. There are few columns, so blocks
     /// are as large as they may be.
     COLUMN_SUM_THREADS = 1024;

@@ -21,9 +21,9 @@ struct Module {
     backward: Option<Packed>,
 }
 
-/// The adapters of a layer's modules.
+/// A layer's modules, of each adapter.
 pub struct Lora {
-    modules: Vec<Option<LoraModule>>,
+    adapters: Vec<Vec<Option<LoraModule>>>,
 }
 
 struct LoraModule {
@@ -48,6 +48,21 @@ impl Linear {
     }
 }
 
+impl<'a> Call<'a, Cpu> {
+    /// Runs of rows with their adapter of module `m`: one product each, so that adapters with few rows read the
+    /// base's weights more often. Rows without an adapter are one run.
+    fn runs(&self, m: usize, rows: usize) -> Vec<(Range<usize>, Option<&'a LoraModule>)> {
+        let adapter = |a: usize| self.lora.and_then(|l| l.adapters[a][m].as_ref());
+        let runs = match self.segments {
+            Some(segments) if adapter(0).is_some() => {
+                segments.iter().map(|(run, a)| (run.clone(), adapter(*a))).collect()
+            }
+            _ => vec![(0..rows, adapter(0))],
+        };
+        runs.into_iter().filter(|(run, _)| !run.is_empty()).collect()
+    }
+}
+
 impl LoraLinear for Cpu {
     type Linear = Linear;
     type Lora = Lora;
@@ -63,8 +78,8 @@ impl LoraLinear for Cpu {
         Linear { input, modules: modules.iter().map(pack).collect() }
     }
 
-    fn lora(&self, parameters: &Vec<f32>, scale: f32, slots: &[Option<LoraSlot>]) -> Lora {
-        let pack = |slot: &LoraSlot| {
+    fn lora(&self, adapters: &[(&Vec<f32>, f32)], slots: &[Option<LoraSlot>]) -> Lora {
+        let pack = |parameters: &[f32], scale: f32, slot: &LoraSlot| {
             let (a, b) = (&parameters[slot.a.clone()], &parameters[slot.b.clone()]);
             let (rank, input, output) = (slot.rank, slot.input, slot.output);
             LoraModule {
@@ -75,11 +90,14 @@ impl LoraLinear for Cpu {
                 slot: slot.clone(),
             }
         };
-        Lora { modules: slots.iter().map(|s| s.as_ref().map(pack)).collect() }
+        let of = |&(parameters, scale): &(&Vec<f32>, f32)| {
+            slots.iter().map(|slot| slot.as_ref().map(|s| pack(parameters, scale, s))).collect()
+        };
+        Lora { adapters: adapters.iter().map(of).collect() }
     }
 
     fn adapts(lora: &Lora, modules: Range<usize>) -> bool {
-        lora.modules[modules].iter().any(Option::is_some)
+        lora.adapters[0][modules].iter().any(Option::is_some)
     }
 
     fn lora_linear(
@@ -98,40 +116,44 @@ impl LoraLinear for Cpu {
             let mut slope =
                 (save && matches!(epilogue, DeviceEpilogue::Gelu)).then(|| self.scratch(rows * width));
             for (m, columns) in call.linear.columns(call.modules.clone()) {
-                let module = &call.linear.modules[m];
-                let lora = call.lora.and_then(|l| l.modules[m].as_ref());
-                let s = lora.map(|l| self.down(call.dropout, m - call.modules.start, x, l));
-                let base = Term::new(x.data(), x.stride(), input, Right::Packed(&module.forward));
-                let mut terms = vec![base];
-                if let (Some(l), Some(s)) = (lora, &s) {
-                    let right = Right::Rows { data: &l.b, stride: l.slot.output };
-                    terms.push(Term::new(s.data(), s.stride(), l.slot.rank, right));
-                }
-                let addend = match &epilogue {
-                    DeviceEpilogue::Residual(r) => {
-                        Addend::Rows { data: &r.data()[columns.start..], stride: r.stride() }
+                let mut of_module = None;
+                for (run, lora) in call.runs(m, rows) {
+                    let x = x.slice_rows(run.clone());
+                    let module = &call.linear.modules[m];
+                    let s = lora.map(|l| self.down(call.dropout, m - call.modules.start, &x, l));
+                    let base = Term::new(x.data(), x.stride(), input, Right::Packed(&module.forward));
+                    let mut terms = vec![base];
+                    if let (Some(l), Some(s)) = (lora, &s) {
+                        let right = Right::Rows { data: &l.b, stride: l.slot.output };
+                        terms.push(Term::new(s.data(), s.stride(), l.slot.rank, right));
                     }
-                    _ => Addend::Nothing,
-                };
-                let activation = match (&epilogue, &mut slope) {
-                    (DeviceEpilogue::Gelu, Some(slope)) => {
-                        Activation::GeluWithSlope { slope: &mut slope[columns.start..] }
-                    }
-                    (DeviceEpilogue::Gelu, None) => Activation::Gelu,
-                    _ => Activation::Identity,
-                };
-                let g = Gemm {
-                    m: rows,
-                    n: module.output,
-                    terms: &terms,
-                    bias: Some(&module.bias),
-                    addend,
-                    activation,
-                };
-                if rows > 0 {
-                    gemm(self.isa(), g, &mut y[columns.start..], width);
+                    let addend = match &epilogue {
+                        DeviceEpilogue::Residual(r) => {
+                            let first = run.start * r.stride() + columns.start;
+                            Addend::Rows { data: &r.data()[first..], stride: r.stride() }
+                        }
+                        _ => Addend::Nothing,
+                    };
+                    let first = run.start * width + columns.start;
+                    let activation = match (&epilogue, &mut slope) {
+                        (DeviceEpilogue::Gelu, Some(slope)) => {
+                            Activation::GeluWithSlope { slope: &mut slope[first..] }
+                        }
+                        (DeviceEpilogue::Gelu, None) => Activation::Gelu,
+                        _ => Activation::Identity,
+                    };
+                    let g = Gemm {
+                        m: run.len(),
+                        n: module.output,
+                        terms: &terms,
+                        bias: Some(&module.bias),
+                        addend,
+                        activation,
+                    };
+                    gemm(self.isa(), g, &mut y[first..], width);
+                    of_module = s.filter(|_| save);
                 }
-                saved.push(s.filter(|_| save));
+                saved.push(of_module);
             }
             slope_buffer = slope;
         });
@@ -155,7 +177,7 @@ impl LoraLinear for Cpu {
             .zip(s)
             .map(|((m, columns), s)| {
                 let dy = dy.slice_columns(columns);
-                let lora = call.lora.and_then(|l| l.modules[m].as_ref());
+                let lora = call.lora.and_then(|l| l.adapters[0][m].as_ref());
                 let lora = lora.zip(s.as_ref()).map(|(l, s)| {
                     let u = self.product(&dy, l.slot.output, &l.up, l.slot.rank);
                     let masked = call.dropout.map(|d| self.dropped(d, m - call.modules.start, x));

@@ -7,12 +7,12 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 
 pub use gradient::LoraGradientParameters;
-pub use operands::{AdapterParameters, Linear, Lora, LoraOperandsParameters, Segments};
+pub use operands::{Linear, Lora, LoraOperandsParameters};
 pub use product::GemmParameters;
 
 use super::{Call, DeviceEpilogue, Dx, LinearWeights, LoraLinear, Output};
 use crate::device::cuda::elementwise;
-use crate::device::cuda::{Address, Cuda, Flat, Precision, Tensor, tiles};
+use crate::device::cuda::{Address, Cuda, Flat, Precision, Segments, Tensor, tiles};
 use crate::lora::LoraSlot;
 use gradient::{Reduction, reduce};
 use operands::{Adapted, MODULES};
@@ -26,8 +26,8 @@ impl LoraLinear for Cuda {
         Linear::new(self, input, modules)
     }
 
-    fn lora(&self, parameters: &Flat, scale: f32, slots: &[Option<LoraSlot>]) -> Lora {
-        self.lora_of_adapters(&[(parameters, scale, slots)])
+    fn lora(&self, adapters: &[(&Flat, f32)], slots: &[Option<LoraSlot>]) -> Lora {
+        Lora::new(self, adapters, slots)
     }
 
     fn adapts(lora: &Lora, modules: Range<usize>) -> bool {
@@ -250,6 +250,8 @@ impl<'c> Layer<'c> {
             Module { number, target: number - first, columns, ranks: padded, adapted }
         };
         let modules = call.linear.columns(call.modules.clone()).map(module).collect();
+        let adapters = call.lora.map_or(1, |l| l.adapters);
+        assert!(call.segments.is_none_or(|s| s.adapters() <= adapters) || ranks == 0, "no such adapter");
         Layer { cuda, call, modules, input: call.linear.input, width, ranks }
     }
 
@@ -275,8 +277,9 @@ impl<'c> Layer<'c> {
         self.call.lora.map_or(Address::NULL, |l| l.scales.address())
     }
 
+    /// Where there are none of the adapters, it does not matter whose the rows are.
     fn segments(&self) -> Option<&Segments> {
-        self.call.lora.and_then(|l| l.segments.as_deref())
+        self.call.segments.filter(|_| self.ranks > 0)
     }
 
     /// S = scale x A^T, under dropout of x.

@@ -58,19 +58,20 @@ pub struct Output<T> {
 pub trait LoraLinear: Memory {
     /// The packed weights of a layer.
     type Linear: Send + Sync;
-    /// The packed A and B of a layer's modules.
+    /// The packed A and B of a layer's modules, of one adapter or several.
     type Lora: Send + Sync;
 
     /// Packs the modules of a layer; `backward` also packs what dx needs.
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Self::Linear;
 
-    /// Packs A and B of a layer's modules out of the flat parameters; `None` for a module without.
-    fn lora(&self, parameters: &Self::Parameters, scale: f32, slots: &[Option<LoraSlot>]) -> Self::Lora;
+    /// Packs A and B of a layer's modules out of the flat parameters of each adapter, with its alpha / r; `None`
+    /// for a module without.
+    fn lora(&self, adapters: &[(&Self::Parameters, f32)], slots: &[Option<LoraSlot>]) -> Self::Lora;
 
     /// Whether any of `modules` has an adapter.
     fn adapts(lora: &Self::Lora, modules: Range<usize>) -> bool;
 
-    /// The forward pass over some of the modules.
+    /// The forward pass over some of the modules. A row's result depends on that row and its adapter alone.
     fn lora_linear(
         &self,
         call: &Call<'_, Self>,
@@ -79,7 +80,7 @@ pub trait LoraLinear: Memory {
         save: bool,
     ) -> Output<Self::Tensor>;
 
-    /// dA and dB into `parameters`; and dx where it is asked for. `dy` is the gradient of the product: of the
+    /// For rows of one adapter: dA and dB into `parameters`; and dx where it is asked for. `dy` is the gradient of the product: of the
     /// argument of a GELU.
     fn lora_linear_backward(
         &self,
@@ -95,10 +96,12 @@ pub trait LoraLinear: Memory {
     fn gelu_backward(&self, dy: &Self::Tensor, slope: &Self::Tensor) -> Self::Tensor;
 }
 
-/// Which product: the layer, its adapter, the modules that take part, and the dropout of this step.
+/// Which product: the layer, its adapters, the modules that take part, and the dropout of this step.
 pub struct Call<'a, D: LoraLinear> {
     pub linear: &'a D::Linear,
     pub lora: Option<&'a D::Lora>,
+    /// Whose the rows are; `None` where all are the first adapter's.
+    pub segments: Option<&'a D::Segments>,
     pub modules: Range<usize>,
     pub dropout: Option<Dropout>,
 }

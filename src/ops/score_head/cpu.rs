@@ -4,21 +4,25 @@ use super::ScoreHead;
 use crate::bert::Weights;
 use crate::device::cpu::gemm::{Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::simd::{self, Vector, for_lanes, load, store};
-use crate::device::cpu::{Cpu, Matrix};
+use crate::device::cpu::{Cpu, Matrix, Segments};
 use crate::kernel;
 
+/// One of the base, or one of each adapter.
 pub struct Pooler {
-    hidden: usize,
+    adapters: Vec<Packs>,
+    trained: Option<(Range<usize>, Range<usize>)>,
+}
+
+struct Packs {
     /// W^T for z, W for dx.
     forward: Packed,
     backward: Packed,
     bias: Vec<f32>,
-    trained: Option<(Range<usize>, Range<usize>)>,
 }
 
 pub struct Classifier {
-    weight: Vec<f32>,
-    bias: f32,
+    /// Weight and bias of each adapter.
+    adapters: Vec<(Vec<f32>, f32)>,
     range: Range<usize>,
 }
 
@@ -27,28 +31,34 @@ impl ScoreHead for Cpu {
     type Classifier = Classifier;
 
     fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Pooler {
-        self.pack_pooler(weight, bias, None)
+        Pooler { adapters: vec![self.pack_pooler(weight, bias)], trained: None }
     }
 
-    fn trained_pooler(&self, parameters: &Vec<f32>, weight: Range<usize>, bias: Range<usize>) -> Pooler {
-        let (w, b) = (&parameters[weight.clone()], &parameters[bias.clone()]);
-        self.pack_pooler(w, b, Some((weight, bias)))
+    fn trained_pooler(&self, adapters: &[&Vec<f32>], weight: Range<usize>, bias: Range<usize>) -> Pooler {
+        let of = |p: &&Vec<f32>| self.pack_pooler(&p[weight.clone()], &p[bias.clone()]);
+        Pooler { adapters: adapters.iter().map(of).collect(), trained: Some((weight, bias)) }
     }
 
-    fn classifier_weights(&self, parameters: &Vec<f32>, weight: Range<usize>, bias: f32) -> Classifier {
-        Classifier { weight: parameters[weight.clone()].to_vec(), bias, range: weight }
+    fn classifier_weights(&self, adapters: &[(&Vec<f32>, f32)], weight: Range<usize>) -> Classifier {
+        let of = |&(p, bias): &(&Vec<f32>, f32)| (p[weight.clone()].to_vec(), bias);
+        Classifier { adapters: adapters.iter().map(of).collect(), range: weight }
     }
 
     fn pooler_is_trained(pooler: &Pooler) -> bool {
         pooler.trained.is_some()
     }
 
-    fn pooler(&self, pooler: &Pooler, x: &Matrix) -> Matrix {
-        let h = pooler.hidden;
+    fn pooler(&self, pooler: &Pooler, segments: Option<&Segments>, x: &Matrix) -> Matrix {
+        let h = x.columns();
+        // That of the base is everybody's.
+        let segments = segments.filter(|_| pooler.trained.is_some());
         self.fill(x.rows(), h, |z| {
-            let terms = [Term::new(x.data(), x.stride(), h, Right::Packed(&pooler.forward))];
-            let g = Gemm { bias: Some(&pooler.bias), ..Gemm::plain(x.rows(), h, &terms) };
-            gemm(self.isa(), g, z, h);
+            for (run, adapter) in runs(segments, x.rows()) {
+                let (x, packs) = (x.slice_rows(run.clone()), &pooler.adapters[adapter]);
+                let terms = [Term::new(x.data(), x.stride(), h, Right::Packed(&packs.forward))];
+                let g = Gemm { bias: Some(&packs.bias), ..Gemm::plain(x.rows(), h, &terms) };
+                gemm(self.isa(), g, &mut z[run.start * h..run.end * h], h);
+            }
             // SAFETY: z holds z.len() floats.
             unsafe { tanh_in_place(self.isa(), z.as_mut_ptr(), z.len()) }
         })
@@ -63,7 +73,7 @@ impl ScoreHead for Cpu {
         wanted: bool,
         parameters: &mut Vec<f32>,
     ) -> Option<Matrix> {
-        let h = pooler.hidden;
+        let h = x.columns();
         let d = self.fill(z.rows(), h, |d| {
             for (i, row) in d.chunks_exact_mut(h).enumerate() {
                 for ((d, z), dz) in row.iter_mut().zip(z.row(i)).zip(dz.row(i)) {
@@ -82,16 +92,19 @@ impl ScoreHead for Cpu {
         }
         wanted.then(|| {
             self.fill(d.rows(), h, |dx| {
-                let terms = [Term::new(d.data(), d.stride(), h, Right::Packed(&pooler.backward))];
+                let terms = [Term::new(d.data(), d.stride(), h, Right::Packed(&pooler.adapters[0].backward))];
                 gemm(self.isa(), Gemm::plain(d.rows(), h, &terms), dx, h);
             })
         })
     }
 
-    fn classifier(&self, classifier: &Classifier, z: &Matrix) -> Matrix {
+    fn classifier(&self, classifier: &Classifier, segments: Option<&Segments>, z: &Matrix) -> Matrix {
         self.fill(z.rows(), 1, |g| {
-            for (i, g) in g.iter_mut().enumerate() {
-                *g = dot(z.row(i), &classifier.weight) + classifier.bias;
+            for (run, adapter) in runs(segments, z.rows()) {
+                let (weight, bias) = &classifier.adapters[adapter];
+                for i in run {
+                    g[i] = dot(z.row(i), weight) + bias;
+                }
             }
         })
     }
@@ -111,28 +124,26 @@ impl ScoreHead for Cpu {
         self.fill(z.rows(), z.columns(), |dz| {
             for (i, row) in dz.chunks_exact_mut(z.columns()).enumerate() {
                 let d = dg.row(i)[0];
-                row.iter_mut().zip(&classifier.weight).for_each(|(x, w)| *x = d * w);
+                row.iter_mut().zip(&classifier.adapters[0].0).for_each(|(x, w)| *x = d * w);
             }
         })
     }
 }
 
 impl Cpu {
-    fn pack_pooler(
-        &self,
-        weight: &[f32],
-        bias: &[f32],
-        trained: Option<(Range<usize>, Range<usize>)>,
-    ) -> Pooler {
+    fn pack_pooler(&self, weight: &[f32], bias: &[f32]) -> Packs {
         let h = bias.len();
-        Pooler {
-            hidden: h,
+        Packs {
             forward: Packed::new(self.isa(), h, h, |k, j| weight[j * h + k]),
             backward: Packed::new(self.isa(), h, h, |k, j| weight[k * h + j]),
             bias: bias.to_vec(),
-            trained,
         }
     }
+}
+
+/// The runs of rows with their adapters: one run, where they are not several.
+fn runs(segments: Option<&Segments>, rows: usize) -> Segments {
+    segments.cloned().unwrap_or_else(|| vec![(0..rows, 0)])
 }
 
 /// Summed in f64: one product a row, and the last rounding before the score.

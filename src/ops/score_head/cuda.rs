@@ -8,22 +8,25 @@ use crate::device::cuda::kernels::{
     CLASSIFIER, CLASSIFIER_BACKWARD, POOLER_BACKWARD_BF16, POOLER_BACKWARD_F32, POOLER_BF16, POOLER_F32,
     POOLER_GRADIENT_BF16, POOLER_GRADIENT_F32,
 };
+use crate::device::cuda::memory::Block;
 use crate::device::cuda::tensor::RowsParameter;
-use crate::device::cuda::{Address, Cuda, Flat, Precision, Tensor, tiles};
+use crate::device::cuda::{Address, Cuda, Flat, Precision, Segments, Tensor, tiles};
 
 /// `Pooler` of kernels/score_head.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct PoolerParameters {
     x: Address,
-    weight: Address,
-    bias: Address,
+    parameters: Address,
+    row_tiles: Address,
     z: Address,
     dz: Address,
     dx: Address,
     d_weight: Address,
     d_bias: Address,
     rows: RowsParameter,
+    weight: u32,
+    bias: u32,
     width: u32,
     x_stride: u32,
 }
@@ -33,37 +36,67 @@ pub struct PoolerParameters {
 #[repr(C)]
 pub struct ClassifierParameters {
     z: Address,
-    weight: Address,
+    parameters: Address,
+    bias: Address,
+    row_tiles: Address,
     g: Address,
     dg: Address,
     dz: Address,
     d_weight: Address,
     rows: RowsParameter,
+    weight: u32,
     width: u32,
-    bias: f32,
+}
+
+/// Parameters of each adapter, where kernels find their addresses: shared, so that what is trained is read in
+/// place.
+struct Parameters {
+    of: Vec<Flat>,
+    addresses: Block,
+}
+
+impl Parameters {
+    fn new(cuda: &Cuda, of: Vec<Flat>) -> Parameters {
+        let addresses: Vec<u64> = of.iter().map(|flat| flat.address().0).collect();
+        let block = cuda.block(size_of_val(&addresses[..]));
+        cuda.write(block.address(), &addresses);
+        Parameters { of, addresses: block }
+    }
+
+    /// Whether all of them have a place that ends there.
+    fn reach(&self, end: usize) -> bool {
+        self.of.iter().all(|flat| end <= flat.len())
+    }
+
+    /// Where a kernel finds whose the rows are, and the blocks in y that have them, as many as `height` rows each.
+    fn tiles(&self, segments: Option<&Segments>, rows: usize, height: u32) -> (Address, u32) {
+        let Some(segments) = segments else { return (Address::NULL, (rows as u32).div_ceil(height)) };
+        assert!(segments.adapters() <= self.of.len() && segments.rows() <= rows, "no such adapter or row");
+        let (table, count) = segments.table(height as usize);
+        (table, count as u32)
+    }
 }
 
 /// W and b as f32 in every precision: they are less than a hundredth of an encoder's weights, so a frozen
 /// pooler and one that is trained can have the same kernels.
 pub struct Pooler {
-    /// They lie in here: parameters, which this shares, or memory of its own.
-    values: Flat,
+    parameters: Parameters,
     weight: Range<usize>,
     bias: Range<usize>,
     trained: bool,
 }
 
-/// The classifier: its weight is read where the parameters are.
+/// The classifier of each adapter: its weight is read where the parameters are.
 pub struct Classifier {
-    parameters: Flat,
+    parameters: Parameters,
     weight: Range<usize>,
-    bias: f32,
+    bias: Flat,
 }
 
 impl Pooler {
-    fn new(values: Flat, weight: Range<usize>, bias: Range<usize>, trained: bool) -> Pooler {
-        assert!(weight.len() == bias.len().pow(2) && weight.end <= values.len() && bias.end <= values.len());
-        Pooler { values, weight, bias, trained }
+    fn new(parameters: Parameters, weight: Range<usize>, bias: Range<usize>, trained: bool) -> Pooler {
+        assert!(weight.len() == bias.len().pow(2) && parameters.reach(weight.end.max(bias.end)));
+        Pooler { parameters, weight, bias, trained }
     }
 
     /// What all of its kernels read.
@@ -72,16 +105,13 @@ impl Pooler {
         assert_eq!(x.columns(), width);
         PoolerParameters {
             x: x.address(),
-            weight: self.values.at(self.weight.start),
-            bias: self.values.at(self.bias.start),
-            z: Address::NULL,
-            dz: Address::NULL,
-            dx: Address::NULL,
-            d_weight: Address::NULL,
-            d_bias: Address::NULL,
+            parameters: self.parameters.addresses.address(),
             rows: x.rows().parameter(),
+            weight: self.weight.start as u32,
+            bias: self.bias.start as u32,
             width: width as u32,
             x_stride: x.stride() as u32,
+            ..Zeroable::zeroed()
         }
     }
 }
@@ -106,32 +136,38 @@ impl ScoreHead for Cuda {
     fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Pooler {
         let values = self.upload_flat(&[&weight[..], bias].concat());
         let end = values.len();
-        Pooler::new(values, 0..weight.len(), weight.len()..end, false)
+        Pooler::new(Parameters::new(self, vec![values]), 0..weight.len(), weight.len()..end, false)
     }
 
-    fn trained_pooler(&self, parameters: &Flat, weight: Range<usize>, bias: Range<usize>) -> Pooler {
-        Pooler::new(parameters.clone(), weight, bias, true)
+    fn trained_pooler(&self, adapters: &[&Flat], weight: Range<usize>, bias: Range<usize>) -> Pooler {
+        let of = adapters.iter().copied().cloned().collect();
+        Pooler::new(Parameters::new(self, of), weight, bias, true)
     }
 
-    fn classifier_weights(&self, parameters: &Flat, weight: Range<usize>, bias: f32) -> Classifier {
-        assert!(weight.end <= parameters.len());
-        Classifier { parameters: parameters.clone(), weight, bias }
+    fn classifier_weights(&self, adapters: &[(&Flat, f32)], weight: Range<usize>) -> Classifier {
+        let (of, bias): (Vec<_>, Vec<_>) = adapters.iter().map(|&(flat, bias)| (flat.clone(), bias)).unzip();
+        let parameters = Parameters::new(self, of);
+        assert!(parameters.reach(weight.end));
+        Classifier { parameters, weight, bias: self.upload_flat(&bias) }
     }
 
     fn pooler_is_trained(pooler: &Pooler) -> bool {
         pooler.trained
     }
 
-    fn pooler(&self, pooler: &Pooler, x: &Tensor) -> Tensor {
+    fn pooler(&self, pooler: &Pooler, segments: Option<&Segments>, x: &Tensor) -> Tensor {
         let z = self.tensor(x.rows().clone(), x.columns(), Precision::F32);
-        let parameters = PoolerParameters { z: z.address(), ..pooler.parameters(x) };
+        // That of the base is everybody's.
+        let segments = segments.filter(|_| pooler.trained);
+        let (row_tiles, blocks) = pooler.parameters.tiles(segments, x.rows().capacity, tiles::GEMM_TILE);
+        let parameters = PoolerParameters { z: z.address(), row_tiles, ..pooler.parameters(x) };
         let kernel = match x.precision() {
             Precision::F32 => POOLER_F32,
             Precision::Bf16 => POOLER_BF16,
         };
-        let grid = tiles_of(x.rows().capacity, x.columns());
-        // SAFETY: x and z have as many rows of `width` elements, W `width` squared and b `width`; z is new
-        // memory.
+        let grid = [(x.columns() as u32).div_ceil(tiles::GEMM_TILE), blocks, 1];
+        // SAFETY: x and z have as many rows of `width` elements, and the parameters of each adapter that the
+        // segments name have places for W, `width` squared, and b, `width`; z is new memory.
         unsafe { self.launch(kernel, grid, tiles::GEMM_SHARED_BYTES, &parameters) };
         z
     }
@@ -153,7 +189,7 @@ impl ScoreHead for Cuda {
             Precision::Bf16 => (POOLER_BACKWARD_BF16, POOLER_GRADIENT_BF16),
         };
         if pooler.trained {
-            assert_eq!(gradient.len(), pooler.values.len(), "a gradient for each parameter");
+            assert_eq!(gradient.len(), pooler.parameters.of[0].len(), "a gradient for each parameter");
             let parameters = PoolerParameters {
                 d_weight: gradient.at(pooler.weight.start),
                 d_bias: gradient.at(pooler.bias.start),
@@ -174,12 +210,14 @@ impl ScoreHead for Cuda {
         })
     }
 
-    fn classifier(&self, classifier: &Classifier, z: &Tensor) -> Tensor {
+    fn classifier(&self, classifier: &Classifier, segments: Option<&Segments>, z: &Tensor) -> Tensor {
         let g = self.tensor(z.rows().clone(), 1, Precision::F32);
-        let parameters = ClassifierParameters { g: g.address(), ..classifier.parameters(z) };
-        let grid = [(z.rows().capacity as u32).div_ceil(tiles::CLASSIFIER_THREADS / 32), 1, 1];
-        // SAFETY: z has as many rows of `width` floats as g has floats, w has `width`; g is new memory.
-        unsafe { self.launch(CLASSIFIER, grid, 0, &parameters) };
+        let (row_tiles, blocks) =
+            classifier.parameters.tiles(segments, z.rows().capacity, tiles::CLASSIFIER_ROWS);
+        let parameters = ClassifierParameters { g: g.address(), row_tiles, ..classifier.parameters(z) };
+        // SAFETY: z has as many rows of `width` floats as g has floats, w has `width` in the parameters of each
+        // adapter that the segments name, which has a bias too; g is new memory.
+        unsafe { self.launch(CLASSIFIER, [1, blocks, 1], 0, &parameters) };
         g
     }
 
@@ -192,7 +230,7 @@ impl ScoreHead for Cuda {
     ) -> Tensor {
         let width = z.columns();
         assert!(is_plain(dg, z, 1));
-        assert_eq!(gradient.len(), classifier.parameters.len(), "a gradient for each parameter");
+        assert_eq!(gradient.len(), classifier.parameters.of[0].len(), "a gradient for each parameter");
         let dz = self.tensor(z.rows().clone(), width, Precision::F32);
         let parameters = ClassifierParameters {
             dg: dg.address(),
@@ -216,14 +254,12 @@ impl Classifier {
         assert!(is_plain(z, z, width));
         ClassifierParameters {
             z: z.address(),
-            weight: self.parameters.at(self.weight.start),
-            g: Address::NULL,
-            dg: Address::NULL,
-            dz: Address::NULL,
-            d_weight: Address::NULL,
+            parameters: self.parameters.addresses.address(),
+            bias: self.bias.address(),
             rows: z.rows().parameter(),
+            weight: self.weight.start as u32,
             width: width as u32,
-            bias: self.bias,
+            ..Zeroable::zeroed()
         }
     }
 }

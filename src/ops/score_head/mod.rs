@@ -18,30 +18,35 @@ pub trait ScoreHead: Memory {
     /// Packs a base's own pooler, W [H, H] and b [H].
     fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Self::Pooler;
 
-    /// Packs a pooler that is trained: W [H, H] and b [H] lie at these places of the parameters.
+    /// Packs a pooler that is trained: W [H, H] and b [H] lie at these places of each adapter's parameters.
     fn trained_pooler(
         &self,
-        parameters: &Self::Parameters,
+        adapters: &[&Self::Parameters],
         weight: Range<usize>,
         bias: Range<usize>,
     ) -> Self::Pooler;
 
-    /// Packs the classifier: its weight [H] lies at this place of the parameters; its bias is frozen, since
-    /// the MWER gradients of a list sum to zero, and it would be moved by rounding errors alone.
+    /// Packs the classifier of each adapter, its parameters with its bias: the weight [H] lies at this place of
+    /// the parameters; the bias is frozen, since the MWER gradients of a list sum to zero, and it would be moved
+    /// by rounding errors alone.
     fn classifier_weights(
         &self,
-        parameters: &Self::Parameters,
+        adapters: &[(&Self::Parameters, f32)],
         weight: Range<usize>,
-        bias: f32,
     ) -> Self::Classifier;
 
     /// Whether dL/dz reaches anything trainable in the pooler itself.
     fn pooler_is_trained(pooler: &Self::Pooler) -> bool;
 
-    /// z = tanh(x W^T + b): [rows, H].
-    fn pooler(&self, pooler: &Self::Pooler, x: &Self::Tensor) -> Self::Tensor;
+    /// z = tanh(x W^T + b): [rows, H]; of one adapter, or with `segments` of several where it is trained.
+    fn pooler(
+        &self,
+        pooler: &Self::Pooler,
+        segments: Option<&Self::Segments>,
+        x: &Self::Tensor,
+    ) -> Self::Tensor;
 
-    /// dx where `wanted`; dW and db into `parameters` where they are trained. tanh' = 1 - z^2.
+    /// For rows of one adapter: dx where `wanted`; dW and db into `parameters` where they are trained. tanh' = 1 - z^2.
     fn pooler_backward(
         &self,
         pooler: &Self::Pooler,
@@ -52,10 +57,15 @@ pub trait ScoreHead: Memory {
         parameters: &mut Self::Parameters,
     ) -> Option<Self::Tensor>;
 
-    /// g = z w + c: [rows, 1].
-    fn classifier(&self, classifier: &Self::Classifier, z: &Self::Tensor) -> Self::Tensor;
+    /// g = z w + c: [rows, 1]; of one adapter, or with `segments` of several.
+    fn classifier(
+        &self,
+        classifier: &Self::Classifier,
+        segments: Option<&Self::Segments>,
+        z: &Self::Tensor,
+    ) -> Self::Tensor;
 
-    /// dz; dw into `parameters`.
+    /// For rows of one adapter: dz; dw into `parameters`.
     fn classifier_backward(
         &self,
         classifier: &Self::Classifier,
@@ -70,9 +80,10 @@ pub fn pooler<'a, D: Device + 'a>(
     device: &D,
     tape: &mut Tape<'a, D>,
     weights: &'a D::Pooler,
+    segments: Option<&D::Segments>,
     x: &Var<D>,
 ) -> Var<D> {
-    let z = device.pooler(weights, &x.value);
+    let z = device.pooler(weights, segments, &x.value);
     let trainable = x.needs_gradient() || D::pooler_is_trained(weights);
     let saved = z.clone();
     tape.record(z, trainable, || Pooler { weights, x: x.clone(), z: saved })
@@ -100,9 +111,10 @@ pub fn classifier<'a, D: Device + 'a>(
     device: &D,
     tape: &mut Tape<'a, D>,
     weights: &'a D::Classifier,
+    segments: Option<&D::Segments>,
     z: &Var<D>,
 ) -> Var<D> {
-    let g = device.classifier(weights, &z.value);
+    let g = device.classifier(weights, segments, &z.value);
     tape.record(g, true, || Classifier { weights, z: z.clone() })
 }
 

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::distinct;
+use super::adapters::Adapters;
+use super::plan::{Chunk, Plan, Spread};
 use crate::Result;
-use crate::bert::batch::chunks;
+use crate::bert::batch::RowSegments;
 use crate::bert::encoder::Operands;
 use crate::bert::{Encoder, PackedBatch, Packing};
 use crate::device::Memory;
 use crate::device::cuda::memory::Block;
-use crate::device::cuda::{Cuda, Graph, Index, Rows, Tensor};
+use crate::device::cuda::{Cuda, Fetched, Graph, Index, Room, Rows, Segments, Tensor};
 use crate::lora::Adapter;
 use crate::model::BaseModel;
 use crate::tape::Tape;
@@ -23,46 +24,86 @@ pub const BATCH_TOKENS: usize = 4096;
 pub struct CudaScorer {
     cuda: Cuda,
     encoder: Encoder<Cuda>,
-    operands: Operands<Cuda>,
-    /// By room for tokens and sequences.
-    buckets: Mutex<HashMap<(usize, usize), Bucket>>,
+    adapters: Adapters<Cuda>,
+    buckets: Mutex<HashMap<Size, Bucket>>,
+}
+
+/// What a graph is captured for: the operands, and room for tokens and sequences.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Size {
+    operands: usize,
+    /// How many adapters they have.
+    adapters: usize,
+    tokens: usize,
+    sequences: usize,
 }
 
 impl CudaScorer {
-    /// Copies the base and the adapter to the GPU.
+    /// Copies the base and the adapters to the GPU.
     ///
     /// # Errors
     /// Where a tensor of the base is missing or has another shape, the model is too large for the kernels, or
     /// the GPU fails.
-    pub fn new(cuda: Cuda, model: &BaseModel, adapter: &Adapter) -> Result<CudaScorer> {
+    pub fn new(cuda: Cuda, model: &BaseModel, adapters: &[&Adapter]) -> Result<CudaScorer> {
         cuda.accept(&model.config)?;
         let encoder = Encoder::load(&cuda, &model.config, &model.checkpoint, false)?;
-        let operands = encoder.operands(&cuda, adapter, &cuda.parameters(&adapter.values));
+        let adapters = Adapters::new(&cuda, &encoder, adapters);
         cuda.check()?;
-        Ok(CudaScorer { cuda, encoder, operands, buckets: Mutex::default() })
+        Ok(CudaScorer { cuda, encoder, adapters, buckets: Mutex::default() })
     }
 
-    /// g of each sequence of token ids.
+    /// Asks for g of each sequence of token ids by the adapter of that number.
     ///
     /// # Errors
     /// [`crate::Error::Device`] where the GPU fails.
-    pub fn scores<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Vec<f32>> {
-        let (distinct, which) = distinct(sequences);
-        let lengths: Vec<usize> = distinct.iter().map(|s| s.len()).collect();
-        let mut scored = Vec::with_capacity(distinct.len());
+    ///
+    /// # Panics
+    /// Where there is no such adapter.
+    pub fn start<S: AsRef<[u32]>>(&self, sequences: &[(usize, S)]) -> Result<Pending> {
+        let plan = Plan::new(self.adapters.places(sequences), BATCH_TOKENS, 1);
+        let mut chunks = Vec::with_capacity(plan.chunks.len());
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        for range in chunks(&lengths, BATCH_TOKENS, 1) {
-            let packing = Packing::new(&distinct[range]);
-            let size = (room(packing.expand.len(), 64), room(packing.offsets.len() - 1, 8));
+        for chunk in &plan.chunks {
+            let packing = Packing::new(chunk.sequences.iter().copied());
+            let size = self.size(chunk, &packing);
             let bucket = match buckets.entry(size) {
                 Entry::Occupied(there) => there.into_mut(),
-                Entry::Vacant(place) => {
-                    place.insert(Bucket::capture(&self.cuda, &self.encoder, &self.operands, size)?)
-                }
+                Entry::Vacant(place) => place.insert(Bucket::capture(
+                    &self.cuda,
+                    &self.encoder,
+                    self.adapters.operands(chunk),
+                    size,
+                )?),
             };
-            scored.extend(bucket.scores(&packing)?);
+            chunks.push(bucket.start(&packing)?);
         }
-        Ok(which.into_iter().map(|i| scored[i]).collect())
+        Ok(Pending { chunks, spread: plan.spread })
+    }
+
+    fn size(&self, chunk: &Chunk, packing: &Packing) -> Size {
+        Size {
+            operands: chunk.operands,
+            adapters: self.adapters.count(chunk.operands),
+            tokens: room(packing.expand.len(), 64),
+            sequences: room(packing.offsets.len() - 1, 8),
+        }
+    }
+}
+
+/// Scores that a GPU was asked for.
+pub struct Pending {
+    chunks: Vec<Fetched>,
+    spread: Spread,
+}
+
+impl Pending {
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where the GPU fails.
+    pub fn wait(self) -> Result<Vec<f32>> {
+        let scored = self.chunks.into_iter().map(Fetched::wait).collect::<Result<Vec<_>>>()?.concat();
+        Ok(self.spread.of(&scored))
     }
 }
 
@@ -86,28 +127,26 @@ impl Bucket {
         cuda: &Cuda,
         encoder: &Encoder<Cuda>,
         operands: &Operands<Cuda>,
-        size: (usize, usize),
+        size: Size,
     ) -> Result<Bucket> {
         let cuda = cuda.with_own_memory();
         let numbers = Numbers::new(&cuda, size);
         let batch = numbers.batch();
         let forward = || encoder.forward(&cuda, operands, &batch, None, &mut Tape::idle()).scores.value;
         // Once for the memory that it takes: a graph cannot wait for an allocation.
-        numbers.write(&cuda, &Packing::new(&[[0u32]]));
+        numbers.write(&cuda, &Packing::new([(0, [0u32])]));
         drop(forward());
         let (scores, graph) = cuda.capture(forward)?;
         Ok(Bucket { cuda, numbers, scores, graph })
     }
 
-    fn scores(&self, packing: &Packing) -> Result<Vec<f32>> {
+    fn start(&self, packing: &Packing) -> Result<Fetched> {
         self.numbers.write(&self.cuda, packing);
         self.cuda.check()?;
         // SAFETY: the graph's memory is that of `self.cuda`, whose pool nobody else takes from, and that of
         // the scorer that owns this bucket with its encoder and operands.
         unsafe { self.graph.launch()? };
-        let mut scores = self.cuda.download(&self.scores)?;
-        scores.truncate(packing.offsets.len() - 1);
-        Ok(scores)
+        self.cuda.fetch(&self.scores, packing.offsets.len() - 1)
     }
 }
 
@@ -115,32 +154,42 @@ impl Bucket {
 struct Numbers {
     block: Arc<Block>,
     places: Places,
-    tokens: usize,
-    sequences: usize,
+    size: Size,
+    /// 0, 1, 2, …: the same for every batch.
+    one_each: Index,
 }
 
-/// Places in the block, in u32: counts of distinct pairs, tokens, sequences and offsets; then the lists.
+/// Places in the block, in u32: counts of distinct pairs, tokens, sequences and offsets; then the lists. Last
+/// come those of which the least is in use, since the copy ends with what is: one copy of more takes less time
+/// than one for each list.
 struct Places {
+    offsets: usize,
+    /// Of the distinct pairs, the tokens and the [CLS], where there are several adapters.
+    segments: Option<[(usize, Room); 3]>,
+    expand: usize,
     tokens: usize,
     positions: usize,
-    expand: usize,
-    offsets: usize,
-    one_each: usize,
     end: usize,
 }
 
 impl Places {
-    fn new(tokens: usize, sequences: usize) -> Places {
-        let (tokens, offsets) = (tokens.next_multiple_of(ALIGNED), (sequences + 1).next_multiple_of(ALIGNED));
-        let first = ALIGNED;
-        Places {
-            tokens: first,
-            positions: first + tokens,
-            expand: first + 2 * tokens,
-            offsets: first + 3 * tokens,
-            one_each: first + 3 * tokens + offsets,
-            end: first + 3 * tokens + 2 * offsets,
-        }
+    fn new(size: Size) -> Places {
+        let mut end = COUNTS;
+        let mut place = |numbers: usize| {
+            let at = end.next_multiple_of(ALIGNED);
+            end = at + numbers;
+            at
+        };
+        let offsets = place(size.sequences + 1);
+        let runs = size.adapters.min(size.sequences);
+        let segments = (size.adapters > 1).then(|| {
+            [size.tokens, size.tokens, size.sequences].map(|rows| {
+                let room = Room { rows, runs };
+                (place(room.numbers()), room)
+            })
+        });
+        let [expand, tokens, positions] = [(); 3].map(|()| place(size.tokens));
+        Places { offsets, segments, expand, tokens, positions, end }
     }
 }
 
@@ -149,48 +198,61 @@ const COUNTS: usize = 4;
 const ALIGNED: usize = 64;
 
 impl Numbers {
-    fn new(cuda: &Cuda, (tokens, sequences): (usize, usize)) -> Numbers {
-        let places = Places::new(tokens, sequences);
-        Numbers { block: Arc::new(cuda.block(places.end * size_of::<u32>())), places, tokens, sequences }
+    fn new(cuda: &Cuda, size: Size) -> Numbers {
+        let places = Places::new(size);
+        let block = Arc::new(cuda.block(places.end * size_of::<u32>()));
+        let one_each = cuda.index(&(0..=size.sequences as u32).collect::<Vec<_>>());
+        Numbers { block, places, size, one_each }
     }
 
     /// The batch as kernels see it. There may be as many distinct pairs as tokens.
     fn batch(&self) -> PackedBatch<Cuda> {
-        let places = &self.places;
-        let index = |place: usize, capacity: usize, count: usize| {
-            let rows = Rows::live(capacity, self.block.clone(), count * size_of::<u32>());
-            Index::within(self.block.clone(), place * size_of::<u32>(), rows)
+        let (places, Size { tokens, sequences, adapters, .. }) = (&self.places, self.size);
+        let rows = |capacity: usize, count: usize| {
+            Rows::live(capacity, self.block.clone(), count * size_of::<u32>())
+        };
+        let index =
+            |place: usize, rows: Rows| Index::within(self.block.clone(), place * size_of::<u32>(), rows);
+        let segments = |(place, room): (usize, Room)| {
+            Segments::within(self.block.clone(), place * size_of::<u32>(), room, adapters)
         };
         PackedBatch {
-            distinct_tokens: index(places.tokens, self.tokens, 0),
-            distinct_positions: index(places.positions, self.tokens, 0),
-            distinct: self.tokens,
-            expand: index(places.expand, self.tokens, 1),
-            tokens: self.tokens,
-            offsets: index(places.offsets, self.sequences + 1, 3),
+            distinct_tokens: index(places.tokens, rows(tokens, 0)),
+            distinct_positions: index(places.positions, rows(tokens, 0)),
+            distinct: tokens,
+            expand: index(places.expand, rows(tokens, 1)),
+            tokens,
+            offsets: index(places.offsets, rows(sequences + 1, 3)),
             // The first token of a sequence is its [CLS].
-            cls: index(places.offsets, self.sequences, 2),
-            cls_offsets: index(places.one_each, self.sequences + 1, 3),
-            sequences: self.sequences,
+            cls: index(places.offsets, rows(sequences, 2)),
+            cls_offsets: self.one_each.with_rows(rows(sequences + 1, 3)),
+            sequences,
+            segments: places.segments.map(|all| {
+                let [distinct, tokens, cls] = all.map(segments);
+                RowSegments { distinct, tokens, cls }
+            }),
         }
     }
 
     fn write(&self, cuda: &Cuda, packing: &Packing) {
         let places = &self.places;
+        let (distinct, tokens) = (packing.distinct_tokens.len(), packing.expand.len());
         let count = packing.offsets.len() - 1;
-        assert!(packing.expand.len() <= self.tokens && count <= self.sequences, "no room for the batch");
-        let counts: [usize; COUNTS] = [packing.distinct_tokens.len(), packing.expand.len(), count, count + 1];
-        let mut numbers = vec![0u32; places.end];
+        assert!(tokens <= self.size.tokens && count <= self.size.sequences, "no room for the batch");
+        let mut numbers = vec![0u32; places.positions + distinct];
+        let counts: [usize; COUNTS] = [distinct, tokens, count, count + 1];
         counts.iter().zip(&mut numbers).for_each(|(&count, number)| *number = count as u32);
-        let one_each: Vec<u32> = (0..=count as u32).collect();
         for (place, list) in [
+            (places.offsets, &packing.offsets),
+            (places.expand, &packing.expand),
             (places.tokens, &packing.distinct_tokens),
             (places.positions, &packing.distinct_positions),
-            (places.expand, &packing.expand),
-            (places.offsets, &packing.offsets),
-            (places.one_each, &one_each),
         ] {
             numbers[place..place + list.len()].copy_from_slice(list);
+        }
+        for ((place, room), runs) in places.segments.iter().flatten().zip(packing.runs()) {
+            assert!(runs.iter().all(|run| run.adapter < self.size.adapters), "no such adapter");
+            room.write(&runs, &mut numbers[*place..place + room.numbers()]);
         }
         cuda.write(self.block.address(), &numbers);
     }

@@ -1,15 +1,15 @@
 //! Scores of token sequences: packed, cut into chunks for the workers, each distinct sequence once.
 
+mod adapters;
 mod cuda;
+mod plan;
 
-pub use cuda::BATCH_TOKENS;
-
-use std::collections::HashMap;
+pub use cuda::{BATCH_TOKENS, Pending};
+pub(crate) use plan::{Place, Plan};
 
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::bert::batch::chunks;
 use crate::bert::encoder::Operands;
 use crate::bert::{Encoder, PackedBatch};
 use crate::device::AnyDevice;
@@ -17,13 +17,15 @@ use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
 use crate::tape::Tape;
+use adapters::Adapters;
+use plan::Chunk;
 
 /// Tokens of a chunk, at most. Each chunk streams all weights once, which outweighs keeping its activations
 /// in a smaller cache: with 384 tokens rather than 160, a 30-best list took 0.7 times as long (MiniLM, two
 /// cores with AVX-512).
 pub const CHUNK_TOKENS: usize = 384;
 
-/// A model ready to score.
+/// A model with its adapters, ready to score.
 pub struct Scorer(Kind);
 
 enum Kind {
@@ -34,71 +36,93 @@ enum Kind {
 struct CpuScorer {
     cpu: Cpu,
     encoder: Encoder<Cpu>,
-    operands: Operands<Cpu>,
+    adapters: Adapters<Cpu>,
 }
 
 impl Scorer {
-    /// Packs the base and the adapter.
+    /// Packs the base and its adapters, one or many: those of one rank and the same targets share batches.
     ///
     /// # Errors
     /// Where a tensor of the base is missing or has another shape, or the device fails.
-    pub fn new(device: AnyDevice, model: &BaseModel, adapter: &Adapter) -> Result<Scorer> {
+    pub fn new(device: AnyDevice, model: &BaseModel, adapters: &[&Adapter]) -> Result<Scorer> {
         match device {
             AnyDevice::Cpu(cpu) => {
                 let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, false)?;
-                let operands = encoder.operands(&cpu, adapter, &adapter.values);
-                Ok(Scorer(Kind::Cpu(Box::new(CpuScorer { cpu, encoder, operands }))))
+                let adapters = Adapters::new(&cpu, &encoder, adapters);
+                Ok(Scorer(Kind::Cpu(Box::new(CpuScorer { cpu, encoder, adapters }))))
             }
             AnyDevice::Cuda(cuda) => {
-                let scorer = cuda::CudaScorer::new(cuda, model, adapter)?;
+                let scorer = cuda::CudaScorer::new(cuda, model, adapters)?;
                 Ok(Scorer(Kind::Cuda(Box::new(scorer))))
             }
         }
     }
 
-    /// g of each sequence of token ids. A sequence's score does not depend on the others.
+    /// g of each sequence of token ids, by the first adapter.
     ///
     /// # Errors
     /// [`crate::Error::Device`] where a GPU fails.
-    pub fn scores<S: AsRef<[u32]> + Sync>(&self, sequences: &[S]) -> Result<Vec<f32>> {
+    pub fn scores<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Vec<f32>> {
+        self.scores_of(&sequences.iter().map(|s| (0, s)).collect::<Vec<_>>())
+    }
+
+    /// g of each sequence of token ids by the adapter of that number. A score depends on its sequence and
+    /// adapter alone, to the bit.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where a GPU fails.
+    ///
+    /// # Panics
+    /// Where there is no such adapter.
+    pub fn scores_of<S: AsRef<[u32]>>(&self, sequences: &[(usize, S)]) -> Result<Vec<f32>> {
         match &self.0 {
-            Kind::Cpu(s) => Ok(scores(&s.cpu, &s.encoder, &s.operands, sequences)),
-            Kind::Cuda(scorer) => scorer.scores(sequences),
+            Kind::Cpu(s) => {
+                let batch = |chunk: &Chunk| (s.adapters.operands(chunk), s.adapters.batch(&s.cpu, chunk));
+                Ok(on_all_cores(&s.cpu, &s.encoder, s.adapters.places(sequences), batch))
+            }
+            Kind::Cuda(scorer) => scorer.start(sequences)?.wait(),
+        }
+    }
+
+    /// Asks a GPU for what [`scores_of`](Self::scores_of) gives, and does not wait for it; `None` where the
+    /// scores are the CPU's, which does nothing by itself.
+    ///
+    /// # Errors
+    /// As for [`scores_of`](Self::scores_of).
+    ///
+    /// # Panics
+    /// As for [`scores_of`](Self::scores_of).
+    pub fn start<S: AsRef<[u32]>>(&self, sequences: &[(usize, S)]) -> Result<Option<Pending>> {
+        match &self.0 {
+            Kind::Cpu(_) => Ok(None),
+            Kind::Cuda(scorer) => scorer.start(sequences).map(Some),
         }
     }
 }
 
-/// g of each sequence, by an encoder that is already there.
-pub fn scores<S: AsRef<[u32]> + Sync>(
+/// g of each sequence, by an encoder and an adapter that are already there.
+pub fn scores<S: AsRef<[u32]>>(
     cpu: &Cpu,
     encoder: &Encoder<Cpu>,
     operands: &Operands<Cpu>,
     sequences: &[S],
 ) -> Vec<f32> {
-    let (distinct, which) = distinct(sequences);
-    let lengths: Vec<usize> = distinct.iter().map(|s| s.len()).collect();
-    let of_chunk = |range: std::ops::Range<usize>| {
-        let batch = PackedBatch::new(cpu, &distinct[range]);
+    let sequences = sequences.iter().map(|s| (Place::default(), s.as_ref()));
+    on_all_cores(cpu, encoder, sequences, |chunk| (operands, PackedBatch::new(cpu, &chunk.tokens())))
+}
+
+fn on_all_cores<'s, 'o>(
+    cpu: &Cpu,
+    encoder: &Encoder<Cpu>,
+    sequences: impl Iterator<Item = (Place, &'s [u32])>,
+    batch: impl Fn(&Chunk) -> (&'o Operands<Cpu>, PackedBatch<Cpu>) + Sync,
+) -> Vec<f32> {
+    let plan = Plan::new(sequences, CHUNK_TOKENS, rayon::current_num_threads());
+    let of_chunk = |chunk: &Chunk| {
+        let (operands, batch) = batch(chunk);
         let scored = encoder.forward(cpu, operands, &batch, None, &mut Tape::idle());
         scored.scores.value.values()
     };
-    let scored: Vec<f32> = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads())
-        .into_par_iter()
-        .flat_map_iter(of_chunk)
-        .collect();
-    which.into_iter().map(|i| scored[i]).collect()
-}
-
-/// The sequences without repetition, and which of them each is.
-pub(crate) fn distinct<S: AsRef<[u32]>>(sequences: &[S]) -> (Vec<&[u32]>, Vec<usize>) {
-    let mut distinct: Vec<&[u32]> = Vec::new();
-    let mut seen = HashMap::new();
-    let number = |s| {
-        *seen.entry(s).or_insert_with(|| {
-            distinct.push(s);
-            distinct.len() - 1
-        })
-    };
-    let which = sequences.iter().map(AsRef::as_ref).map(number).collect();
-    (distinct, which)
+    let scored: Vec<f32> = plan.chunks.par_iter().flat_map_iter(of_chunk).collect();
+    plan.spread.of(&scored)
 }

@@ -2,7 +2,6 @@
 
 use super::{Learner, TrainOptions};
 use crate::Result;
-use crate::bert::batch::chunks;
 use crate::bert::encoder::DropoutStep;
 use crate::bert::{Encoder, PackedBatch};
 use crate::device::Memory;
@@ -11,7 +10,7 @@ use crate::lora::Adapter;
 use crate::ops::adamw::cuda::DeviceAdamw;
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::ops::mwer::cuda::{Beta, Lists};
-use crate::rescore::scorer::{BATCH_TOKENS, distinct};
+use crate::rescore::scorer::{BATCH_TOKENS, Place, Plan};
 use crate::tape::Tape;
 use crate::train::step::StepBatch;
 use crate::train::{Losses, parameter_groups};
@@ -87,7 +86,7 @@ impl Learner for CudaLearner<'_> {
         }
         let (cuda, at) = (self.cuda, self.unread * VALUES);
         let objective = self.options.objective();
-        let operands = self.encoder.operands(cuda, &self.adapter, &self.values);
+        let operands = self.encoder.operands(cuda, &[(&self.adapter, &self.values)]);
         let packed = PackedBatch::new(cuda, &batch.sequences);
         let p = self.adapter.config.dropout;
         let dropout = (p > 0.0).then_some(DropoutStep {
@@ -149,23 +148,23 @@ impl Learner for CudaLearner<'_> {
     }
 
     fn features(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
-        let operands = self.encoder.operands(self.cuda, &self.adapter, &self.values);
+        let operands = self.encoder.operands(self.cuda, &[(&self.adapter, &self.values)]);
         let batch = PackedBatch::new(self.cuda, sequences);
         let forward = self.encoder.forward(self.cuda, &operands, &batch, None, &mut Tape::idle());
         self.cuda.download(&forward.features.value)
     }
 
     fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
-        let operands = self.encoder.operands(self.cuda, &self.adapter, &self.values);
-        let (distinct, which) = distinct(sequences);
-        let lengths: Vec<usize> = distinct.iter().map(|s| s.len()).collect();
-        let mut scored = Vec::with_capacity(distinct.len());
-        for range in chunks(&lengths, BATCH_TOKENS, 1) {
-            let batch = PackedBatch::new(self.cuda, &distinct[range]);
+        let operands = self.encoder.operands(self.cuda, &[(&self.adapter, &self.values)]);
+        let sequences = sequences.iter().map(|s| (Place::default(), *s));
+        let plan = Plan::new(sequences, BATCH_TOKENS, 1);
+        let mut scored = Vec::new();
+        for chunk in &plan.chunks {
+            let batch = PackedBatch::new(self.cuda, &chunk.tokens());
             let forward = self.encoder.forward(self.cuda, &operands, &batch, None, &mut Tape::idle());
             scored.extend(self.cuda.download(&forward.scores.value)?);
         }
-        Ok(which.into_iter().map(|i| scored[i]).collect())
+        Ok(plan.spread.of(&scored))
     }
 }
 

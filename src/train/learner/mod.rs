@@ -108,7 +108,7 @@ impl Learner for CpuLearner<'_> {
 
     fn features(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
         let (cpu, encoder) = (self.cpu, self.encoder);
-        let operands = encoder.operands(cpu, &self.adapter, &self.adapter.values);
+        let operands = encoder.operands(cpu, &[(&self.adapter, &self.adapter.values)]);
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
         let of_chunk = |range: Range<usize>| {
             let batch = PackedBatch::new(cpu, &sequences[range]);
@@ -119,7 +119,7 @@ impl Learner for CpuLearner<'_> {
     }
 
     fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
-        let operands = self.encoder.operands(self.cpu, &self.adapter, &self.adapter.values);
+        let operands = self.encoder.operands(self.cpu, &[(&self.adapter, &self.adapter.values)]);
         Ok(scores(self.cpu, self.encoder, &operands, sequences))
     }
 }

@@ -2,6 +2,7 @@
 
 mod call;
 mod context;
+mod fetch;
 mod functions;
 mod graph;
 mod staging;
@@ -14,12 +15,13 @@ use cudarc::driver::sys;
 
 pub use context::driver_version;
 
-use super::driver::{Address, Driver, Graph, Launch, Properties};
+use super::driver::{Address, Driver, Fetch, Graph, Launch, Properties};
 use super::images::{IMAGES, TOOLKIT, least_driver};
 use super::unavailable::Unavailable;
 use crate::{Error, Result};
 use call::check;
 use context::Context;
+use fetch::Fetches;
 use functions::Functions;
 use staging::{Pinned, Staging};
 
@@ -27,6 +29,7 @@ use staging::{Pinned, Staging};
 pub struct Real {
     // Dropped in this order: what runs and what it reads, then the code.
     host: Mutex<Host>,
+    fetches: Fetches,
     functions: Functions,
     context: Arc<Context>,
     properties: Properties,
@@ -61,7 +64,7 @@ impl Real {
         let functions = Functions::load(&context, IMAGES, &properties, found)?;
         let staging = Staging::new(&context).map_err(|e| Unavailable::Failed(e.to_string()))?;
         let host = Mutex::new(Host { staging, captured: None });
-        Ok(Real { host, functions, context, properties })
+        Ok(Real { host, fetches: Fetches::default(), functions, context, properties })
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
@@ -119,6 +122,14 @@ impl Driver for Real {
         let waited = self.context.synchronize();
         check("cuMemcpyDtoHAsync", copied)?;
         waited
+    }
+
+    unsafe fn fetch(&self, from: Address, bytes: usize) -> Result<Box<dyn Fetch>> {
+        if self.host().captured.is_some() {
+            return Err(Error::Device("a graph that is captured cannot read".into()));
+        }
+        // SAFETY: the trait's contract.
+        Ok(Box::new(unsafe { self.fetches.start(&self.context, from, bytes)? }))
     }
 
     unsafe fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {

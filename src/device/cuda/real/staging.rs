@@ -54,6 +54,36 @@ impl Pinned {
     }
 }
 
+impl Pinned {
+    /// Has the stream copy `bytes` from the device to the start of the memory, after everything before.
+    ///
+    /// # Safety
+    /// `from` holds as many bytes.
+    pub unsafe fn receive(&mut self, from: Address, bytes: usize) -> Result<()> {
+        assert!(bytes <= self.bytes, "more than the memory holds");
+        self.context.bind()?;
+        // SAFETY: there are as many bytes on both sides, by the assertion and the contract; the memory is freed
+        // after a wait for the stream.
+        check("cuMemcpyDtoHAsync", unsafe {
+            sys::cuMemcpyDtoHAsync_v2(self.at.cast(), from.0, bytes, self.context.stream())
+        })
+    }
+
+    /// Copies what lies at the start into `data`.
+    ///
+    /// # Safety
+    /// The device has written it, and does not write here now.
+    pub unsafe fn read(&self, data: &mut [u8]) {
+        assert!(data.len() <= self.bytes, "more than the memory holds");
+        // SAFETY: the assertion; the memory was written, by the contract.
+        unsafe { data.as_mut_ptr().copy_from_nonoverlapping(self.at, data.len()) };
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
         // The device may still read it. Failures have nowhere to go.
@@ -118,7 +148,7 @@ impl Staging {
 }
 
 /// A mark on the stream.
-struct Event {
+pub struct Event {
     event: CUevent,
     context: Arc<Context>,
 }
@@ -127,7 +157,7 @@ struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    fn new(context: &Arc<Context>) -> Result<Event> {
+    pub fn new(context: &Arc<Context>) -> Result<Event> {
         context.bind()?;
         let mut event = null_mut();
         let flags = CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
@@ -137,14 +167,14 @@ impl Event {
     }
 
     /// After everything up to now.
-    fn record(&self) -> Result<()> {
+    pub fn record(&self) -> Result<()> {
         self.context.bind()?;
         // SAFETY: event and stream live.
         check("cuEventRecord", unsafe { sys::cuEventRecord(self.event, self.context.stream()) })
     }
 
     /// Until what was recorded last is done; not at all where nothing was.
-    fn wait(&self) -> Result<()> {
+    pub fn wait(&self) -> Result<()> {
         self.context.bind()?;
         // SAFETY: the event lives.
         check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(self.event) })

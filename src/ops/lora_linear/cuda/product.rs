@@ -2,11 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::operands::{MODULES, Segments};
+use super::operands::MODULES;
 use crate::device::cuda::kernels::*;
 use crate::device::cuda::tensor::RowsParameter;
 use crate::device::cuda::tiles::{self, MmaTile};
-use crate::device::cuda::{Address, Cuda, Precision, Rows};
+use crate::device::cuda::{Address, Cuda, Precision, Rows, Segments};
 use crate::ops::lora_linear::Dropout;
 
 /// `Part` of kernels/common/linear.cuh.
@@ -211,7 +211,7 @@ impl Form {
         parameters.stages = self.stages;
         let mut row_tiles = rows.capacity.div_ceil(self.rows);
         if let Some(segments) = segments {
-            assert!(segments.rows <= rows.capacity, "the segments are of these rows");
+            assert!(segments.rows() <= rows.capacity, "the segments are of these rows");
             (parameters.row_tiles, row_tiles) = segments.table(self.rows);
         }
         let grid = [columns, row_tiles as u32, 1];
