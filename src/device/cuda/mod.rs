@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod elementwise;
+pub mod first_use;
 pub mod images;
 pub mod kernels;
 pub mod measure;
