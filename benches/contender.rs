@@ -16,6 +16,7 @@ use std::time::Instant;
 use lorb_engine::bert::Encoder;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::device::cuda::Precision;
+use lorb_engine::device::cuda::first_use::{Child, FirstUse};
 use lorb_engine::device::{AnyDevice, Choice, Memory, select};
 use lorb_engine::lora::{Adapter, LoraConfig, Target};
 use lorb_engine::model::BaseModel;
@@ -44,7 +45,13 @@ fn main() -> Result<()> {
     let number =
         |text: &str| text.parse::<usize>().map_err(|_| Error::Usage(format!("{text}: expected a number")));
     let choice = if more.first().is_some_and(|d| d == "cuda") { Choice::Cuda } else { Choice::Cpu };
-    let (device, _) = select(choice, Cpu::new(Isa::detect()?), Precision::Bf16)?;
+    // Where this was built, unless it has been carried to another machine.
+    let program = std::env::var_os("LORB_ENGINE").unwrap_or(env!("CARGO_BIN_EXE_lorb-engine").into());
+    let child = Child { program: program.into(), limit: Child::LIMIT };
+    let attempt = |trial| child.run(trial, "production").map(|ran| ran.verdict);
+    let first_use = FirstUse { folder: FirstUse::folder(), attempt: &attempt };
+    let (device, notes) = select(choice, Cpu::new(Isa::detect()?), Precision::Bf16, &first_use)?;
+    notes.iter().for_each(|note| eprintln!("{note}"));
     let contender = format!("lorb-engine {what} {}", device.description());
     let count = number(count)?;
     let model = BaseModel::open(Path::new(model))?;

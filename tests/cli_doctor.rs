@@ -33,3 +33,18 @@ fn the_cpu_needs_no_gpu() {
     assert!(!ran.stdout.contains("CUDA"), "{}", ran.stdout);
     assert_eq!(doctor("--device tpu").code, Some(2));
 }
+
+/// What other commands run to find out whether to trust a GPU.
+#[test]
+fn kernels_are_checked_on_a_gpu_alone() {
+    let desk = Desk::new();
+    let check = |of: &str| desk.shell(&format!("CUDA_VISIBLE_DEVICES= $LORB check-kernels {of}"));
+    let ran = check("'bf16 lora_linear tensor' small");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is no CUDA device to use: "), "{}", ran.stderr);
+    for unknown in ["'bf16 lora_linear' small", "'f32 lora_linear tensor' small", "'f32 common' huge"] {
+        assert_eq!(check(unknown).code, Some(2), "{unknown}");
+    }
+    let help = desk.ok("--help");
+    assert!(help.contains("doctor") && !help.contains("check-kernels"), "{help}");
+}

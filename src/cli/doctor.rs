@@ -2,14 +2,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use clap::Args;
+use lorb_engine::device::Choice;
 use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cuda::first_use::{Finding, Ran, Refused, Verdict};
 use lorb_engine::device::cuda::images::{IMAGES, TOOLKIT};
-use lorb_engine::device::cuda::selfcheck::CHECKS;
-use lorb_engine::device::cuda::{self, Cuda, Driver, Precision, Properties, measure};
-use lorb_engine::device::{Choice, choose};
+use lorb_engine::device::cuda::{self, Cuda, Driver, Precision, Properties, Trial, Variants, measure};
 use lorb_engine::{Error, Result};
 
 use super::DeviceOption;
+use super::check_kernels::{child, with_first_use};
 use super::output::print;
 
 /// Report what this program can compute on here, check it and measure it
@@ -22,6 +23,8 @@ pub struct Doctor {
 /// More than caches hold.
 const COPIED_BYTES: u64 = 256 << 20;
 
+const PRECISIONS: [(Precision, &str); 2] = [(Precision::F32, "f32"), (Precision::Bf16, "bf16")];
+
 impl Doctor {
     pub fn run(self) -> Result<()> {
         let cpu = Cpu::new(Isa::detect()?);
@@ -33,10 +36,20 @@ impl Doctor {
         if let Some((major, minor)) = cuda::driver_version() {
             line("driver", format_args!("CUDA {major}.{minor}"))?;
         }
-        match choose(Choice::Cuda, cuda::open) {
-            Ok(chosen) => chosen.driver.map_or(Ok(()), |driver| examine(&driver, &cpu)),
-            Err(missing) if self.device.device == Choice::Auto => line("device", missing),
-            Err(missing) => Err(missing),
+        match cuda::open() {
+            Ok(driver) => {
+                describe(driver.properties())?;
+                // Kernels are checked by other processes, and a GPU may be set to admit one at a time.
+                drop(driver);
+                examine()
+            }
+            Err(missing) => {
+                let missing = format!("there is no CUDA device to use: {missing}");
+                if self.device.device == Choice::Auto {
+                    return line("device", missing);
+                }
+                Err(Error::Usage(missing))
+            }
         }
     }
 }
@@ -53,10 +66,10 @@ fn kernels() -> Result<()> {
     Ok(())
 }
 
-/// The GPU: what it is, whether it computes what it should, and how fast it is at little things.
-fn examine(driver: &Arc<dyn Driver>, cpu: &Cpu) -> Result<()> {
+/// What the GPU is.
+fn describe(properties: &Properties) -> Result<()> {
     let Properties { name, compute_capability: (major, minor), multiprocessors, shared_bytes, memory_bytes } =
-        driver.properties();
+        properties;
     line("device", name)?;
     line(
         "",
@@ -66,27 +79,79 @@ fn examine(driver: &Arc<dyn Driver>, cpu: &Cpu) -> Result<()> {
             shared_bytes >> 10,
             *memory_bytes as f64 / f64::from(1 << 30)
         ),
-    )?;
+    )
+}
+
+/// Whether the GPU computes what it should, what of it is used, and how fast that is.
+fn examine() -> Result<()> {
     let mut wrong = Vec::new();
-    for (precision, spelled) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16")] {
-        let cuda = Cuda::poisoned(driver.clone(), precision);
-        for (operation, check) in CHECKS {
-            let off = check(&cuda, cpu)?;
-            line("check", format_args!("{operation} in {spelled}: off by {off:.2} of what it may be"))?;
-            if off.is_nan() || off > 1.0 {
-                wrong.push(format!("{operation} in {spelled}"));
+    for trial in PRECISIONS.into_iter().flat_map(|(precision, _)| Trial::all(precision)) {
+        let Ran { verdict, report } = child()?.run(trial, "small")?;
+        for checked in report.lines() {
+            line("check", format_args!("{trial}: {checked}"))?;
+        }
+        if let Verdict::Faulty(reason) = verdict {
+            line("check", format_args!("{trial}: wrong: {reason}"))?;
+            wrong.push(trial.to_string());
+        }
+    }
+    for (precision, spelled) in PRECISIONS {
+        match with_first_use(|first_use| first_use.examine(&cuda::open, precision)) {
+            Ok((driver, trusted)) => {
+                for Finding { trial, verdict, checked } in trusted.findings {
+                    let date = humantime::format_rfc3339_seconds(checked);
+                    match verdict {
+                        Verdict::Agrees => {
+                            line("use", format_args!("{trial}: agreed with the CPU at {date}"))?
+                        }
+                        Verdict::Faulty(reason) => {
+                            line("no use", format_args!("{trial}: failed its check at {date}: {reason}"))?;
+                            wrong.push(trial.to_string());
+                        }
+                    }
+                }
+                let Variants { linear, attention } = trusted.limits;
+                line("runs", format_args!("lora_linear in {spelled}: {}", linear.description()))?;
+                line("", format_args!("attention in {spelled}: {}", attention.description()))?;
+                if precision == Precision::Bf16 {
+                    rates(&driver, trusted.limits)?;
+                }
+            }
+            Err(Refused::Missing(missing)) => {
+                return Err(Error::Device(format!("the GPU is gone: {missing}")));
+            }
+            Err(Refused::Untrusted(error)) => {
+                line("no use", format_args!("{spelled}: {error}"))?;
+                wrong.push(spelled.into());
             }
         }
     }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    wrong.sort();
+    wrong.dedup();
+    Err(Error::Device(format!("this GPU computes wrong results: {}", wrong.join(", "))))
+}
+
+/// How fast the GPU is.
+fn rates(driver: &Arc<dyn Driver>, limits: Variants) -> Result<()> {
+    let memory_bytes = driver.properties().memory_bytes;
     let rate = measure::copy_rate(driver, COPIED_BYTES.min(memory_bytes / 8) as usize)?;
     line("copies", format_args!("{:.0} GB/s, read and written", rate / 1e9))?;
     let latency = measure::latency(driver)?;
     line("launches", format_args!("{:.1?} each where queued, {:.1?} alone", latency.queued, latency.alone))?;
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Device(format!("this GPU computes wrong results: {}", wrong.join(", "))))
+    let cuda = Cuda::new(driver.clone(), Precision::Bf16).limited(limits);
+    let rate = measure::product_rate(&cuda, PRODUCT_ROWS, PRODUCT_WIDTH)?;
+    line(
+        "products",
+        format_args!("{:.0} TFLOP/s in bf16, {PRODUCT_ROWS} x {PRODUCT_WIDTH} squared", rate / 1e12),
+    )
 }
+
+/// Large enough that what surrounds a product does not matter.
+const PRODUCT_ROWS: usize = 8192;
+const PRODUCT_WIDTH: usize = 4096;
 
 /// A line of the report, as soon as it is known.
 fn line(name: &str, text: impl std::fmt::Display) -> Result<()> {

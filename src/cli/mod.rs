@@ -1,6 +1,7 @@
 //! The subcommands: one file each, thin over the library.
 
 mod bench;
+mod check_kernels;
 mod doctor;
 mod evaluate;
 mod inspect;
@@ -24,6 +25,8 @@ use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
 use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
+use check_kernels::with_first_use;
+
 /// Second-pass rescoring of N-best lists with low-rank adapted BERT (LoRB).
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
@@ -41,6 +44,8 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
+    #[command(hide = true)]
+    CheckKernels(check_kernels::CheckKernels),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -53,6 +58,7 @@ pub fn run() -> Result<()> {
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::CheckKernels(command) => command.run(),
     }
 }
 
@@ -77,10 +83,10 @@ impl Compute {
             pool = pool.num_threads(threads.into());
         }
         pool.build_global().map_err(|e| Error::Usage(format!("cannot start the worker threads: {e}")))?;
-        let (device, said) = select(self.device.device, Cpu::new(Isa::detect()?), self.dtype)?;
-        if let Some(said) = said {
-            note(said);
-        }
+        let cpu = Cpu::new(Isa::detect()?);
+        let (device, notes) =
+            with_first_use(|first_use| select(self.device.device, cpu, self.dtype, first_use))?;
+        notes.into_iter().for_each(note);
         Ok(device)
     }
 }

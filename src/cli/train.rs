@@ -124,8 +124,8 @@ impl Train {
     pub fn run(self) -> Result<()> {
         let mut options = self.options();
         options.check()?;
-        let stop = stop_on_signals()?;
         let device = self.compute.start()?;
+        let stop = stop_on_signals()?;
         if self.train.is_empty() && self.model.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::cpu::Cpu;
-use super::cuda::{self, Cuda, Driver, Precision, Unavailable};
+use super::cuda::first_use::{FirstUse, Refused};
+use super::cuda::{self, Cuda, Driver, Precision, Unavailable, Variants};
 use crate::{Error, Result};
 
 /// What was asked for.
@@ -23,58 +24,78 @@ pub enum AnyDevice {
 }
 
 impl AnyDevice {
-    /// What decides the last bits of a result: the CPU's instruction set, or the GPU's kind and precision.
+    /// What decides the last bits of a result: the CPU's instruction set, or the GPU's kind, precision and
+    /// variants.
     pub fn description(&self) -> String {
         match self {
             AnyDevice::Cpu(cpu) => cpu.isa().name().into(),
             AnyDevice::Cuda(cuda) => {
                 let (major, minor) = cuda.properties().compute_capability;
-                format!("cuda sm_{major}{minor} {:?}", cuda.precision())
+                let Variants { linear, attention } = cuda.limits();
+                let precision = cuda.precision();
+                format!(
+                    "cuda sm_{major}{minor} {precision:?}, lora_linear {linear:?}, attention {attention:?}"
+                )
             }
         }
     }
 }
 
-/// The driver of the GPU, if that is what computes, and what the user should hear of it: which GPU it is, or why
-/// one that seems to be there is not used.
+/// The driver of the GPU and the variants that may be used there, if that is what computes; and what the user
+/// should hear of it: which GPU it is and what it does without, or why one that seems to be there is not used.
 pub struct Chosen {
-    pub driver: Option<Arc<dyn Driver>>,
-    pub note: Option<String>,
+    pub gpu: Option<(Arc<dyn Driver>, Variants)>,
+    pub notes: Vec<String>,
 }
 
-/// The device for `choice`, the GPU's with activations of `precision`, and the note of [`Chosen`].
+/// The device for `choice`, the GPU's with activations of `precision` and the kernels that `first_use` finds
+/// good, and the notes of [`Chosen`].
 ///
 /// # Errors
-/// [`Error::Usage`] where the GPU was asked for and something is missing.
-pub fn select(choice: Choice, cpu: Cpu, precision: Precision) -> Result<(AnyDevice, Option<String>)> {
-    let Chosen { driver, note } = choose(choice, cuda::open)?;
-    Ok((driver.map_or(AnyDevice::Cpu(cpu), |driver| AnyDevice::Cuda(Cuda::new(driver, precision))), note))
+/// [`Error::Usage`] where the GPU was asked for and something is missing, [`Error::Device`] where its kernels
+/// are not to be trusted.
+pub fn select(
+    choice: Choice,
+    cpu: Cpu,
+    precision: Precision,
+    first_use: &FirstUse<'_>,
+) -> Result<(AnyDevice, Vec<String>)> {
+    let Chosen { gpu, notes } = choose(choice, precision, first_use, &cuda::open)?;
+    let device = match gpu {
+        Some((driver, limits)) => AnyDevice::Cuda(Cuda::new(driver, precision).limited(limits)),
+        None => AnyDevice::Cpu(cpu),
+    };
+    Ok((device, notes))
 }
 
 /// The choice alone; `open` is not called for the CPU.
 ///
 /// # Errors
 /// As for [`select`].
-pub fn choose(choice: Choice, open: impl FnOnce() -> Result<Arc<dyn Driver>, Unavailable>) -> Result<Chosen> {
-    let none = Chosen { driver: None, note: None };
+pub fn choose(
+    choice: Choice,
+    precision: Precision,
+    first_use: &FirstUse<'_>,
+    open: &dyn Fn() -> Result<Arc<dyn Driver>, Unavailable>,
+) -> Result<Chosen> {
+    let cpu = |notes| Ok(Chosen { gpu: None, notes });
     if choice == Choice::Cpu {
-        return Ok(none);
+        return cpu(Vec::new());
     }
-    match open() {
-        Ok(driver) => {
-            let name = &driver.properties().name;
-            let note = format!(
-                "device: {name}; its kernels have run in emulation only until now: compare with --device cpu"
-            );
-            Ok(Chosen { driver: Some(driver), note: Some(note) })
+    match first_use.examine(open, precision) {
+        Ok((driver, trusted)) => {
+            let mut notes = trusted.warnings;
+            notes.insert(0, format!("device: {}", driver.properties().name));
+            Ok(Chosen { gpu: Some((driver, trusted.limits)), notes })
         }
-        Err(missing) if choice == Choice::Cuda => {
+        Err(Refused::Missing(missing)) if choice == Choice::Cuda => {
             Err(Error::Usage(format!("there is no CUDA device to use: {missing}")))
         }
-        Err(missing) if missing.surprises() => {
-            let note = Some(format!("device: the CPU, since there is no CUDA device to use: {missing}"));
-            Ok(Chosen { note, ..none })
+        Err(Refused::Untrusted(error)) if choice == Choice::Cuda => Err(error),
+        Err(Refused::Missing(missing)) if missing.surprises() => {
+            cpu(vec![format!("device: the CPU, since there is no CUDA device to use: {missing}")])
         }
-        Err(_) => Ok(none),
+        Err(Refused::Missing(_)) => cpu(Vec::new()),
+        Err(Refused::Untrusted(error)) => cpu(vec![format!("device: the CPU, since {error}")]),
     }
 }

@@ -30,6 +30,8 @@ mod correlation;
 mod devices;
 mod elementwise;
 mod embedding;
+mod faulty;
+mod first_use;
 mod gather_rows;
 mod layer_norm;
 mod lora_linear;

@@ -1,9 +1,11 @@
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use lorb_emulate::Order;
-use lorb_engine::device::cuda::{Driver, Unavailable};
-use lorb_engine::device::{Choice, choose};
+use lorb_engine::device::cuda::first_use::{FirstUse, Verdict};
+use lorb_engine::device::cuda::{Driver, Level, Precision, Trial, Unavailable, Variants};
+use lorb_engine::device::{Choice, Chosen, choose};
+use lorb_engine::{Error, Result};
 
 use crate::emulated::Emulated;
 
@@ -15,44 +17,105 @@ fn old() -> Unavailable {
     Unavailable::TooOldDriver { found: (12, 4), needed: (13, 0) }
 }
 
+/// The choice in bf16 where kernels do as `attempt` says.
+fn choice_of(
+    choice: Choice,
+    open: &dyn Fn() -> Result<Arc<dyn Driver>, Unavailable>,
+    attempt: &dyn Fn(Trial) -> Result<Verdict>,
+) -> Result<Chosen> {
+    choose(choice, Precision::Bf16, &FirstUse { folder: None, attempt }, open)
+}
+
+fn agree(_: Trial) -> Result<Verdict> {
+    Ok(Verdict::Agrees)
+}
+
 #[test]
 fn the_gpu_is_taken_where_there_is_one_to_use() {
     for choice in [Choice::Auto, Choice::Cuda] {
-        let chosen = choose(choice, there).unwrap();
-        assert_eq!(chosen.driver.unwrap().properties().name, "emulated");
-        assert!(chosen.note.unwrap().starts_with("device: emulated;"));
+        let chosen = choice_of(choice, &there, &agree).unwrap();
+        let (driver, limits) = chosen.gpu.unwrap();
+        assert_eq!((driver.properties().name.as_str(), limits), ("emulated", Variants::BEST));
+        assert_eq!(chosen.notes, ["device: emulated"]);
+    }
+}
+
+#[test]
+fn faulty_kernels_are_replaced_with_a_warning() {
+    let attempt = |trial: Trial| match trial.to_string().as_str() {
+        "bf16 attention tensor" => Ok(Verdict::Faulty("y, element 3: 1, and 2 on the CPU".into())),
+        _ => Ok(Verdict::Agrees),
+    };
+    let chosen = choice_of(Choice::Auto, &there, &attempt).unwrap();
+    let plainer = Variants { attention: Level::Plain, ..Variants::BEST };
+    assert_eq!(chosen.gpu.unwrap().1, plainer);
+    let [_, warning] = &chosen.notes[..] else { panic!("{:?}", chosen.notes) };
+    assert!(warning.contains("bf16 attention tensor") && warning.contains("element 3"), "{warning}");
+}
+
+#[test]
+fn a_gpu_without_kernels_to_trust_is_an_error_or_left_alone() {
+    let faulty = |_| Ok(Verdict::Faulty("it was killed".into()));
+    let failed = |_| Err(Error::Device("the kernels could not be checked".into()));
+    let attempts: [&dyn Fn(Trial) -> Result<Verdict>; 2] = [&faulty, &failed];
+    for (attempt, why) in attempts.into_iter().zip(["it was killed", "could not be checked"]) {
+        let error = choice_of(Choice::Cuda, &there, attempt).err().unwrap();
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains(why), "{error}");
+        let chosen = choice_of(Choice::Auto, &there, attempt).unwrap();
+        assert!(chosen.gpu.is_none());
+        assert!(chosen.notes[0].starts_with("device: the CPU, since ") && chosen.notes[0].contains(why));
     }
 }
 
 #[test]
 fn nobody_looks_for_a_gpu_where_the_cpu_was_asked_for() {
     let looked = Cell::new(false);
-    let chosen = choose(Choice::Cpu, || {
+    let open = || {
         looked.set(true);
         there()
-    });
-    assert!(chosen.unwrap().driver.is_none() && !looked.get());
+    };
+    let chosen = choice_of(Choice::Cpu, &open, &agree).unwrap();
+    assert!(chosen.gpu.is_none() && chosen.notes.is_empty() && !looked.get());
 }
 
 #[test]
 fn without_a_driver_the_cpu_is_taken_in_silence() {
     for missing in [Unavailable::NotBuilt, Unavailable::NoDriver] {
-        let chosen = choose(Choice::Auto, || Err(missing)).unwrap();
-        assert!(chosen.driver.is_none() && chosen.note.is_none());
+        let chosen = choice_of(Choice::Auto, &|| Err(missing.clone()), &agree).unwrap();
+        assert!(chosen.gpu.is_none() && chosen.notes.is_empty());
     }
 }
 
 #[test]
 fn what_is_missing_is_named() {
-    let chosen = choose(Choice::Auto, || Err(old())).unwrap();
-    assert!(chosen.driver.is_none());
-    let note = chosen.note.unwrap();
+    let chosen = choice_of(Choice::Auto, &|| Err(old()), &agree).unwrap();
+    assert!(chosen.gpu.is_none());
+    let note = &chosen.notes[0];
     assert!(
         note.contains("the CPU") && note.contains("CUDA 12.4") && note.contains("580 or later"),
         "{note}"
     );
 
-    let error = choose(Choice::Cuda, || Err(old())).err().unwrap();
+    let error = choice_of(Choice::Cuda, &|| Err(old()), &agree).err().unwrap();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("CUDA 12.4"), "{error}");
+}
+
+/// A GPU may admit one process at a time, and trials are other processes.
+#[test]
+fn the_driver_is_closed_while_others_try_it() {
+    let opened = RefCell::new(Vec::new());
+    let open = || {
+        let driver = there()?;
+        opened.borrow_mut().push(Arc::downgrade(&driver));
+        Ok(driver)
+    };
+    let attempt = |_| {
+        assert!(opened.borrow().iter().all(|driver| driver.upgrade().is_none()));
+        Ok(Verdict::Agrees)
+    };
+    let chosen = choice_of(Choice::Auto, &open, &attempt).unwrap();
+    assert!(chosen.gpu.is_some());
+    assert_eq!(opened.borrow().len(), 2);
 }

@@ -1,4 +1,4 @@
-//! How fast a device copies, and how soon it does what it is asked for.
+//! How fast a device copies and multiplies, and how soon it does what it is asked for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +8,11 @@ use bytemuck::Zeroable;
 use super::driver::{Address, Driver, Launch};
 use super::kernels::LAYER_NORM_F32;
 use super::memory::{Block, Pool};
+use super::{Cuda, Rows, Tensor};
 use crate::Result;
+use crate::device::Memory;
 use crate::ops::layer_norm::cuda::LayerNormParameters;
+use crate::ops::lora_linear::{Call, DeviceEpilogue, LinearWeights, LoraLinear};
 
 /// The rate of copies within the device's memory, bytes read and bytes written together, per second. Uses
 /// twice `bytes` of memory; caches should not hold them.
@@ -65,6 +68,32 @@ pub fn latency(driver: &Arc<dyn Driver>) -> Result<Latency> {
     let queued = repeat(LAUNCHES, &run)?;
     let alone = repeat(ALONE, &|| run().and_then(|()| wait(driver, &block)))?;
     Ok(Latency { queued, alone })
+}
+
+/// The rate of the product of a linear layer with [rows, width] activations and a [width, width] weight, in
+/// operations per second: a multiplication and an addition are two.
+///
+/// # Errors
+/// [`crate::Error::Device`] where the device fails.
+pub fn product_rate(cuda: &Cuda, rows: usize, width: usize) -> Result<f64> {
+    const PRODUCTS: u32 = 20;
+    // Numbers of all kinds: zeros would take less power, and so run at a higher clock.
+    let values =
+        |n: usize| (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) as i32 as f32 / 2e9).collect();
+    let (weight, x): (Vec<f32>, Vec<f32>) = (values(width * width), values(rows * width));
+    let module = LinearWeights { weight: weight.into(), bias: vec![0.0; width].into() };
+    let linear = cuda.linear(width, &[module], false);
+    let x = cuda.upload(&x, rows, width);
+    let call = Call { linear: &linear, lora: None, segments: None, modules: 0..1, dropout: None };
+    let product = || cuda.lora_linear(&call, &x, DeviceEpilogue::Nothing, false).y;
+    // Reading one row waits for all that was asked for before.
+    let wait = |y: Tensor| cuda.download(&y.with_rows(Rows::all(1))).map(drop);
+    wait(product())?;
+    let start = Instant::now();
+    (1..PRODUCTS).for_each(|_| drop(product()));
+    wait(product())?;
+    let operations = 2.0 * rows as f64 * (width * width) as f64 * f64::from(PRODUCTS);
+    Ok(operations / start.elapsed().as_secs_f64())
 }
 
 /// Until everything is done.

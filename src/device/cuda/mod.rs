@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod elementwise;
+pub mod first_use;
 pub mod images;
 pub mod kernels;
 pub mod measure;
@@ -16,6 +17,7 @@ pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
 mod unavailable;
+mod variants;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +31,7 @@ pub(crate) use segments::Room;
 pub use segments::Segments;
 pub use tensor::{Flat, Index, Precision, Rows, Tensor};
 pub use unavailable::Unavailable;
+pub use variants::{Level, Subject, Trial, Variants};
 
 use super::{Device, Memory, Run};
 use crate::bert::Config;
@@ -62,12 +65,20 @@ pub struct Cuda {
     pool: Arc<Pool>,
     failure: Arc<Mutex<Option<Error>>>,
     precision: Precision,
+    limits: Variants,
 }
 
 impl Cuda {
+    /// With the best variant of each kernel, whether or not anybody has checked it on this GPU; what may be used
+    /// of them there is what [`select`](crate::device::select) finds out.
     pub fn new(driver: Arc<dyn Driver>, precision: Precision) -> Cuda {
         let pool = Arc::new(Pool::new(driver.clone(), false));
-        Cuda { driver, pool, failure: Arc::default(), precision }
+        Cuda { driver, pool, failure: Arc::default(), precision, limits: Variants::BEST }
+    }
+
+    /// The same device, which uses no variants above these.
+    pub fn limited(self, limits: Variants) -> Cuda {
+        Cuda { limits, ..self }
     }
 
     /// For tests: new memory holds NaN, so that an element left unwritten shows.
@@ -126,6 +137,11 @@ impl Cuda {
     /// The type of activations and base weights.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The best variants that it uses.
+    pub fn limits(&self) -> Variants {
+        self.limits
     }
 
     /// What failed first, if anything did.

@@ -8,7 +8,7 @@ use crate::device::cuda::kernels::{
     Kernel,
 };
 use crate::device::cuda::tensor::RowsParameter;
-use crate::device::cuda::{Address, Cuda, Precision, Tensor, tiles};
+use crate::device::cuda::{Address, Cuda, Level, Precision, Tensor, tiles};
 
 /// `Attention` of kernels/attention.cuh.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -50,10 +50,11 @@ enum Form {
 
 impl Form {
     /// `packs`: whether the heads of all operands lie at multiples of 16 bytes.
-    fn of(single_query: bool, precision: Precision, head_size: usize, packs: bool) -> Form {
+    fn of(limit: Level, single_query: bool, precision: Precision, head_size: usize, packs: bool) -> Form {
+        let fits = packs && matches!(head_size, 32 | 64);
         match precision {
             _ if single_query => Form::Cls,
-            Precision::Bf16 if packs && matches!(head_size, 32 | 64) => Form::TensorCores,
+            Precision::Bf16 if fits && limit >= Level::Tensor => Form::TensorCores,
             _ => Form::Plain,
         }
     }
@@ -66,7 +67,7 @@ impl Attention for Cuda {
         let precision = parts.q.precision();
         let out = self.tensor(rows.clone(), h, precision);
         let log_sum_exp = self.tensor(rows.clone(), shape.heads, Precision::F32);
-        let (form, parameters) = prepare(&shape, &parts, &out, &log_sum_exp, None);
+        let (form, parameters) = prepare(self, &shape, &parts, &out, &log_sum_exp, None);
         let size = shape.head_size as u32;
         let (kernel, shared_bytes) = match (form, precision) {
             (Form::Cls, Precision::F32) => (ATTENTION_CLS_F32, 0),
@@ -100,7 +101,7 @@ impl Attention for Cuda {
             Inputs::Split(q, kv) => Inputs::Split(new(q), new(kv)),
         };
         let d = Parts::of(&shape, &gradients);
-        let (form, mut parameters) = prepare(&shape, &parts, output, log_sum_exp, Some((dy, &d)));
+        let (form, mut parameters) = prepare(self, &shape, &parts, output, log_sum_exp, Some((dy, &d)));
         let scratch_columns = match form {
             Form::Cls => 0,
             Form::TensorCores => h,
@@ -159,6 +160,7 @@ impl Parts {
 /// Checks the shapes; the form, and the parameters but for the scratch memory. `backward` has dy and the
 /// gradients to write.
 fn prepare(
+    cuda: &Cuda,
     shape: &Shape<'_, Cuda>,
     Parts { q, k, v }: &Parts,
     out: &Tensor,
@@ -210,7 +212,8 @@ fn prepare(
         scale: 1.0 / (size as f32).sqrt(),
         packs: packs.into(),
     };
-    (Form::of(shape.single_query, q.precision(), size, packs), parameters)
+    let form = Form::of(cuda.limits().attention, shape.single_query, q.precision(), size, packs);
+    (form, parameters)
 }
 
 /// How many there is room for.
@@ -254,14 +257,15 @@ mod tests {
 
     #[test]
     fn the_form_follows_from_the_shape() {
-        let general = |precision, size, packs| Form::of(false, precision, size, packs);
+        let general = |precision, size, packs| Form::of(Level::Tensor, false, precision, size, packs);
         assert_eq!(general(Precision::Bf16, 64, true), Form::TensorCores);
         assert_eq!(general(Precision::Bf16, 32, true), Form::TensorCores);
         assert_eq!(general(Precision::Bf16, 64, false), Form::Plain);
         assert_eq!(general(Precision::Bf16, 48, true), Form::Plain);
         assert_eq!(general(Precision::F32, 64, true), Form::Plain);
+        assert_eq!(Form::of(Level::Plain, false, Precision::Bf16, 64, true), Form::Plain);
         for precision in [Precision::F32, Precision::Bf16] {
-            assert_eq!(Form::of(true, precision, 64, true), Form::Cls);
+            assert_eq!(Form::of(Level::Tensor, true, precision, 64, true), Form::Cls);
         }
     }
 

@@ -12,7 +12,7 @@ pub use product::GemmParameters;
 
 use super::{Call, DeviceEpilogue, Dx, LinearWeights, LoraLinear, Output};
 use crate::device::cuda::elementwise;
-use crate::device::cuda::{Address, Cuda, Flat, Precision, Segments, Tensor, tiles};
+use crate::device::cuda::{Address, Cuda, Flat, Level, Precision, Segments, Tensor, tiles};
 use crate::lora::LoraSlot;
 use gradient::{Reduction, reduce};
 use operands::{Adapted, MODULES};
@@ -255,12 +255,12 @@ impl<'c> Layer<'c> {
         Layer { cuda, call, modules, input: call.linear.input, width, ranks }
     }
 
-    /// Tensor cores, where everything that they copy is aligned to 16 bytes.
+    /// Tensor cores, where they may be used and everything that they copy is aligned to 16 bytes.
     fn units(&self, tensors: &[Option<&Tensor>]) -> Units {
         let aligned = tensors.iter().flatten().all(|t| t.is_wide())
             && self.call.linear.outputs.iter().all(|n| n.is_multiple_of(8));
         match self.cuda.precision() {
-            Precision::Bf16 if aligned => Units::Tensor,
+            Precision::Bf16 if aligned && self.cuda.limits().linear >= Level::Tensor => Units::Tensor,
             precision => Units::Cuda(precision),
         }
     }
