@@ -15,17 +15,19 @@ pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
 mod unavailable;
+pub mod units;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
-pub use driver::{Address, Driver, Graph, Launch, Properties};
+pub use driver::{Address, Boxes, Driver, Graph, Launch, Properties, TensorMap};
 #[cfg(feature = "cuda")]
 pub use real::driver_version;
 pub use tensor::{Flat, Index, Precision, Rows, Tensor};
 pub use unavailable::Unavailable;
+pub use units::Units;
 
 use super::{Device, Memory};
 use crate::bert::Config;
@@ -59,18 +61,25 @@ pub struct Cuda {
     pool: Arc<Pool>,
     failure: Arc<Mutex<Option<Error>>>,
     precision: Precision,
+    units: Units,
 }
 
 impl Cuda {
     pub fn new(driver: Arc<dyn Driver>, precision: Precision) -> Cuda {
         let pool = Arc::new(Pool::new(driver.clone(), false));
-        Cuda { driver, pool, failure: Arc::default(), precision }
+        let units = Units::best(precision, driver.properties());
+        Cuda { driver, pool, failure: Arc::default(), precision, units }
     }
 
     /// For tests: new memory holds NaN, so that an element left unwritten shows.
     pub fn poisoned(driver: Arc<dyn Driver>, precision: Precision) -> Cuda {
         let pool = Arc::new(Pool::new(driver.clone(), true));
         Cuda { pool, ..Cuda::new(driver, precision) }
+    }
+
+    /// The same device with no better units than `most`.
+    pub fn with_units(&self, most: Units) -> Cuda {
+        Cuda { units: self.units.min(most), ..self.clone() }
     }
 
     /// The same device with memory of its own, for what a graph keeps.
@@ -118,6 +127,12 @@ impl Cuda {
     /// The type of activations and base weights.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The best units that operations may use. Where one has no form for them, or none for its sizes, it takes
+    /// the next best.
+    pub fn best_units(&self) -> Units {
+        self.units
     }
 
     /// What failed first, if anything did.
@@ -259,6 +274,14 @@ impl Cuda {
         }
         // SAFETY: callers pass memory that they took for this data.
         unsafe { self.driver.read(from, bytemuck::cast_slice_mut(data)) }
+    }
+
+    /// Describes matrices to a kernel that copies boxes of them.
+    pub(crate) fn tensor_map(&self, boxes: &Boxes) -> TensorMap {
+        if self.failed() {
+            return TensorMap::zeroed();
+        }
+        self.keep(self.driver.tensor_map(boxes)).unwrap_or_else(TensorMap::zeroed)
     }
 
     /// Runs a kernel, unless something failed before or there is nothing to do.

@@ -1,4 +1,5 @@
 mod gradient;
+mod hopper;
 mod operands;
 mod product;
 
@@ -7,16 +8,17 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 
 pub use gradient::LoraGradientParameters;
+pub use hopper::HopperParameters;
 pub use operands::{AdapterParameters, Linear, Lora, LoraOperandsParameters, Segments};
 pub use product::GemmParameters;
 
 use super::{Call, DeviceEpilogue, Dx, LinearWeights, LoraLinear, Output};
 use crate::device::cuda::elementwise;
-use crate::device::cuda::{Address, Cuda, Flat, Precision, Tensor, tiles};
+use crate::device::cuda::{Address, Cuda, Flat, Tensor, Units, tiles};
 use crate::lora::LoraSlot;
 use gradient::{Reduction, reduce};
 use operands::{Adapted, MODULES};
-use product::{Form, Low, PartParameters, Units};
+use product::{Form, Low, PartParameters};
 
 impl LoraLinear for Cuda {
     type Linear = Linear;
@@ -88,7 +90,7 @@ impl LoraLinear for Cuda {
         // SAFETY: x is [rows, input]; each module's W [n, input], bias [n] and, where adapted, B^T and A of
         // every adapter are as `Linear` and `Lora` hold them; S, y and slope are new memory of these rows and
         // the residual has them; `units` has looked at what tensor cores ask.
-        unsafe { form.launch(self, x.rows(), layer.segments(), &parts, parameters) };
+        unsafe { form.launch(self, x.rows(), layer.segments(), layer.adapters(), &parts, parameters) };
         let saved = |m: &Module<'_>| m.adapted.and(s.as_ref()).filter(|_| save).map(|s| m.ranks_of(s));
         let s = layer.modules.iter().map(saved).collect();
         Output { y, s, slope }
@@ -168,7 +170,7 @@ impl LoraLinear for Cuda {
             // SAFETY: dy is [rows, width]; W of the modules follow each other as [width, input], and A of the
             // adapted ones as [ranks, input], as U [rows, ranks] has them; where fused, there is one module,
             // whose B^T is [16, width]; dx is new memory of these rows, and the slope and what is added have them.
-            unsafe { form.launch(self, rows, None, &[part], parameters) };
+            unsafe { form.launch(self, rows, None, 1, &[part], parameters) };
             out
         });
 
@@ -257,10 +259,7 @@ impl<'c> Layer<'c> {
     fn units(&self, tensors: &[Option<&Tensor>]) -> Units {
         let aligned = tensors.iter().flatten().all(|t| t.is_wide())
             && self.call.linear.outputs.iter().all(|n| n.is_multiple_of(8));
-        match self.cuda.precision() {
-            Precision::Bf16 if aligned => Units::Tensor,
-            precision => Units::Cuda(precision),
-        }
+        if aligned { self.cuda.best_units() } else { Units::Cuda }
     }
 
     /// Whether S or U is summed in the same pass: where its ranks are one unit, so that they cost an eighth of a
@@ -268,11 +267,15 @@ impl<'c> Layer<'c> {
     /// row's result would.
     fn fuses(&self, units: Units) -> bool {
         let one_unit = |m: &Module<'_>| m.adapted.is_none_or(|a| a.padded == tiles::RANK_UNIT as usize);
-        units == Units::Tensor && self.call.dropout.is_none() && self.modules.iter().all(one_unit)
+        units >= Units::Tensor && self.call.dropout.is_none() && self.modules.iter().all(one_unit)
     }
 
     fn scales(&self) -> Address {
         self.call.lora.map_or(Address::NULL, |l| l.scales.address())
+    }
+
+    fn adapters(&self) -> usize {
+        self.call.lora.map_or(0, |l| l.adapters)
     }
 
     fn segments(&self) -> Option<&Segments> {
@@ -334,7 +337,14 @@ impl<'c> Layer<'c> {
         // SAFETY: the left operand is [rows, k] and the right one, A or B^T of every adapter, [padded rank, k];
         // `out` is new memory with the padded ranks of all modules side by side.
         unsafe {
-            Form::down(units, masked).launch(self.cuda, out.rows(), self.segments(), &parts, parameters)
+            Form::down(self.cuda, units, masked).launch(
+                self.cuda,
+                out.rows(),
+                self.segments(),
+                self.adapters(),
+                &parts,
+                parameters,
+            )
         };
     }
 }
