@@ -40,8 +40,9 @@ impl Doctor {
             Ok(driver) => {
                 describe(driver.properties())?;
                 // Kernels are checked by other processes, and a GPU may be set to admit one at a time.
+                let capability = driver.properties().compute_capability;
                 drop(driver);
-                examine()
+                examine(capability)
             }
             Err(missing) => {
                 let missing = format!("there is no CUDA device to use: {missing}");
@@ -83,9 +84,9 @@ fn describe(properties: &Properties) -> Result<()> {
 }
 
 /// Whether the GPU computes what it should, what of it is used, and how fast that is.
-fn examine() -> Result<()> {
+fn examine(capability: (u32, u32)) -> Result<()> {
     let mut wrong = Vec::new();
-    for trial in PRECISIONS.into_iter().flat_map(|(precision, _)| Trial::all(precision)) {
+    for trial in PRECISIONS.into_iter().flat_map(|(precision, _)| Trial::all(precision, capability)) {
         let Ran { verdict, report } = child()?.run(trial, "small")?;
         for checked in report.lines() {
             line("check", format_args!("{trial}: {checked}"))?;

@@ -25,6 +25,17 @@ pub fn devices() -> impl Iterator<Item = Cuda> {
     })
 }
 
+/// The same of compute capability 9.0 in bf16, with room for as many stages as an H100, for three, and for no
+/// Hopper form that sums S; or the GPU.
+pub fn hoppers() -> impl Iterator<Item = Cuda> {
+    let real = std::env::var_os("LORB_TEST_CUDA").map(|_| cuda::open().expect("LORB_TEST_CUDA needs a GPU"));
+    let all = [(Order::Forward, 227), (Order::Reverse, 103), (Order::Random(3), 160), (Order::Random(4), 99)];
+    all.into_iter().map(move |(order, kib)| {
+        let driver = real.clone().unwrap_or_else(|| Arc::new(Emulated::hopper(kib << 10, order)));
+        Cuda::poisoned(driver, Precision::Bf16)
+    })
+}
+
 /// `values` as a device of this precision keeps them.
 pub fn rounded(values: &[f32], precision: Precision) -> Vec<f32> {
     match precision {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use lorb_emulate::Order;
 use lorb_engine::device::cuda::kernels::{ALL, Id};
-use lorb_engine::device::cuda::{Address, Driver, Fetch, Graph, Launch, Properties};
+use lorb_engine::device::cuda::{Address, Boxes, Driver, Fetch, Graph, Launch, Properties, TensorMap};
 use lorb_engine::{Error, Result};
 
 use crate::emulated::Emulated;
@@ -38,7 +38,7 @@ pub fn faulty(name: &str, fault: Fault) -> Arc<dyn Driver> {
 
 impl Faulty {
     pub fn new(order: Order, fault: Option<(Id, Fault)>) -> Faulty {
-        let sound = Emulated::new(order);
+        let sound = Emulated::hopper(227 << 10, order);
         Faulty { sound, fault, runs: AtomicU32::new(0), launched: Mutex::default(), memory: Mutex::default() }
     }
 
@@ -88,6 +88,10 @@ impl Driver for Faulty {
     unsafe fn fetch(&self, from: Address, bytes: usize) -> Result<Box<dyn Fetch>> {
         // SAFETY: the caller's promise.
         unsafe { self.sound.fetch(from, bytes) }
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap> {
+        self.sound.tensor_map(boxes)
     }
 
     unsafe fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {

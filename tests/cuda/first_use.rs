@@ -15,6 +15,9 @@ use lorb_engine::device::cuda::{Driver, Level, Precision, Trial, Variants};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+/// Of the emulated device in bf16.
+const BEST: Variants = Variants { linear: Level::Tensor, attention: Level::Tensor };
+
 use crate::emulated::Emulated;
 use crate::faulty::{Fault, faulty};
 
@@ -73,10 +76,10 @@ impl Machine {
 fn what_agrees_is_tried_once() {
     let machine = Machine::new(&[]);
     let trusted = machine.examine(Precision::Bf16).unwrap();
-    assert_eq!((trusted.limits, trusted.findings.len(), trusted.warnings.len()), (Variants::BEST, 3, 0));
+    assert_eq!((trusted.limits, trusted.findings.len(), trusted.warnings.len()), (BEST, 3, 0));
     assert_eq!(machine.tried(), ["bf16 common", LINEAR, "bf16 attention tensor"]);
     let again = machine.examine(Precision::Bf16).unwrap();
-    assert_eq!(again.limits, Variants::BEST);
+    assert_eq!(again.limits, BEST);
     assert!(machine.tried().is_empty());
     let trusted = machine.examine(Precision::F32).unwrap();
     assert_eq!(trusted.limits, Variants::PLAIN);
@@ -91,7 +94,7 @@ fn a_plainer_sibling_replaces_what_disagrees() {
     let machine = Machine::new(&[LINEAR]);
     for tries in [4, 0] {
         let trusted = machine.examine(Precision::Bf16).unwrap();
-        assert_eq!(trusted.limits, Variants { linear: Level::Plain, ..Variants::BEST });
+        assert_eq!(trusted.limits, Variants { linear: Level::Plain, ..BEST });
         let [warning] = &trusted.warnings[..] else { panic!("{:?}", trusted.warnings) };
         let file = machine.file().display().to_string();
         assert!([LINEAR, "element 3", &file].iter().all(|part| warning.contains(part)), "{warning}");
@@ -125,7 +128,7 @@ fn a_fault_is_looked_at_again_after_a_day() {
     });
     machine.faulty.clear();
     machine.tried();
-    assert_eq!(machine.examine(Precision::Bf16).unwrap().limits, Variants::BEST);
+    assert_eq!(machine.examine(Precision::Bf16).unwrap().limits, BEST);
     assert_eq!(machine.tried(), [LINEAR]);
 }
 
@@ -142,7 +145,7 @@ fn a_file_that_is_not_as_it_should_be_counts_for_nothing() {
     for (spoil, tries) in spoil.into_iter().zip([3, 3, 3, 1]) {
         machine.tried();
         spoil();
-        assert_eq!(machine.examine(Precision::Bf16).unwrap().limits, Variants::BEST);
+        assert_eq!(machine.examine(Precision::Bf16).unwrap().limits, BEST);
         assert_eq!(machine.tried().len(), tries);
         machine.examine(Precision::Bf16).unwrap();
         assert!(machine.tried().is_empty(), "the file is mended");
@@ -157,7 +160,7 @@ fn a_cache_that_cannot_be_written_is_no_failure() {
     machine.folder = file.join("lorb-engine");
     for _ in 0..2 {
         let trusted = machine.examine(Precision::Bf16).unwrap();
-        assert_eq!((trusted.limits, machine.tried().len()), (Variants::BEST, 3));
+        assert_eq!((trusted.limits, machine.tried().len()), (BEST, 3));
         assert!(trusted.warnings[0].contains("will be checked again"), "{:?}", trusted.warnings);
     }
 }
@@ -175,7 +178,7 @@ fn a_faulty_kernel_is_found_and_done_without() {
     let first_use = FirstUse { folder: None, attempt: &attempt };
     let open = || Ok(Arc::new(Emulated::new(Order::Forward)) as Arc<dyn Driver>);
     let (_, trusted) = first_use.examine(&open, Precision::Bf16).ok().unwrap();
-    assert_eq!(trusted.limits, Variants { linear: Level::Plain, ..Variants::BEST });
+    assert_eq!(trusted.limits, Variants { linear: Level::Plain, ..BEST });
     assert!(trusted.warnings[0].contains(LINEAR), "{:?}", trusted.warnings);
 }
 

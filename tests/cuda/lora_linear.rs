@@ -1,3 +1,5 @@
+mod hopper;
+
 use std::ops::Range;
 
 use half::bf16;
@@ -7,7 +9,7 @@ use lorb_engine::lora::LoraSlot;
 use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear};
 
 use crate::autodiff::{Operation, Real, pull_back};
-use crate::devices::{devices, rounded};
+use crate::devices::{devices, hoppers, rounded};
 use crate::harness::{Oracle, Random, ULP, bits, weights};
 use crate::oracle::{constants, dot, gelu, sum};
 
@@ -460,7 +462,7 @@ fn dx_may_be_skipped_and_may_be_the_first() {
 /// Whatever the tiles that the number of rows asks for.
 #[test]
 fn a_row_does_not_depend_on_the_others() {
-    for cuda in devices() {
+    for cuda in devices().chain(hoppers()) {
         for (rows, outputs) in [(13, UNEQUAL), (66, &[(72, Some(8))]), (130, &[(136, Some(40))])] {
             let range = 0..outputs.len();
             let case = Case { rows, input: 72, modules: outputs, range, then: Then::Gelu, dropout: 0.0 };
@@ -504,7 +506,7 @@ fn rows_of_several_adapters_are_those_of_each_alone() {
         (7, &[(5, Some(3)), (3, None)]),
         (40, &[(24, None), (40, None)]),
     ];
-    for cuda in devices() {
+    for cuda in devices().chain(hoppers()) {
         for (input, modules) in layers {
             for then in [Then::Gelu, Then::Residual] {
                 let case = Case { rows: 57, input, modules, range: 0..2, then, dropout: 0.0 };

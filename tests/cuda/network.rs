@@ -12,7 +12,7 @@ use lorb_engine::train::step::StepBatch;
 use lorb_engine::train::{Beta, Losses, TrainOptions};
 use tempfile::TempDir;
 
-use crate::devices::devices;
+use crate::devices::{devices, hoppers};
 use crate::harness::{Random, bits};
 use crate::support::{TinyBert, tiny_bert, vocabulary};
 
@@ -141,7 +141,8 @@ fn five_steps_follow_the_cpu() {
     for dropout in [0.0, 0.2] {
         let network = Network::new(dropout);
         let (losses, values, scores) = network.learn_on_cpu();
-        for cuda in devices().take(if dropout > 0.0 { 1 } else { 4 }) {
+        let (plain, hopper) = if dropout > 0.0 { (1, 0) } else { (4, 1) };
+        for cuda in devices().take(plain).chain(hoppers().take(hopper)) {
             let (found, moved, scored) = network.learn_on(&cuda);
             let name = format!("{:?}, dropout {dropout}", cuda.precision());
             let limit = tolerance(&cuda);
@@ -199,7 +200,7 @@ fn scores_are_the_cpus_whatever_the_batch() {
     let of = |device| Scorer::new(device, &network.model, &[&network.adapter]).unwrap();
     let sequences: Vec<Vec<u32>> = network.batches.iter().flat_map(|b| b.sequences.clone()).collect();
     let expected = of(AnyDevice::Cpu(Cpu::poisoned(Isa::available()[0]))).scores(&sequences).unwrap();
-    for cuda in devices() {
+    for cuda in devices().chain(hoppers().take(1)) {
         let (name, limit) = (format!("scores, {:?}", cuda.precision()), tolerance(&cuda));
         let scorer = of(AnyDevice::Cuda(cuda));
         let all = scorer.scores(&sequences).unwrap();

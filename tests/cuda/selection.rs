@@ -7,6 +7,9 @@ use lorb_engine::device::cuda::{Driver, Level, Precision, Trial, Unavailable, Va
 use lorb_engine::device::{Choice, Chosen, choose};
 use lorb_engine::{Error, Result};
 
+/// Of the emulated device in bf16.
+const BEST: Variants = Variants { linear: Level::Tensor, attention: Level::Tensor };
+
 use crate::emulated::Emulated;
 
 fn there() -> Result<Arc<dyn Driver>, Unavailable> {
@@ -35,7 +38,7 @@ fn the_gpu_is_taken_where_there_is_one_to_use() {
     for choice in [Choice::Auto, Choice::Cuda] {
         let chosen = choice_of(choice, &there, &agree).unwrap();
         let (driver, limits) = chosen.gpu.unwrap();
-        assert_eq!((driver.properties().name.as_str(), limits), ("emulated", Variants::BEST));
+        assert_eq!((driver.properties().name.as_str(), limits), ("emulated", BEST));
         assert_eq!(chosen.notes, ["device: emulated"]);
     }
 }
@@ -47,7 +50,7 @@ fn faulty_kernels_are_replaced_with_a_warning() {
         _ => Ok(Verdict::Agrees),
     };
     let chosen = choice_of(Choice::Auto, &there, &attempt).unwrap();
-    let plainer = Variants { attention: Level::Plain, ..Variants::BEST };
+    let plainer = Variants { attention: Level::Plain, ..BEST };
     assert_eq!(chosen.gpu.unwrap().1, plainer);
     let [_, warning] = &chosen.notes[..] else { panic!("{:?}", chosen.notes) };
     assert!(warning.contains("bf16 attention tensor") && warning.contains("element 3"), "{warning}");

@@ -17,7 +17,8 @@ fn cpu() -> Cpu {
 
 /// All trials with their checks.
 fn checks() -> impl Iterator<Item = (Trial, &'static Check)> {
-    let trials = [Precision::F32, Precision::Bf16].into_iter().flat_map(Trial::all);
+    let of_hopper = |precision| Trial::all(precision, (9, 0));
+    let trials = [Precision::F32, Precision::Bf16].into_iter().flat_map(of_hopper);
     trials.flat_map(|trial| trial.subject.checks().iter().map(move |check| (trial, check)))
 }
 
@@ -47,7 +48,8 @@ fn sound_kernels_pass_and_no_faulty_one_does() {
         println!("{trial}: {}: {name}", check.operation);
     });
     for ((trial, ..), kernels) in checks.iter().zip(&launched) {
-        let of_tensor_cores = |name: &str| ["_mma", "_fused", "_down"].iter().any(|part| name.contains(part));
+        let of_tensor_cores =
+            |name: &str| ["_mma", "_fused", "_down", "_wgmma"].iter().any(|part| name.contains(part));
         let any = kernels.iter().any(|kernel| of_tensor_cores(kernel.entry().name));
         assert!(trial.limits() != Variants::PLAIN || !any, "{trial} ran on tensor cores");
     }

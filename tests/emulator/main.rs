@@ -3,6 +3,7 @@
 
 mod copies;
 mod fragments;
+mod hopper;
 mod memory;
 mod run;
 mod waiting;

@@ -1,12 +1,12 @@
 //! A CUDA driver without a GPU: the kernels run as C++ on the CPU, device memory is memory of the host.
 
 use std::alloc::{Layout, alloc, dealloc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use lorb_emulate::Order;
 use lorb_engine::device::cuda::kernels::Id;
-use lorb_engine::device::cuda::{Address, Driver, Fetch, Graph, Launch, Properties};
+use lorb_engine::device::cuda::{Address, Boxes, Driver, Fetch, Graph, Launch, Properties, TensorMap};
 use lorb_engine::{Error, Result};
 
 /// Bytes before and after each allocation that nothing may write.
@@ -39,6 +39,8 @@ struct Machine {
     device: lorb_emulate::Device,
     order: Order,
     allocations: Mutex<BTreeMap<u64, usize>>,
+    /// The kernels that have run.
+    kernels: Mutex<BTreeSet<&'static str>>,
 }
 
 /// What the stream is asked for.
@@ -78,6 +80,7 @@ impl Work {
                         parameters,
                         order: machine.order,
                     };
+                    machine.kernels.lock().unwrap().insert(entry.name);
                     machine.device.launch(run).map_err(describe)?;
                     machine.check_guards().map_err(|e| describe(e.to_string()))?;
                 }
@@ -134,20 +137,35 @@ impl Graph for Recorded {
 impl Emulated {
     /// A device with as much shared memory for a block as an A100, whose threads run in this order.
     pub fn new(order: Order) -> Emulated {
-        let properties = Properties {
-            name: "emulated".into(),
-            compute_capability: (8, 0),
-            multiprocessors: 4,
-            shared_bytes: 163 << 10,
-            memory_bytes: 1 << 32,
+        Emulated::of((8, 0), 163 << 10, order)
+    }
+
+    /// One of compute capability 9.0.
+    pub fn hopper(shared_bytes: u32, order: Order) -> Emulated {
+        Emulated::of((9, 0), shared_bytes, order)
+    }
+
+    fn of(compute_capability: (u32, u32), shared_bytes: u32, order: Order) -> Emulated {
+        let name = "emulated".into();
+        let (multiprocessors, memory_bytes) = (4, 1 << 32);
+        let properties = Properties { name, compute_capability, multiprocessors, shared_bytes, memory_bytes };
+        let machine = Machine {
+            device: lorb_emulate::Device::new(),
+            order,
+            allocations: Mutex::default(),
+            kernels: Mutex::default(),
         };
-        let machine = Machine { device: lorb_emulate::Device::new(), order, allocations: Mutex::default() };
         Emulated { properties, machine: Arc::new(machine), log: Log::default(), captured: Mutex::default() }
     }
 
     /// What it is asked from here on, too.
     pub fn log(&self) -> Log {
         self.log.clone()
+    }
+
+    /// Whether a kernel of this name has run.
+    pub fn has_run(&self, kernel: &str) -> bool {
+        self.machine.kernels.lock().unwrap().contains(kernel)
     }
 
     /// Does it, or records it.
@@ -228,6 +246,19 @@ impl Driver for Emulated {
     unsafe fn fill(&self, at: Address, byte: u8, bytes: usize) -> Result<()> {
         // SAFETY: the trait's contract.
         unsafe { self.ask(Work::Fill { at, byte, bytes }) }
+    }
+
+    /// Refuses what a driver does.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap> {
+        let &Boxes { address, columns, rows, matrices, stride, box_rows } = boxes;
+        let wide = address.0.is_multiple_of(16) && stride.is_multiple_of(8) && stride >= columns;
+        let sized = [columns, rows, matrices, box_rows].iter().all(|&n| n > 0) && box_rows <= 256;
+        if !wide || !sized {
+            return Err(Error::Device(format!("no tensor map of {boxes:?}")));
+        }
+        let address = address.0;
+        let boxes = lorb_emulate::Boxes { address, columns, rows, matrices, stride, box_rows };
+        Ok(TensorMap(boxes.tensor_map()))
     }
 
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {

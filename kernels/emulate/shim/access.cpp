@@ -161,6 +161,7 @@ inline void Device::touch(uintptr_t at, size_t bytes) {
     uintptr_t offset = at - reinterpret_cast<uintptr_t>(shared);
     if (offset < MOST_SHARED) {
         if (offset < recent.begin || offset + bytes > recent.end) find_piece(access, at, bytes);
+        if (engines.used) touch_beside_engines(access, at, bytes);
         return check<access, true>(shared_shadow.cells(), at, offset, bytes);
     }
     bool reads = access != Access::Write;

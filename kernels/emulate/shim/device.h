@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "emulate.h"
+#include "engines.h"
 #include "fiber.h"
 #include "memory.h"
 #include "shadow.h"
@@ -72,12 +73,28 @@ struct Piece {
     uint32_t begin, end;
 };
 
+// A kernel's parameter struct, aligned as any may be.
+struct Parameters {
+    struct alignas(128) Line {
+        uint64_t words[16];
+    };
+    std::vector<Line> lines;
+
+    void assign(const void* from, size_t bytes) {
+        lines.assign((bytes + sizeof(Line) - 1) / sizeof(Line), Line{});
+        std::memcpy(lines.data(), from, bytes);
+    }
+    const uint64_t* data() const { return lines.empty() ? nullptr : lines[0].words; }
+    size_t size() const { return 16 * lines.size(); }
+    uint64_t operator[](size_t i) const { return lines[i / 16].words[i % 16]; }
+};
+
 struct Device {
     Memory memory;
 
     // The launch.
     const Kernel* kernel;
-    std::vector<uint64_t> parameters;
+    Parameters parameters;
     Index grid;
     uint32_t threads;
     Order order;
@@ -92,6 +109,7 @@ struct Device {
     uint32_t first_at_barrier;
     std::vector<Piece> pieces;
     Piece recent; // the piece last touched
+    Engines engines;
     std::string error;
 
     // What accesses are checked with.
@@ -124,7 +142,17 @@ struct Device {
     void issue(Copy copy);
     void end_group();
     void wait_for_groups(uint32_t pending);
+    void init_phases(void* barrier, uint32_t arrivals);
+    void arrive(void* barrier, uint32_t bytes);
+    void wait_for_phase(void* barrier, uint32_t parity);
+    void fence_engines();
+    void copy_box(unsigned char* to, const void* map, uint32_t column, uint32_t row, uint32_t matrix, void* barrier);
+    void issue(float* d, uint32_t n, const uint32_t* a, uint64_t a_tile, uint64_t b_tile, bool rows, bool add);
+    void fence_products();
+    void end_products();
+    void wait_for_products(uint32_t pending);
     bool is_shared(const void* at) const;
+    uint32_t offset(const void* at) const;
     // Require that the running thread may make this access now, and remember it.
     template <Access access>
     void touch(uintptr_t at, size_t bytes);
@@ -138,6 +166,20 @@ private:
     void next_epoch();
     void land(const Copy& copy);
     void source_is_unchanged(const Copy& copy);
+    void use_engines();
+    PhaseBarrier& phases(void* barrier, const char* operation);
+    void end_phase(PhaseBarrier& barrier);
+    void see_phase(PhaseBarrier& barrier, uint32_t thread);
+    bool land_any();
+    void land(uint32_t copy);
+    void multiply(const Product& product, std::vector<float>& sums) const;
+    void read_by_products(const Product& product);
+    void read_unit(uint32_t at);
+    void see_landing(Access access, uint32_t at);
+    void see_readers(uint32_t at);
+    void see_fence(uint32_t at, const char* who);
+    void touch_beside_engines(Access access, uintptr_t at, size_t bytes);
+    void order_engines();
     template <Access access, bool is_shared>
     void check(Cell* cells, uintptr_t at, size_t offset, size_t bytes);
     void find_piece(Access access, uintptr_t at, size_t bytes);

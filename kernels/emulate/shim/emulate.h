@@ -38,6 +38,14 @@ struct Site {
     int line;
 };
 
+// What the emulated driver writes where the real one describes matrices to copy boxes of. Has a twin in ../src/lib.rs.
+struct TensorMap {
+    uint64_t magic, address; // of bf16
+    uint32_t columns, rows, matrices, stride; // elements from row to row
+    uint32_t box_rows, unused;
+    static constexpr uint64_t MAGIC = 0x6c6f72622d626f78;
+};
+
 // One value of each lane, of at most this many bytes.
 constexpr size_t SLOT = 64;
 struct Slots {
@@ -57,6 +65,17 @@ void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed);
 void copy_async(void* shared, const void* global, size_t bytes, bool valid);
 void copy_async_commit();
 void copy_async_wait(int pending);
+
+uint32_t shared_offset(const void* at);
+void mbarrier_init(void* barrier, uint32_t arrivals);
+void mbarrier_arrive(void* barrier, uint32_t bytes);
+void mbarrier_wait(void* barrier, uint32_t parity);
+void fence_proxy_async();
+void copy_box(void* shared, const void* map, uint32_t column, uint32_t row, uint32_t matrix, void* barrier);
+void wgmma(float* d, uint32_t n, const uint32_t* a, uint64_t a_tile, uint64_t b_tile, bool rows, bool add);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int pending);
 
 unsigned char* shared_arena();
 void shared_taken(uint32_t begin, uint32_t end);

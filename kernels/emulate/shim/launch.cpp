@@ -69,8 +69,7 @@ std::string Device::launch(const char* name, Index grid_size, uint32_t thread_co
         return "its launch bounds are exceeded";
     }
     if (shared_size > MOST_SHARED) return "no device has as much shared memory";
-    parameters.assign((parameter_bytes + 7) / 8, 0);
-    std::memcpy(parameters.data(), given, parameter_bytes);
+    parameters.assign(given, parameter_bytes);
     grid = grid_size;
     threads = thread_count;
     shared_bytes = shared_size;
@@ -103,6 +102,7 @@ void Device::run_block() {
     std::memset(shared, 0xff, shared_bytes); // NaN
     waiting_at_barrier = done = 0;
     ready_warps = 0;
+    engines.used = false;
     pieces.clear();
     recent = {0, 0};
     for (uint32_t w = 0; w < threads / 32; w++) {
@@ -117,12 +117,21 @@ void Device::run_block() {
         prepare(fibers[t].context, stacks + t * STACK, STACK, fiber_main);
     }
     wait(scheduler);
-    if (error.empty() && done < threads) error = "block " + to_string(block) + ": " + deadlock();
+    if (!error.empty()) return;
+    if (done < threads) {
+        error = "block " + to_string(block) + ": " + deadlock();
+    } else if (engines.used && !engines.under_way.empty()) {
+        error = "block " + to_string(block) + ": ends with " + std::to_string(engines.under_way.size()) +
+                " copies of boxes under way";
+    }
 }
 
 // The thread to run next, or -1.
 int Device::pick() {
-    if (ready_warps == 0) return -1;
+    if (order == Order::Random && engines.used && random.next() % 8 == 0) land_any();
+    while (ready_warps == 0) {
+        if (!land_any()) return -1;
+    }
     uint32_t w, lane;
     switch (order) {
     case Order::Forward:
@@ -180,6 +189,7 @@ void Device::barrier(Site site) {
 void Device::open_barrier() {
     if (waiting_at_barrier == 0 || waiting_at_barrier + done < threads) return;
     waiting_at_barrier = 0;
+    order_engines();
     next_epoch();
     for (uint32_t w = 0; w < threads / 32; w++) {
         warps[w].round = 0;
@@ -225,6 +235,9 @@ void Device::finish() {
     if (!fibers[running].copies.empty()) {
         fail("ends with " + std::to_string(fibers[running].copies.size()) + " asynchronous copies that it never waited for");
     }
+    if (engines.used && !engines.threads[running].products.empty()) {
+        fail("ends with " + std::to_string(engines.threads[running].products.size()) + " products that it never waited for");
+    }
     Warp& warp = warps[running / 32];
     if (warp.arrived != 0) {
         fail("ends while lane " + std::to_string(lowest(warp.arrived)) + " of its warp waits for it in " +
@@ -262,6 +275,14 @@ std::string Device::deadlock() const {
         if (warp.arrived == 0) continue;
         text += " " + std::to_string(__builtin_popcount(warp.arrived)) + " lanes of warp " + std::to_string(w) +
                 " wait in " + warp.operation + ", lane " + std::to_string(lowest(~warp.arrived)) + " is elsewhere;";
+    }
+    for (const auto& [at, barrier] : engines.barriers) {
+        if (!engines.used || barrier.waiting.empty()) continue;
+        text += " " + std::to_string(barrier.waiting.size()) + " threads wait for parity " +
+                std::to_string(barrier.waiting[0].parity) + " of the mbarrier at byte " + std::to_string(at) +
+                " of shared memory, thread " + std::to_string(barrier.waiting[0].thread) + " came first, phase " +
+                std::to_string(barrier.phases) + " lacks " + std::to_string(barrier.missing) + " arrivals and " +
+                std::to_string(barrier.bytes) + " bytes;";
     }
     return text + " " + std::to_string(done) + " threads of " + std::to_string(threads) + " have ended";
 }

@@ -24,6 +24,37 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+/// Matrices of bf16, one after the other, of which a kernel copies boxes.
+#[derive(Debug, Clone, Copy)]
+pub struct Boxes {
+    pub address: u64,
+    pub columns: u32,
+    pub rows: u32,
+    pub matrices: u32,
+    /// Elements from row to row.
+    pub stride: u32,
+    /// Rows of a box. It has 64 columns.
+    pub box_rows: u32,
+}
+
+impl Boxes {
+    /// As `TensorMap` of shim/emulate.h.
+    pub fn tensor_map(&self) -> [u64; 16] {
+        const MAGIC: u64 = 0x6c6f_7262_2d62_6f78;
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let mut map = [0; 16];
+        let words = [
+            MAGIC,
+            self.address,
+            pair(self.columns, self.rows),
+            pair(self.matrices, self.stride),
+            pair(self.box_rows, 0),
+        ];
+        map[..words.len()].copy_from_slice(&words);
+        map
+    }
+}
+
 /// In which order blocks run, and the threads of a block, each until it waits for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {

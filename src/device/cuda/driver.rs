@@ -22,6 +22,32 @@ impl Address {
     }
 }
 
+/// Matrices of bf16 [rows, columns], one after the other, of which kernels copy boxes: 64 columns of `box_rows`
+/// rows, with zeros where a box is outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Boxes {
+    /// A multiple of 16.
+    pub address: Address,
+    pub columns: u32,
+    pub rows: u32,
+    pub matrices: u32,
+    /// Elements from row to row: a multiple of 8.
+    pub stride: u32,
+    /// At most 256.
+    pub box_rows: u32,
+}
+
+impl Boxes {
+    /// Columns of a box: the 128 bytes that are swizzled together.
+    pub const COLUMNS: u32 = 64;
+}
+
+/// What kernels are told of [`Boxes`], in the driver's own form. It is good for as long as the memory stays where
+/// it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(128))]
+pub struct TensorMap(pub [u64; 16]);
+
 /// What a device can do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
@@ -144,6 +170,14 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// As for [`write`](Self::write).
     unsafe fn fill(&self, at: Address, byte: u8, bytes: usize) -> Result<()>;
+
+    /// Describes matrices to kernels that copy boxes of them, on devices of compute capability 9.0 and later.
+    /// Nothing is read or asked of the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where the driver refuses them: sizes of zero, or addresses and strides that are
+    /// not multiples of 16 bytes.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap>;
 
     /// Runs a kernel.
     ///

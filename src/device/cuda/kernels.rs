@@ -11,7 +11,9 @@ use crate::ops::correlation::cuda::CorrelationParameters;
 use crate::ops::embedding::cuda::EmbeddingParameters;
 use crate::ops::gather_rows::cuda::{GatherRowsParameters, ScatterRowsParameters};
 use crate::ops::layer_norm::cuda::LayerNormParameters;
-use crate::ops::lora_linear::cuda::{GemmParameters, LoraGradientParameters, LoraOperandsParameters};
+use crate::ops::lora_linear::cuda::{
+    GemmParameters, HopperParameters, LoraGradientParameters, LoraOperandsParameters,
+};
 use crate::ops::mwer::cuda::{MwerParameters, MwerSumParameters};
 use crate::ops::score_head::cuda::{ClassifierParameters, PoolerParameters};
 
@@ -137,6 +139,14 @@ kernels! {
     LINEAR_DX_FUSED_MEDIUM = "linear_dx_fused_medium", GemmParameters, tiles::MEDIUM_THREADS;
     LINEAR_DX_FUSED_SMALL = "linear_dx_fused_small", GemmParameters, tiles::SMALL_THREADS;
     LINEAR_DX_MASKED_MMA = "linear_dx_masked_mma", GemmParameters, tiles::MEDIUM_THREADS;
+    LINEAR_WGMMA_WIDE = "linear_wgmma_wide", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_WGMMA_NARROW = "linear_wgmma_narrow", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_WGMMA_FUSED_WIDE = "linear_wgmma_fused_wide", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_WGMMA_FUSED_NARROW = "linear_wgmma_fused_narrow", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_DX_WGMMA_WIDE = "linear_dx_wgmma_wide", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_DX_WGMMA_NARROW = "linear_dx_wgmma_narrow", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_DX_WGMMA_FUSED_WIDE = "linear_dx_wgmma_fused_wide", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_DX_WGMMA_FUSED_NARROW = "linear_dx_wgmma_fused_narrow", HopperParameters, tiles::HOPPER_THREADS;
     LINEAR_DOWN = "linear_down", GemmParameters, tiles::DOWN_THREADS;
     LINEAR_DOWN_MASKED = "linear_down_masked", GemmParameters, tiles::DOWN_THREADS;
     LORA_OPERANDS_F32 = "lora_operands_f32", LoraOperandsParameters, tiles::ELEMENTWISE_THREADS;

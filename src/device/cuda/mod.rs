@@ -21,10 +21,10 @@ mod variants;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
-pub use driver::{Address, Driver, Fetch, Graph, Launch, Properties};
+pub use driver::{Address, Boxes, Driver, Fetch, Graph, Launch, Properties, TensorMap};
 #[cfg(feature = "cuda")]
 pub use real::driver_version;
 pub(crate) use segments::Room;
@@ -73,7 +73,8 @@ impl Cuda {
     /// of them there is what [`select`](crate::device::select) finds out.
     pub fn new(driver: Arc<dyn Driver>, precision: Precision) -> Cuda {
         let pool = Arc::new(Pool::new(driver.clone(), false));
-        Cuda { driver, pool, failure: Arc::default(), precision, limits: Variants::BEST }
+        let limits = Variants::best(precision, driver.properties());
+        Cuda { driver, pool, failure: Arc::default(), precision, limits }
     }
 
     /// The same device, which uses no variants above these.
@@ -304,6 +305,14 @@ impl Cuda {
         // SAFETY: the tensor has as many floats.
         let fetch = unsafe { self.driver.fetch(tensor.address(), len * size_of::<f32>())? };
         Ok(Fetched { fetch, len })
+    }
+
+    /// Describes matrices to a kernel that copies boxes of them.
+    pub(crate) fn tensor_map(&self, boxes: &Boxes) -> TensorMap {
+        if self.failed() {
+            return TensorMap::zeroed();
+        }
+        self.keep(self.driver.tensor_map(boxes)).unwrap_or_else(TensorMap::zeroed)
     }
 
     /// Runs a kernel, unless something failed before or there is nothing to do.

@@ -79,6 +79,16 @@ shared_constants! {
     /// The skinny products S and U: 16 rows and 16 ranks a block, along the inner dimension by turns.
     DOWN_TILE = 16;
     DOWN_THREADS = 128;
+    /// Products on Hopper's tensor cores: a warpgroup multiplies 64 rows, and two share each column of the
+    /// weights. As many rows as a large tile, so that both cut a batch of several adapters alike.
+    HOPPER_ROWS = LARGE_TILE;
+    /// One warp more than the two warpgroups: it copies.
+    HOPPER_THREADS = 2 * 128 + 32;
+    /// Two blocks of 128 columns fit a multiprocessor, and 64 columns give more blocks where there are few rows.
+    HOPPER_WIDE = 128;
+    HOPPER_NARROW = 64;
+    /// The step of the inner dimension: the 128 bytes that a copied row has in shared memory.
+    HOPPER_K = 64;
     /// dA and dB: four columns and 16 ranks a thread.
     REDUCE_THREADS = 64;
     REDUCE_COLUMNS = 256;
@@ -143,6 +153,51 @@ impl MmaTile {
     }
 }
 
+/// A tile of HOPPER_ROWS rows, by its columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HopperTile {
+    Wide,
+    Narrow,
+}
+
+impl HopperTile {
+    pub fn columns(self) -> u32 {
+        match self {
+            HopperTile::Wide => HOPPER_WIDE,
+            HopperTile::Narrow => HOPPER_NARROW,
+        }
+    }
+
+    /// The wide tile where that gives every multiprocessor a block: 64 columns alone leave the tensor cores
+    /// waiting for shared memory.
+    pub fn choose(rows: usize, columns: usize, multiprocessors: u32) -> HopperTile {
+        let blocks = rows.div_ceil(HOPPER_ROWS as usize) * columns.div_ceil(HOPPER_WIDE as usize);
+        if blocks >= multiprocessors as usize { HopperTile::Wide } else { HopperTile::Narrow }
+    }
+
+    /// Bytes of one step's operands; the fused forms have 16 ranks more. Multiples of 1024, after which the
+    /// swizzle repeats.
+    fn stage_bytes(self, fused: bool) -> u32 {
+        (HOPPER_ROWS + self.columns() + if fused { RANK_UNIT } else { 0 }) * HOPPER_K * 2
+    }
+
+    /// How many steps are copied ahead or in use: three at least and six at most, and no more than let two
+    /// blocks share a multiprocessor, where one's epilogue hides behind the other's products. None where
+    /// `shared_bytes`, the most that a block may take, has no room for three.
+    pub fn stages(self, fused: bool, shared_bytes: u32) -> Option<u32> {
+        // A multiprocessor has what a block may take and the 1 KiB of it that the system takes for each.
+        let of_two = (shared_bytes + 1024) / 2 - 1024;
+        let fits = |shared: u32| (3..=6).rev().find(|&stages| self.shared_bytes(fused, stages) <= shared);
+        fits(of_two).or_else(|| fits(shared_bytes))
+    }
+
+    /// Shared memory of a block: the stages, or the sums of the tile in its epilogue, with eight columns more;
+    /// and two barriers for each stage.
+    pub fn shared_bytes(self, fused: bool, stages: u32) -> u32 {
+        (stages * self.stage_bytes(fused)).max(HOPPER_ROWS * (self.columns() + 8) * 4) + 2 * 8 * stages
+    }
+}
+
 /// Rows that a block reduces for dA and dB: at least 64, and at most 32 chunks, so that their sums are fewer
 /// than what is read.
 pub fn reduce_rows(capacity: usize) -> usize {
@@ -175,6 +230,34 @@ mod tests {
                     let bytes = tile.shared_bytes(fused, tile.stages(fused, shared));
                     let resident = if tile == MmaTile::Large { blocks } else { 2 };
                     assert!(resident * (bytes + 1024) <= shared + 1024, "{tile:?}, {shared_kib} KiB");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hopper_tiles_fill_the_device() {
+        assert_eq!(HopperTile::choose(8000, 768, 132), HopperTile::Wide);
+        assert_eq!(HopperTile::choose(1000, 2304, 132), HopperTile::Wide);
+        assert_eq!(HopperTile::choose(1000, 768, 132), HopperTile::Narrow);
+        assert_eq!(HopperTile::choose(30, 3072, 132), HopperTile::Narrow);
+    }
+
+    #[test]
+    fn hopper_stages_fit_the_shared_memory() {
+        // H100; less, as if something else took it; the least, of one block; and too little.
+        for (shared_kib, wide, narrow) in
+            [(227, Some(3), Some(4)), (160, Some(4), Some(3)), (103, Some(3), Some(3)), (77, None, None)]
+        {
+            let shared = shared_kib << 10;
+            assert_eq!(HopperTile::Wide.stages(true, shared), wide, "{shared_kib} KiB");
+            assert_eq!(HopperTile::Narrow.stages(true, shared), narrow, "{shared_kib} KiB");
+            for tile in [HopperTile::Wide, HopperTile::Narrow] {
+                for fused in [false, true] {
+                    let Some(stages) = tile.stages(fused, shared) else { continue };
+                    let resident = if shared_kib == 227 { 2 } else { 1 };
+                    assert!(resident * (tile.shared_bytes(fused, stages) + 1024) <= shared + 1024);
+                    assert!(tile.stage_bytes(fused).is_multiple_of(1024));
                 }
             }
         }

@@ -1,4 +1,5 @@
 mod gradient;
+mod hopper;
 mod operands;
 mod product;
 
@@ -7,6 +8,7 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 
 pub use gradient::LoraGradientParameters;
+pub use hopper::HopperParameters;
 pub use operands::{Linear, Lora, LoraOperandsParameters};
 pub use product::GemmParameters;
 
@@ -16,7 +18,7 @@ use crate::device::cuda::{Address, Cuda, Flat, Level, Precision, Segments, Tenso
 use crate::lora::LoraSlot;
 use gradient::{Reduction, reduce};
 use operands::{Adapted, MODULES};
-use product::{Form, Low, PartParameters, Units};
+use product::{Form, Low, PartParameters};
 
 impl LoraLinear for Cuda {
     type Linear = Linear;
@@ -51,15 +53,15 @@ impl LoraLinear for Cuda {
         assert!(residual.is_none_or(|r| r.columns() == width && r.precision() == self.precision()));
         assert!(residual.is_none_or(|r| r.rows().capacity == x.rows().capacity));
         let gelu = matches!(epilogue, DeviceEpilogue::Gelu);
-        let units = layer.units(&[Some(x), residual]);
-        let low = if layer.fuses(units) { Low::Fused } else { Low::Stored };
+        let level = layer.level(&[Some(x), residual]);
+        let low = if layer.fuses(level) { Low::Fused } else { Low::Stored };
 
         let y = self.activations(x.rows().clone(), width);
         let slope = (save && gelu).then(|| self.activations(x.rows().clone(), width));
         let s =
             (ranks > 0 && (save || low == Low::Stored)).then(|| self.activations(x.rows().clone(), ranks));
         if let (Some(s), Low::Stored) = (&s, low) {
-            layer.down_forward(units, x, s);
+            layer.down_forward(level, x, s);
         }
         let part = |m: &Module<'_>| PartParameters {
             left: x.address(),
@@ -84,11 +86,11 @@ impl LoraLinear for Cuda {
             scales: if low == Low::Fused { layer.scales() } else { Address::NULL },
             ..Zeroable::zeroed()
         };
-        let form = Form::forward(self, units, low, x.rows().capacity, width);
+        let form = Form::forward(self, level, low, x.rows().capacity, width);
         // SAFETY: x is [rows, input]; each module's W [n, input], bias [n] and, where adapted, B^T and A of
         // every adapter are as `Linear` and `Lora` hold them; S, y and slope are new memory of these rows and
-        // the residual has them; `units` has looked at what tensor cores ask.
-        unsafe { form.launch(self, x.rows(), layer.segments(), &parts, parameters) };
+        // the residual has them; `level` has looked at what tensor cores ask.
+        unsafe { form.launch(self, x.rows(), layer.segments(), layer.adapters(), &parts, parameters) };
         let saved = |m: &Module<'_>| m.adapted.and(s.as_ref()).filter(|_| save).map(|s| m.ranks_of(s));
         let s = layer.modules.iter().map(saved).collect();
         Output { y, s, slope }
@@ -118,17 +120,17 @@ impl LoraLinear for Cuda {
             assert!(of_x.columns() == input && of_x.rows().capacity == capacity);
             assert_eq!(of_x.precision(), self.precision());
         }
-        let units = layer.units(&[Some(x), Some(dy), slope, before]);
+        let level = layer.level(&[Some(x), Some(dy), slope, before]);
         let low = match call.dropout {
             Some(_) => Low::Masked,
             // U of one module is summed along its dy; of several, each has columns of its own.
-            None if wanted && layer.modules.len() == 1 && layer.fuses(units) => Low::Fused,
+            None if wanted && layer.modules.len() == 1 && layer.fuses(level) => Low::Fused,
             None => Low::Stored,
         };
 
         let u = (ranks > 0).then(|| self.activations(rows.clone(), ranks));
         if let (Some(u), Low::Stored | Low::Masked) = (&u, low) {
-            layer.down_backward(units, dy, u);
+            layer.down_backward(level, dy, u);
         }
         let out = wanted.then(|| {
             let out = self.activations(rows.clone(), input);
@@ -164,11 +166,11 @@ impl LoraLinear for Cuda {
                 low_ends,
                 ..Zeroable::zeroed()
             };
-            let form = Form::dx(self, units, low, capacity, input);
+            let form = Form::dx(self, level, low, capacity, input);
             // SAFETY: dy is [rows, width]; W of the modules follow each other as [width, input], and A of the
             // adapted ones as [ranks, input], as U [rows, ranks] has them; where fused, there is one module,
             // whose B^T is [16, width]; dx is new memory of these rows, and the slope and what is added have them.
-            unsafe { form.launch(self, rows, None, &[part], parameters) };
+            unsafe { form.launch(self, rows, None, 1, &[part], parameters) };
             out
         });
 
@@ -256,25 +258,29 @@ impl<'c> Layer<'c> {
     }
 
     /// Tensor cores, where they may be used and everything that they copy is aligned to 16 bytes.
-    fn units(&self, tensors: &[Option<&Tensor>]) -> Units {
+    fn level(&self, tensors: &[Option<&Tensor>]) -> Level {
         let aligned = tensors.iter().flatten().all(|t| t.is_wide())
             && self.call.linear.outputs.iter().all(|n| n.is_multiple_of(8));
         match self.cuda.precision() {
-            Precision::Bf16 if aligned && self.cuda.limits().linear >= Level::Tensor => Units::Tensor,
-            precision => Units::Cuda(precision),
+            Precision::Bf16 if aligned => self.cuda.limits().linear,
+            _ => Level::Plain,
         }
     }
 
     /// Whether S or U is summed in the same pass: where its ranks are one unit, so that they cost an eighth of a
     /// tile of 128 columns at most, and a read of x less. This must not depend on the number of rows, or a
     /// row's result would.
-    fn fuses(&self, units: Units) -> bool {
+    fn fuses(&self, level: Level) -> bool {
         let one_unit = |m: &Module<'_>| m.adapted.is_none_or(|a| a.padded == tiles::RANK_UNIT as usize);
-        units == Units::Tensor && self.call.dropout.is_none() && self.modules.iter().all(one_unit)
+        level >= Level::Tensor && self.call.dropout.is_none() && self.modules.iter().all(one_unit)
     }
 
     fn scales(&self) -> Address {
         self.call.lora.map_or(Address::NULL, |l| l.scales.address())
+    }
+
+    fn adapters(&self) -> usize {
+        self.call.lora.map_or(0, |l| l.adapters)
     }
 
     /// Where there are none of the adapters, it does not matter whose the rows are.
@@ -283,7 +289,7 @@ impl<'c> Layer<'c> {
     }
 
     /// S = scale x A^T, under dropout of x.
-    fn down_forward(&self, units: Units, x: &Tensor, s: &Tensor) {
+    fn down_forward(&self, level: Level, x: &Tensor, s: &Tensor) {
         let part = |m: &Module<'_>| {
             m.adapted.map(|adapted| PartParameters {
                 left: x.address(),
@@ -292,11 +298,11 @@ impl<'c> Layer<'c> {
                 ..self.down_part(m, x)
             })
         };
-        self.down(units, self.call.dropout.is_some(), &part, s);
+        self.down(level, self.call.dropout.is_some(), &part, s);
     }
 
     /// U = scale dy B.
-    fn down_backward(&self, units: Units, dy: &Tensor, u: &Tensor) {
+    fn down_backward(&self, level: Level, dy: &Tensor, u: &Tensor) {
         let part = |m: &Module<'_>| {
             m.adapted.map(|adapted| PartParameters {
                 left: dy.slice_columns(m.columns.clone()).address(),
@@ -305,7 +311,7 @@ impl<'c> Layer<'c> {
                 ..self.down_part(m, dy)
             })
         };
-        self.down(units, false, &part, u);
+        self.down(level, false, &part, u);
     }
 
     fn down_part(&self, m: &Module<'_>, left: &Tensor) -> PartParameters {
@@ -321,7 +327,7 @@ impl<'c> Layer<'c> {
 
     fn down(
         &self,
-        units: Units,
+        level: Level,
         masked: bool,
         part: &dyn Fn(&Module<'_>) -> Option<PartParameters>,
         out: &Tensor,
@@ -337,7 +343,14 @@ impl<'c> Layer<'c> {
         // SAFETY: the left operand is [rows, k] and the right one, A or B^T of every adapter, [padded rank, k];
         // `out` is new memory with the padded ranks of all modules side by side.
         unsafe {
-            Form::down(units, masked).launch(self.cuda, out.rows(), self.segments(), &parts, parameters)
+            Form::down(self.cuda, level, masked).launch(
+                self.cuda,
+                out.rows(),
+                self.segments(),
+                self.adapters(),
+                &parts,
+                parameters,
+            )
         };
     }
 }

@@ -81,8 +81,9 @@ impl FirstUse<'_> {
     ) -> Result<(Arc<dyn Driver>, Trusted), Refused> {
         let opened = open().map_err(Refused::Missing)?;
         let mut record = Record::load(self.folder.as_deref(), Key::of(opened.properties()));
+        let capability = opened.properties().compute_capability;
         let mut driver = Some(opened);
-        let settled = settle(precision, &mut |trial| {
+        let settled = settle(precision, capability, &mut |trial| {
             if let Some(found) = record.get(trial) {
                 return Ok(found);
             }
@@ -113,6 +114,7 @@ impl FirstUse<'_> {
 /// What may be used, by what `find` says of trials.
 fn settle(
     precision: Precision,
+    capability: (u32, u32),
     find: &mut dyn FnMut(Trial) -> crate::Result<Finding>,
 ) -> crate::Result<Trusted> {
     let mut findings = Vec::new();
@@ -133,7 +135,7 @@ fn settle(
         )))
     };
     best(&[Level::Plain], &|_| Subject::Common)?;
-    let linear = best(Level::of(precision), &Subject::Linear)?;
-    let attention = best(Level::of(precision), &Subject::Attention)?;
+    let linear = best(Level::linear(precision, capability), &Subject::Linear)?;
+    let attention = best(Level::attention(precision), &Subject::Attention)?;
     Ok(Trusted { limits: Variants { linear, attention }, findings, warnings: Vec::new() })
 }

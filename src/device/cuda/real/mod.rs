@@ -6,6 +6,7 @@ mod fetch;
 mod functions;
 mod graph;
 mod staging;
+mod tensor_map;
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -15,7 +16,7 @@ use cudarc::driver::sys;
 
 pub use context::driver_version;
 
-use super::driver::{Address, Driver, Fetch, Graph, Launch, Properties};
+use super::driver::{Address, Boxes, Driver, Fetch, Graph, Launch, Properties, TensorMap};
 use super::images::{IMAGES, TOOLKIT, least_driver};
 use super::unavailable::Unavailable;
 use crate::{Error, Result};
@@ -144,6 +145,11 @@ impl Driver for Real {
         self.context.bind()?;
         // SAFETY: the trait's contract.
         check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(at.0, byte, bytes, self.context.stream()) })
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap> {
+        self.context.bind()?;
+        tensor_map::encode(boxes)
     }
 
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {

@@ -2,11 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::hopper::{self, HopperForm};
 use super::operands::MODULES;
 use crate::device::cuda::kernels::*;
 use crate::device::cuda::tensor::RowsParameter;
 use crate::device::cuda::tiles::{self, MmaTile};
-use crate::device::cuda::{Address, Cuda, Precision, Rows, Segments};
+use crate::device::cuda::{Address, Cuda, Level, Precision, Rows, Segments};
 use crate::ops::lora_linear::Dropout;
 
 /// `Part` of kernels/common/linear.cuh.
@@ -82,11 +83,13 @@ pub struct GemmParameters {
     pub unused: u32,
 }
 
-/// Whether tensor cores do it.
+/// How a product reads its weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Units {
-    Cuda(Precision),
-    Tensor,
+pub(super) enum Weights {
+    /// As W [n, k]: y = x W^T.
+    Columns,
+    /// As W [k, n]: dx = dy W.
+    Rows,
 }
 
 /// Where the low-rank term comes from.
@@ -102,25 +105,29 @@ pub(super) enum Low {
 
 /// A kernel with its tiles.
 pub(super) struct Form {
-    kernel: Kernel<GemmParameters>,
+    kernel: Code,
     rows: usize,
     columns: usize,
     stages: u32,
     shared_bytes: u32,
 }
 
+enum Code {
+    Plain(Kernel<GemmParameters>),
+    Hopper(HopperForm),
+}
+
 impl Form {
     /// S = scale x A^T or U = scale dy B, under dropout of x where `masked`.
-    pub fn down(units: Units, masked: bool) -> Form {
-        match units {
-            Units::Cuda(precision) => Form::simt(match (precision, masked) {
-                (Precision::F32, false) => LINEAR_F32,
-                (Precision::Bf16, false) => LINEAR_BF16,
-                (Precision::F32, true) => LINEAR_MASKED_F32,
-                (Precision::Bf16, true) => LINEAR_MASKED_BF16,
-            }),
-            Units::Tensor => Form {
-                kernel: if masked { LINEAR_DOWN_MASKED } else { LINEAR_DOWN },
+    pub fn down(cuda: &Cuda, level: Level, masked: bool) -> Form {
+        match (level, cuda.precision(), masked) {
+            (Level::Plain, Precision::F32, false) => Form::simt(LINEAR_F32),
+            (Level::Plain, Precision::Bf16, false) => Form::simt(LINEAR_BF16),
+            (Level::Plain, Precision::F32, true) => Form::simt(LINEAR_MASKED_F32),
+            (Level::Plain, Precision::Bf16, true) => Form::simt(LINEAR_MASKED_BF16),
+            // Too narrow for a warpgroup.
+            (Level::Tensor | Level::Hopper, _, masked) => Form {
+                kernel: Code::Plain(if masked { LINEAR_DOWN_MASKED } else { LINEAR_DOWN }),
                 rows: tiles::DOWN_TILE as usize,
                 columns: tiles::DOWN_TILE as usize,
                 stages: 0,
@@ -130,64 +137,77 @@ impl Form {
     }
 
     /// y of `rows` rows and `columns` columns in all.
-    pub fn forward(cuda: &Cuda, units: Units, low: Low, rows: usize, columns: usize) -> Form {
-        match units {
-            Units::Cuda(Precision::F32) => Form::simt(LINEAR_F32),
-            Units::Cuda(Precision::Bf16) => Form::simt(LINEAR_BF16),
-            Units::Tensor => {
-                let tile = MmaTile::choose(rows, columns, cuda.properties().multiprocessors);
-                let fused = low == Low::Fused;
-                let kernel = match (tile, fused) {
-                    (MmaTile::Large, false) => LINEAR_MMA_LARGE,
-                    (MmaTile::Medium, false) => LINEAR_MMA_MEDIUM,
-                    (MmaTile::Small, false) => LINEAR_MMA_SMALL,
-                    (MmaTile::Large, true) => LINEAR_FUSED_LARGE,
-                    (MmaTile::Medium, true) => LINEAR_FUSED_MEDIUM,
-                    (MmaTile::Small, true) => LINEAR_FUSED_SMALL,
-                };
-                Form::mma(cuda, kernel, tile, fused)
-            }
+    pub fn forward(cuda: &Cuda, level: Level, low: Low, rows: usize, columns: usize) -> Form {
+        match (level, cuda.precision()) {
+            (Level::Plain, Precision::F32) => Form::simt(LINEAR_F32),
+            (Level::Plain, Precision::Bf16) => Form::simt(LINEAR_BF16),
+            _ => Form::tensor(cuda, level, Weights::Columns, low, rows, columns),
         }
     }
 
     /// dx of `rows` rows and `columns` columns.
-    pub fn dx(cuda: &Cuda, units: Units, low: Low, rows: usize, columns: usize) -> Form {
-        match (units, low) {
-            (Units::Cuda(Precision::F32), Low::Masked) => Form::simt(LINEAR_DX_MASKED_F32),
-            (Units::Cuda(Precision::Bf16), Low::Masked) => Form::simt(LINEAR_DX_MASKED_BF16),
-            (Units::Cuda(Precision::F32), _) => Form::simt(LINEAR_DX_F32),
-            (Units::Cuda(Precision::Bf16), _) => Form::simt(LINEAR_DX_BF16),
+    pub fn dx(cuda: &Cuda, level: Level, low: Low, rows: usize, columns: usize) -> Form {
+        match (level, cuda.precision(), low) {
+            (Level::Plain, Precision::F32, Low::Masked) => Form::simt(LINEAR_DX_MASKED_F32),
+            (Level::Plain, Precision::Bf16, Low::Masked) => Form::simt(LINEAR_DX_MASKED_BF16),
+            (Level::Plain, Precision::F32, _) => Form::simt(LINEAR_DX_F32),
+            (Level::Plain, Precision::Bf16, _) => Form::simt(LINEAR_DX_BF16),
             // Dropout is for training, where there are many rows: one size of tile will do.
-            (Units::Tensor, Low::Masked) => Form::mma(cuda, LINEAR_DX_MASKED_MMA, MmaTile::Medium, false),
-            (Units::Tensor, low) => {
-                let tile = MmaTile::choose(rows, columns, cuda.properties().multiprocessors);
-                let fused = low == Low::Fused;
-                let kernel = match (tile, fused) {
-                    (MmaTile::Large, false) => LINEAR_DX_MMA_LARGE,
-                    (MmaTile::Medium, false) => LINEAR_DX_MMA_MEDIUM,
-                    (MmaTile::Small, false) => LINEAR_DX_MMA_SMALL,
-                    (MmaTile::Large, true) => LINEAR_DX_FUSED_LARGE,
-                    (MmaTile::Medium, true) => LINEAR_DX_FUSED_MEDIUM,
-                    (MmaTile::Small, true) => LINEAR_DX_FUSED_SMALL,
-                };
-                Form::mma(cuda, kernel, tile, fused)
-            }
+            (_, _, Low::Masked) => Form::mma(cuda, LINEAR_DX_MASKED_MMA, MmaTile::Medium, false),
+            _ => Form::tensor(cuda, level, Weights::Rows, low, rows, columns),
         }
+    }
+
+    /// The best form on tensor cores.
+    fn tensor(cuda: &Cuda, level: Level, weights: Weights, low: Low, rows: usize, columns: usize) -> Form {
+        if level == Level::Hopper && hopper::fits(low, cuda.properties().shared_bytes) {
+            return Form::hopper(cuda, HopperForm::choose(cuda, weights, low, rows, columns));
+        }
+        let tile = MmaTile::choose(rows, columns, cuda.properties().multiprocessors);
+        let fused = low == Low::Fused;
+        let kernel = match (weights, fused, tile) {
+            (Weights::Columns, false, MmaTile::Large) => LINEAR_MMA_LARGE,
+            (Weights::Columns, false, MmaTile::Medium) => LINEAR_MMA_MEDIUM,
+            (Weights::Columns, false, MmaTile::Small) => LINEAR_MMA_SMALL,
+            (Weights::Columns, true, MmaTile::Large) => LINEAR_FUSED_LARGE,
+            (Weights::Columns, true, MmaTile::Medium) => LINEAR_FUSED_MEDIUM,
+            (Weights::Columns, true, MmaTile::Small) => LINEAR_FUSED_SMALL,
+            (Weights::Rows, false, MmaTile::Large) => LINEAR_DX_MMA_LARGE,
+            (Weights::Rows, false, MmaTile::Medium) => LINEAR_DX_MMA_MEDIUM,
+            (Weights::Rows, false, MmaTile::Small) => LINEAR_DX_MMA_SMALL,
+            (Weights::Rows, true, MmaTile::Large) => LINEAR_DX_FUSED_LARGE,
+            (Weights::Rows, true, MmaTile::Medium) => LINEAR_DX_FUSED_MEDIUM,
+            (Weights::Rows, true, MmaTile::Small) => LINEAR_DX_FUSED_SMALL,
+        };
+        Form::mma(cuda, kernel, tile, fused)
     }
 
     fn simt(kernel: Kernel<GemmParameters>) -> Form {
         let size = tiles::SIMT_TILE as usize;
         let shared_bytes = 2 * tiles::SIMT_K * tiles::SIMT_PITCH * 4;
-        Form { kernel, rows: size, columns: size, stages: 0, shared_bytes }
+        Form { kernel: Code::Plain(kernel), rows: size, columns: size, stages: 0, shared_bytes }
     }
 
     fn mma(cuda: &Cuda, kernel: Kernel<GemmParameters>, tile: MmaTile, fused: bool) -> Form {
         let stages = tile.stages(fused, cuda.properties().shared_bytes);
         let shared_bytes = tile.shared_bytes(fused, stages);
-        Form { kernel, rows: tile.size(), columns: tile.size(), stages, shared_bytes }
+        Form { kernel: Code::Plain(kernel), rows: tile.size(), columns: tile.size(), stages, shared_bytes }
     }
 
-    /// Launches the product of `parts`; the rest is as `parameters` say.
+    fn hopper(cuda: &Cuda, form: HopperForm) -> Form {
+        let (tile, fused) = (form.tile, form.fused);
+        let stages = tile.stages(fused, cuda.properties().shared_bytes).expect("it fits");
+        Form {
+            kernel: Code::Hopper(form),
+            rows: tiles::HOPPER_ROWS as usize,
+            columns: tile.columns() as usize,
+            stages,
+            shared_bytes: tile.shared_bytes(fused, stages),
+        }
+    }
+
+    /// Launches the product of `parts`, whose low-rank operands are those of `adapters`, one after the other; the
+    /// rest is as `parameters` say.
     ///
     /// # Safety
     /// The parts and parameters name memory as kernels/common/linear.cuh describes it, for the modules' sizes
@@ -198,6 +218,7 @@ impl Form {
         cuda: &Cuda,
         rows: &Rows,
         segments: Option<&Segments>,
+        adapters: usize,
         parts: &[PartParameters],
         mut parameters: GemmParameters,
     ) {
@@ -216,6 +237,13 @@ impl Form {
         }
         let grid = [columns, row_tiles as u32, 1];
         // SAFETY: the caller's promise; tiles and shared memory are those of the kernel.
-        unsafe { cuda.launch(self.kernel, grid, self.shared_bytes, &parameters) };
+        unsafe {
+            match self.kernel {
+                Code::Plain(kernel) => cuda.launch(kernel, grid, self.shared_bytes, &parameters),
+                Code::Hopper(form) => {
+                    form.launch(cuda, grid, self.shared_bytes, &parameters, rows.capacity, adapters)
+                }
+            }
+        };
     }
 }
