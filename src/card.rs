@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::bert::Fingerprint;
+use crate::lora::adapter::has_classifier;
 use crate::lora::{Adapter, LoraConfig, Targets};
 use crate::model::BaseModel;
 use crate::nbest::jsonl::Fields;
@@ -87,9 +88,8 @@ pub fn open_adapter(dir: &Path, model: &BaseModel) -> Result<(Adapter, Option<Ca
 /// # Errors
 /// [`Error::File`] where it has none.
 pub fn own_head(model: &BaseModel) -> Result<Adapter> {
-    let shape = [1, model.config.hidden];
-    let scores = model.checkpoint.shape("classifier.weight") == Some(&shape);
-    if !(scores && model.checkpoint.contains("pooler.dense.weight")) {
+    if !(has_classifier(&model.config, &model.checkpoint) && model.checkpoint.contains("pooler.dense.weight"))
+    {
         let hint = "give --adapter DIR, or a merged model";
         return Err(Error::file(&model.name, "the model has no head of one score", hint));
     }

@@ -10,6 +10,8 @@
 
 use rayon::prelude::*;
 
+use crate::rescore::weights::posterior;
+
 /// Ridges tried, as parts of the mean of the covariance's diagonal.
 const RIDGES: [f64; 8] = [1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
 
@@ -87,10 +89,7 @@ struct Centred {
 
 impl Centred {
     fn new(hidden: usize, list: &FitList<'_>) -> Self {
-        let highest = list.offsets.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mut posterior: Vec<f64> = list.offsets.iter().map(|o| (o - highest).exp()).collect();
-        let sum: f64 = posterior.iter().sum();
-        posterior.iter_mut().for_each(|p| *p /= sum);
+        let posterior = posterior(list.offsets, 1.0);
         let mut mean = vec![0.0; hidden];
         for (z, p) in list.features.chunks_exact(hidden).zip(&posterior) {
             mean.iter_mut().zip(z).for_each(|(m, z)| *m += p * f64::from(*z));

@@ -144,6 +144,8 @@ impl Run<'_> {
         }
         let mut state = resumed.unwrap_or_else(|| State::start(&adapter, self.fit_head));
         observer.start(state.position.step, steps);
+        let without_scores = with_scores(self.valid, &[]);
+        let expected_without = total_expected_errors(&without_scores, &tune_weights(&without_scores, false));
         let mut clock =
             Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
         if state.position.fitted.is_some() {
@@ -153,7 +155,7 @@ impl Run<'_> {
             if !state.position.validating {
                 self.epoch(&plan(state.position.epoch), steps, learner, &mut state, &mut clock, observer)?;
             }
-            observer.validation(self.validate(learner, &mut state, &mut clock)?);
+            observer.validation(self.validate(expected_without, learner, &mut state, &mut clock)?);
         }
         adapter.values = state.best;
         Ok(Outcome {
@@ -283,6 +285,7 @@ impl Run<'_> {
     /// Scores the validation lists with the parameters as they are, and closes the epoch.
     fn validate(
         &self,
+        expected_without: f64,
         learner: &mut dyn Learner,
         state: &mut State,
         clock: &mut Clock,
@@ -315,7 +318,7 @@ impl Run<'_> {
             epoch: state.position.epoch,
             errors: total_errors(&lists, &chosen(&lists, &weights)),
             expected,
-            expected_without: total_expected_errors(&lists, &tune_weights(&lists, false)),
+            expected_without,
             reference_units: lists.iter().map(|l| l.reference_units).sum(),
             best,
         })
