@@ -187,7 +187,7 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
 }
 
 /// Lanes of a vector and columns of a full panel.
-fn shape(isa: Isa) -> (usize, usize) {
+pub(super) fn shape(isa: Isa) -> (usize, usize) {
     fn of<V: Vector>() -> (usize, usize) {
         (V::LANES, V::LANES * V::TILE_VECTORS)
     }

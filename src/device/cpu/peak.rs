@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Isa;
+use super::gemm::shape;
 use super::simd::Vector;
 
 /// Enough independent sums to hide the latency of two fused units, few enough for sixteen registers.
@@ -43,34 +44,22 @@ const LANES: usize = 16;
 
 /// Multiply-adds of f32, counted twice, that all threads of the pool reach together: FLOP/s, the best piece of `time`.
 pub fn fma_peak(isa: Isa, time: Duration) -> f64 {
+    let (lanes, _) = shape(isa);
     let began = Instant::now();
     let mut best = 0.0f64;
     while began.elapsed() < time {
         let piece = Instant::now();
-        let lanes = rayon::broadcast(|_| {
+        let threads = rayon::broadcast(|_| {
             let mut sums = [0.0f32; LANES];
             // SAFETY: no vector has more lanes than `sums`.
             unsafe { multiply_add(isa, ROUNDS, sums.as_mut_ptr()) };
             // Whoever reads the sums keeps the loop from being left out.
             std::hint::black_box(sums);
-            lanes(isa)
         });
         let seconds = piece.elapsed().as_secs_f64();
-        best = best.max((2 * SUMS * ROUNDS * lanes.iter().sum::<usize>()) as f64 / seconds);
+        best = best.max((2 * SUMS * ROUNDS * lanes * threads.len()) as f64 / seconds);
     }
     best
-}
-
-/// Lanes of the vectors of an instruction set.
-fn lanes(isa: Isa) -> usize {
-    use super::isa::Set;
-    match isa.set() {
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx512 => super::simd::Avx512::LANES,
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => super::simd::Avx2::LANES,
-        _ => super::simd::Portable::LANES,
-    }
 }
 
 #[cfg(test)]
@@ -80,14 +69,15 @@ mod tests {
     #[test]
     fn the_loop_computes_what_it_counts() {
         for &isa in Isa::available() {
+            let (lanes, _) = shape(isa);
             let mut sums = [0.0f32; LANES];
             // SAFETY: no vector has more lanes than `sums`.
             unsafe { multiply_add(isa, 3, sums.as_mut_ptr()) };
             let expected = (0..3).fold(1.0f64, |s, _| s * f64::from(0.999f32) + f64::from(1e-3f32));
-            for sum in &sums[..lanes(isa)] {
+            for sum in &sums[..lanes] {
                 assert!((f64::from(*sum) / SUMS as f64 - expected).abs() < 1e-5, "{} {sum}", isa.name());
             }
-            assert!(sums[lanes(isa)..].iter().all(|&s| s == 0.0), "{} has more lanes", isa.name());
+            assert!(sums[lanes..].iter().all(|&s| s == 0.0), "{} has more lanes", isa.name());
             assert!(fma_peak(isa, Duration::from_millis(1)) > 1e8);
         }
     }
