@@ -11,7 +11,7 @@ use crate::device::Memory;
 use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
 use crate::ops::correlation::correlation;
-use crate::ops::mwer::{MwerInputs, mwer};
+use crate::ops::mwer::{MwerInputs, mean_mwer};
 use crate::rescore::scorer::CHUNK_TOKENS;
 use crate::tape::Tape;
 
@@ -89,7 +89,19 @@ pub fn gradient(
     let hidden = encoder.config().hidden;
     let scores: Vec<f32> = forward.iter().flat_map(|(_, s)| s.scores.value.values()).collect();
     let mut gradient = vec![0.0f32; adapter.layout.len()];
-    let losses = utterance_losses(batch, &scores, adapter, objective, &mut gradient);
+    let theta = adapter.layout.theta();
+    let losses = mean_mwer(
+        MwerInputs {
+            offsets: &batch.offsets,
+            scores: &scores,
+            errors: &batch.errors,
+            beta: theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp()),
+        },
+        &batch.utterances,
+    );
+    if let Some(at) = theta {
+        gradient[at] = losses.d_theta as f32;
+    }
     let mut correlation_loss = 0.0;
     let mut d_features = None;
     if objective.correlation_weight > 0.0 {
@@ -119,50 +131,9 @@ pub fn gradient(
         gradient.iter_mut().zip(of_chunk).for_each(|(g, c)| *g += c);
     }
     StepGradient {
-        mwer: losses.mwer,
-        mwer_without: losses.mwer_without,
+        mwer: losses.loss,
+        mwer_without: losses.loss_without,
         correlation: correlation_loss,
         gradient,
     }
-}
-
-struct UtteranceLosses {
-    mwer: f64,
-    mwer_without: f64,
-    d_scores: Vec<f32>,
-}
-
-/// The mean of the utterances' MWER losses; the gradient of theta goes to `gradient`.
-fn utterance_losses(
-    batch: &StepBatch,
-    scores: &[f32],
-    adapter: &Adapter,
-    objective: Objective,
-    gradient: &mut [f32],
-) -> UtteranceLosses {
-    let share = 1.0 / batch.utterances.len().max(1) as f64;
-    let theta = adapter.layout.theta();
-    let beta = theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp());
-    let mut losses =
-        UtteranceLosses { mwer: 0.0, mwer_without: 0.0, d_scores: Vec::with_capacity(scores.len()) };
-    let mut d_theta = 0.0;
-    for range in &batch.utterances {
-        let of = |beta| {
-            mwer(MwerInputs {
-                offsets: &batch.offsets[range.clone()],
-                scores: &scores[range.clone()],
-                errors: &batch.errors[range.clone()],
-                beta,
-            })
-        };
-        let one = of(beta);
-        losses.mwer += share * one.loss;
-        losses.mwer_without += share * of(0.0).loss;
-        losses.d_scores.extend(one.d_scores.iter().map(|d| d * share as f32));
-        d_theta += share * one.d_theta;
-    }
-    if let Some(at) = theta {
-        gradient[at] = d_theta as f32;
-    }
-    losses
 }

@@ -1,4 +1,6 @@
-use super::{Mwer, MwerInputs};
+use std::ops::Range;
+
+use super::{MeanMwer, Mwer, MwerInputs};
 
 /// The loss of one utterance, in f64: a list is small, and its scores may lie hundreds apart.
 pub fn mwer(inputs: MwerInputs<'_>) -> Mwer {
@@ -16,6 +18,30 @@ pub fn mwer(inputs: MwerInputs<'_>) -> Mwer {
         d_scores: d.iter().map(|d| (beta * d) as f32).collect(),
         d_theta: d.iter().zip(scores).map(|(d, &g)| d * beta * f64::from(g)).sum(),
     }
+}
+
+/// The mean over `utterances`, each a range of the hypotheses, one after the other.
+pub fn mean_mwer(inputs: MwerInputs<'_>, utterances: &[Range<usize>]) -> MeanMwer {
+    let MwerInputs { offsets, scores, errors, beta } = inputs;
+    let share = 1.0 / utterances.len().max(1) as f64;
+    let mut mean =
+        MeanMwer { loss: 0.0, loss_without: 0.0, d_scores: Vec::with_capacity(scores.len()), d_theta: 0.0 };
+    for range in utterances {
+        let of = |beta| {
+            mwer(MwerInputs {
+                offsets: &offsets[range.clone()],
+                scores: &scores[range.clone()],
+                errors: &errors[range.clone()],
+                beta,
+            })
+        };
+        let one = of(beta);
+        mean.loss += share * one.loss;
+        mean.loss_without += share * of(0.0).loss;
+        mean.d_scores.extend(one.d_scores.iter().map(|d| d * share as f32));
+        mean.d_theta += share * one.d_theta;
+    }
+    mean
 }
 
 #[cfg(test)]

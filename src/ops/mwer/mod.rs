@@ -7,7 +7,7 @@
 mod cpu;
 pub mod cuda;
 
-pub use cpu::mwer;
+pub use cpu::{mean_mwer, mwer};
 
 /// One utterance's hypotheses.
 pub struct MwerInputs<'a> {
@@ -18,6 +18,17 @@ pub struct MwerInputs<'a> {
     /// e_i: word errors against the reference.
     pub errors: &'a [u32],
     pub beta: f64,
+}
+
+/// The mean loss over the utterances of a step, and its gradients.
+pub struct MeanMwer {
+    pub loss: f64,
+    /// What it would be without g.
+    pub loss_without: f64,
+    /// dL/dg_i of all hypotheses.
+    pub d_scores: Vec<f32>,
+    /// dL/dtheta.
+    pub d_theta: f64,
 }
 
 /// The loss of one utterance and its gradients.

@@ -54,23 +54,21 @@ impl Utterances {
     }
 
     fn on_cpu(&self) -> Result<Vec<Output>> {
-        let share = 1.0 / self.lengths.len() as f64;
         let offsets: Vec<f64> = self.offsets.iter().map(|&x| x.into()).collect();
-        let (mut loss, mut without, mut d_theta, mut d_scores, mut first) = (0.0, 0.0, 0.0, Vec::new(), 0);
-        for &n in self.lengths {
-            let range = first..first + n;
-            first = range.end;
-            let of = |beta| {
-                let (offsets, scores) = (&offsets[range.clone()], &self.scores[range.clone()]);
-                mwer::mwer(MwerInputs { offsets, scores, errors: &self.errors[range.clone()], beta })
-            };
-            let found = of(f64::from(THETA).exp());
-            loss += share * found.loss;
-            without += share * of(0.0).loss;
-            d_theta += share * found.d_theta;
-            d_scores.extend(found.d_scores.iter().map(|&d| d * share as f32));
-        }
-        Ok(self.outputs(&[loss as f32, without as f32], d_scores, d_theta as f32))
+        let mut end = 0;
+        let utterance = |&n: &usize| {
+            end += n;
+            end - n..end
+        };
+        let utterances: Vec<_> = self.lengths.iter().map(utterance).collect();
+        let beta = f64::from(THETA).exp();
+        let inputs = MwerInputs { offsets: &offsets, scores: &self.scores, errors: &self.errors, beta };
+        let found = mwer::mean_mwer(inputs, &utterances);
+        Ok(self.outputs(
+            &[found.loss as f32, found.loss_without as f32],
+            found.d_scores,
+            found.d_theta as f32,
+        ))
     }
 }
 
