@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod gemm;
 pub mod isa;
 pub mod matrix;
+mod pages;
 pub mod peak;
 pub mod simd;
 

@@ -27,6 +27,13 @@ impl<D: Memory> Clone for Shape<'_, D> {
 
 impl<D: Memory> Copy for Shape<'_, D> {}
 
+impl<D: Memory> Shape<'_, D> {
+    /// 1 / sqrt(head size), what scores are multiplied by.
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_size as f32).sqrt()
+    }
+}
+
 /// Queries, keys and values.
 #[derive(Clone)]
 pub enum Inputs<T> {
