@@ -1,5 +1,7 @@
 //! The BERT encoder with its scoring head, written once for every device, for training and inference.
 
+mod join;
+
 use std::ops::Range;
 
 use rayon::prelude::*;

@@ -9,6 +9,7 @@ mod merge;
 mod output;
 mod rescore;
 mod scoring;
+mod serve;
 mod train;
 
 pub use output::note;
@@ -39,6 +40,7 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Rescore(rescore::Rescore),
+    Serve(serve::Serve),
     Evaluate(evaluate::Evaluate),
     Merge(merge::Merge),
     Inspect(inspect::Inspect),
@@ -53,6 +55,7 @@ pub fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Train(command) => command.run(),
         Command::Rescore(command) => command.run(),
+        Command::Serve(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Inspect(command) => command.run(),

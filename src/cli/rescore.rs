@@ -1,3 +1,5 @@
+mod server;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,6 +17,7 @@ use lorb_engine::{Error, Result};
 use super::output::note;
 use super::scoring::Scoring;
 use super::{Compute, Lists};
+use server::{Server, ServerOption};
 
 /// Rescore N-best lists
 #[derive(Args)]
@@ -37,6 +40,8 @@ pub struct Rescore {
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
     #[command(flatten)]
+    server: ServerOption,
+    #[command(flatten)]
     lists: Lists,
     #[command(flatten)]
     compute: Compute,
@@ -52,6 +57,12 @@ impl Rescore {
     pub fn run(self) -> Result<()> {
         let rejects = self.rejects()?.map(|path| Rejects::create(&path)).transpose()?;
         let output = ListWriter::create(self.output.as_deref())?;
+        if let Some(server) = self.server.open(&self.scoring, &self.lists, self.beta)? {
+            let fields = ServerOption::fields(&self.lists);
+            fields.check_kept_by_rescoring()?;
+            let input = ReadAhead::start(self.input.as_deref(), &fields);
+            return until_the_reader_has_seen_enough(write_served(&server, input, output, rejects));
+        }
         let device = self.compute.start()?;
         let head = self.scoring.open(&self.lists)?;
         let mut settings = head.settings.rescoring;
@@ -64,11 +75,7 @@ impl Rescore {
         let input = ReadAhead::start(self.input.as_deref(), &fields);
         let normaliser = Normaliser::new(&settings.normalise)?;
         let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
-        match write_all(&rescorer, &settings, input, output, rejects) {
-            // Whoever read the output has seen enough.
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            done => done,
-        }
+        until_the_reader_has_seen_enough(write_all(&rescorer, &settings, input, output, rejects))
     }
 
     /// The file for skipped lines, where lines may be skipped.
@@ -93,6 +100,34 @@ impl Rescore {
     }
 }
 
+/// It is no error that whoever reads the output has gone.
+fn until_the_reader_has_seen_enough(done: Result<()>) -> Result<()> {
+    match done {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+fn write_served(
+    server: &Server,
+    mut input: ReadAhead,
+    mut output: ListWriter,
+    mut rejects: Option<Rejects>,
+) -> Result<()> {
+    let mut utterances = 0;
+    while let Some(batch) = input.next_batch() {
+        server.rescore(&batch)?.iter().try_for_each(|line| output.write(line))?;
+        utterances += batch.utterances.len();
+        reject(batch.failure, &mut rejects)?;
+    }
+    output.finish()?;
+    if let Some(rejects) = rejects {
+        rejects.finish()?;
+    }
+    note(format!("rescored {utterances} utterances"));
+    Ok(())
+}
+
 fn write_all(
     rescorer: &Rescorer,
     settings: &RescoringFile,
@@ -113,13 +148,7 @@ fn write_all(
         utterances += batch.utterances.len();
         tokens += scored.tokens;
         cut += scored.cut;
-        match (batch.failure, &mut rejects) {
-            (Some(failure @ Failure { error: Error::List { .. }, .. }), Some(rejects)) => {
-                rejects.add(failure)
-            }
-            (Some(failure), _) => Err(failure.error),
-            (None, _) => Ok(()),
-        }
+        reject(batch.failure, &mut rejects)
     })?;
     let seconds = start.elapsed().as_secs_f64();
     output.finish()?;
@@ -133,6 +162,15 @@ fn write_all(
         tokens as f64 / seconds
     ));
     Ok(())
+}
+
+/// Keeps what could not be read, where that may be skipped.
+fn reject(failure: Option<Failure>, rejects: &mut Option<Rejects>) -> Result<()> {
+    match (failure, rejects) {
+        (Some(failure @ Failure { error: Error::List { .. }, .. }), Some(rejects)) => rejects.add(failure),
+        (Some(failure), _) => Err(failure.error),
+        (None, _) => Ok(()),
+    }
 }
 
 /// The lines that were skipped, as they were.

@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear, Output};
 use crate::bert::Weights;
@@ -23,7 +24,20 @@ struct Module {
 
 /// A layer's modules, of each adapter.
 pub struct Lora {
-    adapters: Vec<Vec<Option<LoraModule>>>,
+    adapters: Vec<Arc<[Option<LoraModule>]>>,
+}
+
+impl Lora {
+    /// The adapters of all `parts`, one after the other; nothing is packed again.
+    pub(crate) fn join<'a>(parts: impl Iterator<Item = &'a Lora>) -> Lora {
+        Lora { adapters: parts.flat_map(|part| part.adapters.iter().cloned()).collect() }
+    }
+
+    /// The memory that the adapters take.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |m: &LoraModule| m.down.bytes() + m.up.bytes() + 4 * (m.a.len() + m.b.len());
+        self.adapters.iter().flat_map(|modules| modules.iter().flatten()).map(of).sum()
+    }
 }
 
 struct LoraModule {

@@ -1,9 +1,11 @@
 //! Scores of token sequences: packed, cut into chunks for the workers, each distinct sequence once.
 
 mod adapters;
+mod bank;
 mod cuda;
 mod plan;
 
+pub use bank::{Bank, Seat};
 pub use cuda::{BATCH_TOKENS, Pending};
 pub(crate) use plan::{Place, Plan};
 
