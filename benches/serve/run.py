@@ -18,6 +18,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Service:
                     break
             else:
                 raise SystemExit("the service did not start")
+            # The rest of the log.
+            threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True).start()
         self.port = port
 
     def __enter__(self):

@@ -68,12 +68,10 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<()> {
-        tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_target(false)
-            .with_writer(std::io::stderr)
-            .init();
+        // Whoever reads the log may stop: then lines are lost, but no request waits.
+        let (log, _until_the_end) =
+            tracing_appender::non_blocking::NonBlockingBuilder::default().finish(std::io::stderr());
+        tracing_subscriber::fmt().json().flatten_event(true).with_target(false).with_writer(log).init();
         let secret = |path: &Option<PathBuf>| path.as_deref().map(Secret::open).transpose();
         let config = Config {
             adapters: self.adapters.clone(),

@@ -85,3 +85,18 @@ fn connections_beyond_the_limit_are_refused_at_once() {
         assert!(Instant::now() < end, "the places of those who left are free again");
     }
 }
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    let desk = Desk::new();
+    write_adapters(&desk, &["a"]);
+    let server = Server::start(&desk, "--adapters adapters");
+    let log = server.hold_log();
+    // Several times what a pipe takes (64 KiB), at more than 100 bytes a line.
+    let mut connection = Connection::open(server.address);
+    for i in 0..3000 {
+        let response = connection.exchange(&request("POST", "/v1/rescore", "", "{}"));
+        assert_eq!(response.unwrap_or_else(|| panic!("no answer to request {i}")).status, 422);
+    }
+    drop(log);
+}
