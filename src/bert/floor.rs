@@ -1,31 +1,142 @@
-//! The arithmetic that no engine can avoid: what scoring is measured against.
+//! The work that no engine can avoid: what scoring and training are measured against.
+//!
+//! What sequences share exactly is left out: equal ones count once, layer 0's query, key and value once for each
+//! distinct (token, position), and the last layer's rows other than [CLS] only for key and value. The gradient of a
+//! frozen weight is no part of it, nor any gradient below the lowest adapted module. Softmax, LayerNorm, GELU, the
+//! low-rank products, which could be merged, and the optimizer are outside it: nothing reaches it.
 
 use std::collections::HashSet;
 
 use super::Config;
+use crate::lora::{Target, Targets};
 
-/// FLOP (multiply-adds counted twice) of scoring sequences together, with what they share exactly left out: equal
-/// sequences count once, layer 0's query, key and value once for each distinct (token, position), and the last layer's
-/// rows other than [CLS] only for key and value. Softmax, LayerNorm, GELU and the low-rank products, which could be
-/// merged, are outside it.
-pub fn forward_flop<S: AsRef<[u32]>>(config: &Config, sequences: &[S]) -> f64 {
-    let distinct: HashSet<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
-    let pairs: HashSet<(usize, u32)> = distinct.iter().flat_map(|s| s.iter().copied().enumerate()).collect();
-    let tokens: usize = distinct.iter().map(|s| s.len()).sum();
-    let squares: usize = distinct.iter().map(|s| s.len() * s.len()).sum();
-    let (sequences, tokens, pairs) = (distinct.len() as f64, tokens as f64, pairs.len() as f64);
-    let (h, f) = (config.hidden as f64, config.intermediate as f64);
-    let rest = h * h + 2.0 * h * f;
-    let mut sum = sequences * (h * h + h);
-    for layer in 0..config.layers {
-        let last = layer + 1 == config.layers;
-        let rows = if layer == 0 { pairs } else { tokens };
-        let queries = if last { sequences.min(rows) } else { rows };
-        sum += (2.0 * rows + queries) * h * h;
-        sum += 2.0 * h * if last { tokens } else { squares as f64 };
-        sum += rest * if last { sequences } else { tokens };
+/// What cannot be avoided.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Floor {
+    /// Multiply-adds counted twice.
+    pub flop: f64,
+    /// Of f32 weights, each read once a pass, and of the embedding rows that are needed. Caches that hold them from
+    /// the call before have them at another rate, not for nothing.
+    pub bytes: f64,
+}
+
+impl Floor {
+    /// The time at these rates, in FLOP and bytes a second: that of the larger part.
+    pub fn seconds(&self, flop_per_s: f64, bytes_per_s: f64) -> f64 {
+        (self.flop / flop_per_s).max(self.bytes / bytes_per_s)
     }
-    2.0 * sum
+
+    fn product(&mut self, rows: usize, weights: usize) {
+        self.flop += 2.0 * rows as f64 * weights as f64;
+        self.bytes += 4.0 * weights as f64;
+    }
+
+    /// One of attention's products: as many pairs of query and key, each a row of `hidden`.
+    fn attention(&mut self, pairs: usize, hidden: usize) {
+        self.flop += 2.0 * pairs as f64 * hidden as f64;
+    }
+}
+
+/// How much there is of the distinct sequences.
+struct Size {
+    sequences: usize,
+    tokens: usize,
+    /// Distinct (token, position).
+    distinct: usize,
+    /// Pairs of tokens of one sequence.
+    pairs: usize,
+    /// Rows of the embedding tables: distinct tokens, and positions.
+    rows: usize,
+}
+
+impl Size {
+    fn of<S: AsRef<[u32]>>(sequences: &[S]) -> Size {
+        let sequences: HashSet<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
+        let distinct: HashSet<(usize, u32)> =
+            sequences.iter().flat_map(|s| s.iter().copied().enumerate()).collect();
+        let words: HashSet<u32> = distinct.iter().map(|(_, token)| *token).collect();
+        Size {
+            sequences: sequences.len(),
+            tokens: sequences.iter().map(|s| s.len()).sum(),
+            distinct: distinct.len(),
+            pairs: sequences.iter().map(|s| s.len() * s.len()).sum(),
+            rows: words.len() + sequences.iter().map(|s| s.len()).max().unwrap_or(0),
+        }
+    }
+
+    /// Rows of a layer behind its keys and values, and pairs of query and key.
+    fn of_layer(&self, config: &Config, layer: usize) -> (usize, usize) {
+        if layer + 1 == config.layers { (self.sequences, self.tokens) } else { (self.tokens, self.pairs) }
+    }
+}
+
+/// The floor of scoring sequences together.
+pub fn scoring<S: AsRef<[u32]>>(config: &Config, sequences: &[S]) -> Floor {
+    forward(config, &Size::of(sequences))
+}
+
+/// The floor of one training step on sequences: forward, and back to low-rank adapters of these targets, to the
+/// classifier, and to the pooler where that is trained.
+pub fn training<S: AsRef<[u32]>>(
+    config: &Config,
+    targets: Targets,
+    trained_pooler: bool,
+    sequences: &[S],
+) -> Floor {
+    let size = Size::of(sequences);
+    let mut floor = forward(config, &size);
+    backward(&mut floor, config, targets, trained_pooler, &size);
+    floor
+}
+
+fn forward(config: &Config, size: &Size) -> Floor {
+    let (h, wide) = (config.hidden, config.intermediate);
+    let mut floor = Floor { flop: 0.0, bytes: 4.0 * (size.rows * h) as f64 };
+    for layer in 0..config.layers {
+        let (rows, pairs) = size.of_layer(config, layer);
+        let keys = if layer == 0 { size.distinct } else { size.tokens };
+        floor.product(rows.min(keys), h * h);
+        floor.product(keys, 2 * h * h);
+        floor.attention(2 * pairs, h);
+        floor.product(rows, h * h + 2 * h * wide);
+    }
+    floor.product(size.sequences, h * h + h);
+    floor
+}
+
+fn backward(floor: &mut Floor, config: &Config, targets: Targets, trained_pooler: bool, size: &Size) {
+    let (h, wide) = (config.hidden, config.intermediate);
+    // The classifier's gradient and that of its argument.
+    floor.product(size.sequences, 2 * h);
+    if trained_pooler {
+        floor.product(size.sequences, h * h);
+    }
+    if targets.is_empty() {
+        return;
+    }
+    floor.product(size.sequences, h * h);
+    for layer in (0..config.layers).rev() {
+        let (rows, pairs) = size.of_layer(config, layer);
+        // In every layer but the lowest one, a gradient is asked for by those below.
+        let beneath = |module: Target| layer > 0 || targets.iter().any(|t| t < module);
+        for (module, weights) in
+            [(Target::Output, h * wide), (Target::Intermediate, h * wide), (Target::AttentionOutput, h * h)]
+        {
+            if beneath(module) {
+                floor.product(rows, weights);
+            }
+        }
+        let wanted = |module: Target| layer > 0 || targets.contains(module);
+        let [query, key, value] = [Target::Query, Target::Key, Target::Value].map(wanted);
+        // Those of the values, of the probabilities, of the queries and of the keys.
+        for needed in [value, query || key, query, key] {
+            floor.attention(if needed { pairs } else { 0 }, h);
+        }
+        if layer > 0 {
+            floor.product(rows, h * h);
+            floor.product(size.tokens, 2 * h * h);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -41,19 +152,60 @@ mod tests {
         Config::from_bytes(json.as_bytes(), "config.json").unwrap()
     }
 
+    /// Five tokens, of which the first of both sequences are one pair of token and position: four of those.
+    fn sequences() -> [Vec<u32>; 3] {
+        [vec![1, 5, 9], vec![1, 6], vec![1, 6]]
+    }
+
+    const WEIGHTS: u32 = 2 * 1200 + 110;
+
     #[test]
     fn it_counts_what_is_left_of_two_layers() {
-        // Five tokens, of which the first of both sequences are one pair: four pairs.
-        let sequences = [vec![1, 5, 9], vec![1, 6], vec![1, 6]];
         let first = 3 * 4 * 100 + 2 * 10 * (9 + 4) + 5 * (100 + 800);
         let last = (2 * 5 + 2) * 100 + 2 * 10 * 5 + 2 * (100 + 800);
         let head = 2 * (100 + 10);
-        assert_eq!(forward_flop(&config(2), &sequences), 2.0 * f64::from(first + last + head));
+        let floor = scoring(&config(2), &sequences());
+        assert_eq!(floor.flop, 2.0 * f64::from(first + last + head));
+        // The rows of four tokens and three positions.
+        assert_eq!(floor.bytes, 4.0 * f64::from(WEIGHTS + 7 * 10));
+    }
+
+    fn back(targets: &str, trained_pooler: bool) -> Floor {
+        let all = training(&config(2), targets.parse().unwrap(), trained_pooler, &sequences());
+        let forward = scoring(&config(2), &sequences());
+        Floor { flop: all.flop - forward.flop, bytes: all.bytes - forward.bytes }
+    }
+
+    #[test]
+    fn it_counts_the_way_back_as_far_as_it_goes() {
+        let head = 2 * 20;
+        assert_eq!(back("none", false).flop, 2.0 * f64::from(head));
+        assert_eq!(back("none", true).flop, 2.0 * f64::from(head + 2 * 100));
+
+        // Through the pooler and the last layer: [CLS] rows, four products of attention, and three of rows.
+        let last = 2 * 100 + 2 * (800 + 100) + 4 * 10 * 5 + (2 + 2 * 5) * 100;
+        assert_eq!(back("output.dense", false).flop, 2.0 * f64::from(head + last));
+        assert_eq!(back("intermediate.dense", false).flop, 2.0 * f64::from(head + last + 5 * 400));
+        let attention_output = head + last + 5 * 800;
+        assert_eq!(back("attention.output.dense", false).flop, 2.0 * f64::from(attention_output));
+        let into_attention = attention_output + 5 * 100;
+        assert_eq!(back("value", false).flop, 2.0 * f64::from(into_attention + 13 * 10));
+        assert_eq!(back("query", false).flop, 2.0 * f64::from(into_attention + 2 * 13 * 10));
+        let all = back("all", false);
+        assert_eq!(all.flop, 2.0 * f64::from(into_attention + 4 * 13 * 10));
+        // Every weight once but layer 0's query, key and value; the classifier's twice.
+        assert_eq!(all.bytes, 4.0 * f64::from(WEIGHTS - 300 + 10));
+    }
+
+    #[test]
+    fn the_larger_part_sets_the_time() {
+        let floor = Floor { flop: 6.0, bytes: 8.0 };
+        assert_eq!((floor.seconds(2.0, 8.0), floor.seconds(6.0, 2.0)), (3.0, 4.0));
     }
 
     #[test]
     fn more_sequences_cost_no_less() {
         let (few, more) = ([vec![1, 2]], [vec![1, 2], vec![1, 3]]);
-        assert!(forward_flop(&config(6), &few) < forward_flop(&config(6), &more));
+        assert!(scoring(&config(6), &few).flop < scoring(&config(6), &more).flop);
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use lorb_engine::Result;
-use lorb_engine::bert::floor::forward_flop;
+use lorb_engine::bert::floor;
 use lorb_engine::builtin;
 use lorb_engine::card::{open_adapter, own_head};
 use lorb_engine::device::AnyDevice;
@@ -129,7 +129,7 @@ impl Work {
             let sequences = utterance.hypotheses.iter().map(encode).collect::<Result<Vec<Vec<u32>>>>()?;
             work.hypotheses += sequences.len();
             work.tokens += sequences.iter().map(Vec::len).sum::<usize>();
-            work.flop += forward_flop(&model.config, &sequences);
+            work.flop += floor::scoring(&model.config, &sequences).flop;
         }
         Ok(work)
     }

@@ -5,6 +5,7 @@
 //! (see [`crate::bert::batch::chunks`]). So no operation waits for another thread, and results do not depend on
 //! how many there are.
 
+pub mod bandwidth;
 pub mod buffer;
 pub mod gemm;
 pub mod isa;
