@@ -7,6 +7,7 @@ mod evaluate;
 mod inspect;
 mod merge;
 mod output;
+mod profile;
 mod rescore;
 mod scoring;
 mod train;

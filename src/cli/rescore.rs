@@ -14,6 +14,7 @@ use lorb_engine::rescore::weights::{Features, RescoringFile};
 use lorb_engine::{Error, Result};
 
 use super::output::note;
+use super::profile::{Profile, ProfileOption};
 use super::scoring::Scoring;
 use super::{Compute, Lists, parse_margin};
 
@@ -42,6 +43,8 @@ pub struct Rescore {
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
     #[command(flatten)]
+    profile: ProfileOption,
+    #[command(flatten)]
     lists: Lists,
     #[command(flatten)]
     compute: Compute,
@@ -57,7 +60,7 @@ impl Rescore {
     pub fn run(self) -> Result<()> {
         let rejects = self.rejects()?.map(|path| Rejects::create(&path)).transpose()?;
         let output = ListWriter::create(self.output.as_deref())?;
-        let device = self.compute.start()?;
+        let (device, profile) = self.profile.start(self.compute.start()?)?;
         let head = self.scoring.open(&self.lists)?;
         let mut settings = head.settings.rescoring;
         settings.weights.lorb = self.beta.unwrap_or(settings.weights.lorb);
@@ -71,9 +74,10 @@ impl Rescore {
         let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
         match write_all(&rescorer, &settings, self.prune, input, output, rejects) {
             // Whoever read the output has seen enough.
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            done => done,
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {}
+            done => done?,
         }
+        profile.map_or(Ok(()), Profile::finish)
     }
 
     /// The file for skipped lines, where lines may be skipped.

@@ -12,6 +12,7 @@ use crate::lora::Adapter;
 use crate::model::BaseModel;
 use crate::nbest::Utterance;
 use crate::nbest::normalise::{Normaliser, Unit, units};
+use crate::profile::{Recorder, Work};
 
 /// A model with its head, ready for the text of hypotheses.
 pub struct Rescorer {
@@ -20,6 +21,7 @@ pub struct Rescorer {
     max_tokens: usize,
     normaliser: Normaliser,
     unit: Unit,
+    recorder: Recorder,
 }
 
 /// What came out of some utterances.
@@ -44,9 +46,10 @@ impl Rescorer {
         normaliser: Normaliser,
         unit: Unit,
     ) -> Result<Self> {
+        let recorder = device.recorder();
         let scorer = Scorer::new(device, &model, &[adapter])?;
         let max_tokens = model.config.max_positions;
-        Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit })
+        Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit, recorder })
     }
 
     /// The longest text, in tokens, that is not cut.
@@ -74,7 +77,7 @@ impl Rescorer {
         };
         let texts: Vec<Option<&str>> = utterances.iter().flat_map(kept).collect();
         let read = texts.par_iter().map(|text| text.map(|text| self.read(text)).transpose());
-        let read: Vec<Option<Read>> = read.collect::<Result<_>>()?;
+        let read: Vec<Option<Read>> = self.recorder.phase("tokenise", || read.collect::<Result<_>>())?;
         let pending = self.scorer.start(&sequences(&read))?;
         Ok(Started { read, pending })
     }
@@ -104,9 +107,12 @@ impl Rescorer {
     }
 
     fn read(&self, text: &str) -> Result<Read> {
-        let text = self.normaliser.normalise(text);
-        let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
-        Ok(Read { tokens, units: units(&text, self.unit).len() })
+        let read = || {
+            let text = self.normaliser.normalise(text);
+            let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
+            Ok(Read { tokens, units: units(&text, self.unit).len() })
+        };
+        self.recorder.operation("tokenise", |_| Work::default(), read)
     }
 }
 
