@@ -10,6 +10,7 @@ pub mod lora;
 pub mod model;
 pub mod nbest;
 pub mod ops;
+pub mod profile;
 pub mod rescore;
 pub mod serve;
 pub mod tape;

@@ -7,6 +7,7 @@ mod evaluate;
 mod inspect;
 mod merge;
 mod output;
+mod profile;
 mod rescore;
 mod scoring;
 mod serve;
@@ -23,6 +24,7 @@ use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
+use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
@@ -170,6 +172,10 @@ impl Lists {
         let saved = (&file.fields, &file.normalise, file.unit);
         (file.fields, file.normalise, file.unit) = self.over(Some(saved));
     }
+}
+
+fn parse_margin(text: &str) -> Result<Margin, String> {
+    text.parse().ok().and_then(Margin::new).ok_or_else(|| "expected a number from 0".into())
 }
 
 fn parse_case(text: &str) -> Result<Case, String> {

@@ -8,15 +8,17 @@ use clap::{Args, ValueEnum};
 use lorb_engine::atomic::AtomicFile;
 use lorb_engine::nbest::jsonl::{ListWriter, Scores, rescored};
 use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
 use lorb_engine::rescore::rescorer::Rescorer;
 use lorb_engine::rescore::stream::stream;
-use lorb_engine::rescore::weights::RescoringFile;
+use lorb_engine::rescore::weights::{Features, RescoringFile};
 use lorb_engine::{Error, Result};
 
 use super::output::note;
+use super::profile::{Profile, ProfileOption};
 use super::scoring::Scoring;
-use super::{Compute, Lists};
+use super::{Compute, Lists, parse_margin};
 use server::{Server, ServerOption};
 
 /// Rescore N-best lists
@@ -33,6 +35,10 @@ pub struct Rescore {
     /// The weight of this engine's score [default: the one that was tuned or trained]
     #[arg(long, value_name = "WEIGHT", value_parser = parse_beta)]
     beta: Option<f64>,
+    /// Do not score a hypothesis whose first-pass score trails the best of its list by more than this; evaluate
+    /// --prune auto finds a margin
+    #[arg(long, value_name = "MARGIN", value_parser = parse_margin, allow_negative_numbers = true)]
+    prune: Option<Margin>,
     /// What to do at a line that is no utterance
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_error: OnError,
@@ -41,6 +47,8 @@ pub struct Rescore {
     rejects: Option<PathBuf>,
     #[command(flatten)]
     server: ServerOption,
+    #[command(flatten)]
+    profile: ProfileOption,
     #[command(flatten)]
     lists: Lists,
     #[command(flatten)]
@@ -63,7 +71,7 @@ impl Rescore {
             let input = ReadAhead::start(self.input.as_deref(), &fields);
             return until_the_reader_has_seen_enough(write_served(&server, input, output, rejects));
         }
-        let device = self.compute.start()?;
+        let (device, profile) = self.profile.start(self.compute.start()?)?;
         let head = self.scoring.open(&self.lists)?;
         let mut settings = head.settings.rescoring;
         settings.weights.lorb = self.beta.unwrap_or(settings.weights.lorb);
@@ -75,7 +83,9 @@ impl Rescore {
         let input = ReadAhead::start(self.input.as_deref(), &fields);
         let normaliser = Normaliser::new(&settings.normalise)?;
         let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
-        until_the_reader_has_seen_enough(write_all(&rescorer, &settings, input, output, rejects))
+        let written = write_all(&rescorer, &settings, self.prune, input, output, rejects);
+        until_the_reader_has_seen_enough(written)?;
+        profile.map_or(Ok(()), Profile::finish)
     }
 
     /// The file for skipped lines, where lines may be skipped.
@@ -131,19 +141,21 @@ fn write_served(
 fn write_all(
     rescorer: &Rescorer,
     settings: &RescoringFile,
+    prune: Option<Margin>,
     mut input: ReadAhead,
     mut output: ListWriter,
     mut rejects: Option<Rejects>,
 ) -> Result<()> {
     let start = Instant::now();
-    let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
-    stream(rescorer, &mut input, |batch, scored| {
+    let (mut utterances, mut hypotheses, mut pruned, mut tokens, mut cut) = (0, 0, 0, 0, 0);
+    stream(rescorer, prune.unwrap_or(Margin::NONE), &mut input, |batch, scored| {
         for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
-            let scores =
-                features.iter().map(|f| Scores { lorb: f.lorb, total: settings.weights.combined(f) });
-            let scores: Vec<Scores> = scores.collect();
+            let scores = |f: &Features| Scores { lorb: f.lorb, total: settings.weights.combined(f) };
+            let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
             output.write(&rescored(utterance, &scores, settings.confidence_scale)?)?;
-            hypotheses += scores.len();
+            let scored = scores.iter().flatten().count();
+            hypotheses += scored;
+            pruned += scores.len() - scored;
         }
         utterances += batch.utterances.len();
         tokens += scored.tokens;
@@ -154,6 +166,10 @@ fn write_all(
     output.finish()?;
     if let Some(rejects) = rejects {
         rejects.finish()?;
+    }
+    if let Some(margin) = prune {
+        let (all, margin) = (hypotheses + pruned, margin.value());
+        note(format!("pruned {pruned} of {all} hypotheses, more than {margin} below the best of their list"));
     }
     let limit = rescorer.max_tokens();
     note(format!(

@@ -7,7 +7,8 @@ use lorb_engine::nbest::Utterance;
 use lorb_engine::nbest::jsonl::{Fields, Scores, rescored};
 use lorb_engine::rescore::read_ahead::Batch;
 use lorb_engine::serve::{
-    AnsweredUtterance, Ask, AskedHypothesis, AskedUtterance, Client, Reweighting, read_token,
+    AnsweredHypothesis, AnsweredUtterance, Ask, AskedHypothesis, AskedUtterance, Client, Reweighting,
+    read_token,
 };
 use lorb_engine::{Error, Result};
 use serde_json::{Map, Value};
@@ -18,7 +19,7 @@ use super::{Lists, Scoring};
 #[derive(Args)]
 pub struct ServerOption {
     /// Let the service at this address score, http://HOST:PORT; --adapter is the name that it has there
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["prune", "profile"])]
     pub server: Option<String>,
     /// A file with the service's bearer token
     #[arg(long, value_name = "FILE", requires = "server")]
@@ -75,8 +76,8 @@ impl Server {
             if answered.hyps.len() != utterance.hypotheses.len() {
                 return Err(Error::Service("the service answered for other hypotheses".into()));
             }
-            let scores: Vec<Scores> =
-                answered.hyps.iter().map(|h| Scores { lorb: h.lorb, total: h.total }).collect();
+            let of = |h: &AnsweredHypothesis| Some(Scores { lorb: h.lorb, total: h.total });
+            let scores: Vec<Option<Scores>> = answered.hyps.iter().map(of).collect();
             rescored(utterance, &scores, answered.confidence_scale)
         };
         batch.utterances.iter().zip(&answer.utterances).map(line).collect()

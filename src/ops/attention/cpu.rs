@@ -6,6 +6,7 @@ use crate::device::cpu::gemm::{Addend, Gemm, Right, Term, gemm, shape as vector_
 use crate::device::cpu::simd::{Vector, exp, for_lanes, load};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::kernel;
+use crate::profile::Work;
 
 /// Queries that share one block of scores: bounds the scratch memory at 512 tokens to 128 KiB.
 const BLOCK: usize = 64;
@@ -48,6 +49,12 @@ impl Attention for Cpu {
         });
         let queries = q.rows();
         (y, Matrix::new(lse, queries, shape.heads))
+    }
+
+    fn attention_product(shape: Shape<'_, Cpu>) -> Work {
+        let sequences = shape.query_offsets.windows(2).zip(shape.key_offsets.windows(2));
+        let pairs = sequences.map(|(q, k)| ((q[1] - q[0]) * (k[1] - k[0])) as usize).sum();
+        Work::product(pairs, shape.heads * shape.head_size, 1)
     }
 
     fn attention_backward(

@@ -7,6 +7,7 @@ use crate::device::cpu::gemm::{Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::simd::{self, Vector, for_lanes, load, store};
 use crate::device::cpu::{Cpu, Matrix, Segments};
 use crate::kernel;
+use crate::profile::Work;
 
 /// One of the base, or one of each adapter.
 pub struct Pooler {
@@ -90,6 +91,11 @@ impl ScoreHead for Cpu {
             // SAFETY: z holds z.len() floats.
             unsafe { tanh_in_place(self.isa(), z.as_mut_ptr(), z.len()) }
         })
+    }
+
+    fn pooler_product(z: &Matrix) -> Work {
+        let h = z.columns();
+        Work::product(z.rows(), h, h) + Work::bytes((size_of::<f32>() * h * h) as f64)
     }
 
     fn pooler_backward(

@@ -125,6 +125,7 @@ fn on_all_cores<'s, 'o>(
         let scored = encoder.forward(cpu, operands, &batch, None, &mut Tape::idle());
         scored.scores.value.values()
     };
-    let scored: Vec<f32> = plan.chunks.par_iter().flat_map_iter(of_chunk).collect();
+    let all = || plan.chunks.par_iter().flat_map_iter(of_chunk).collect();
+    let scored: Vec<f32> = cpu.recorder().phase("score", all);
     plan.spread.of(&scored)
 }
