@@ -1,5 +1,7 @@
 //! What a client may do, and what it may not.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Server, conforms, utterances, write_adapters};
@@ -127,7 +129,7 @@ fn tokens_guard_scoring_and_administration() {
 #[test]
 fn requests_have_ids_and_the_log_has_no_text_unless_asked() {
     for (option, has_text) in [("", false), ("--log-text", true)] {
-        let (_desk, server) = start(option);
+        let (_desk, mut server) = start(option);
         let ask =
             json!({"adapter": "a", "id": "u-17", "hyps": [{"text": "secret words", "am": 0}]}).to_string();
         let answered = server.ask_with("POST", "/v1/rescore", "X-Request-Id: mine-42\r\n", &ask);
@@ -136,6 +138,9 @@ fn requests_have_ids_and_the_log_has_no_text_unless_asked() {
         assert_ne!(a, b);
         server.ask("POST", "/v1/rescore", &ask.replace("\"am\":0", "\"am\":\"secret\""));
         server.get("/healthz");
+        // The log is written beside the answers; at the end it is whole.
+        server.signal("-TERM");
+        assert_eq!(server.ended(Duration::from_secs(30)), Some(0));
         let log = server.log();
         assert!(log.contains("mine-42"), "{log}");
         assert_eq!(log.contains("secret"), has_text, "{log}");
