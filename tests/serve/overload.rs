@@ -54,13 +54,19 @@ fn send(server: &Server, connections: usize, rate: Option<f64>, time: Duration) 
     results.into_inner().unwrap()
 }
 
-#[test]
-fn ten_times_too_much_is_refused_at_once() {
+/// A base that takes a while, and an adapter.
+fn with_some_work() -> Desk {
     let desk = Desk::new();
     let wide = crate::support::TinyBert { hidden: 128, layers: 4, intermediate: 512, ..Default::default() };
     std::fs::remove_dir_all(desk.path("base")).unwrap();
     crate::support::tiny_bert(&desk.path("base"), 3, &wide);
     write_adapters(&desk, &["a"]);
+    desk
+}
+
+#[test]
+fn ten_times_too_much_is_refused_at_once() {
+    let desk = with_some_work();
     // Some 15 requests of 200 tokens may wait.
     let server = Server::start(
         &desk,
@@ -105,8 +111,7 @@ fn ten_times_too_much_is_refused_at_once() {
 
 #[test]
 fn what_would_come_too_late_is_not_computed() {
-    let desk = Desk::new();
-    write_adapters(&desk, &["a"]);
+    let desk = with_some_work();
     let server =
         Server::start(&desk, "--adapters adapters --cache-memory 0 --threads 1 --batch-tokens 100000");
     std::thread::scope(|scope| {
