@@ -1,8 +1,8 @@
 //! Ten times what the service can do: it stays within its memory, those that it accepts do not wait longer for it,
 //! and the others are told at once.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -54,6 +54,9 @@ fn send(server: &Server, connections: usize, rate: Option<f64>, time: Duration) 
     results.into_inner().unwrap()
 }
 
+/// Each of these tests would disturb the times of the other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A base that takes a while, and an adapter.
 fn with_some_work() -> Desk {
     let desk = Desk::new();
@@ -66,6 +69,7 @@ fn with_some_work() -> Desk {
 
 #[test]
 fn ten_times_too_much_is_refused_at_once() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let desk = with_some_work();
     // Some 15 requests of 200 tokens may wait.
     let server = Server::start(
@@ -111,6 +115,7 @@ fn ten_times_too_much_is_refused_at_once() {
 
 #[test]
 fn what_would_come_too_late_is_not_computed() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let desk = with_some_work();
     let server =
         Server::start(&desk, "--adapters adapters --cache-memory 0 --threads 1 --batch-tokens 100000");
