@@ -32,13 +32,11 @@ impl Ceiling {
     /// whichever is longer. The rate for bytes is that at which as many as one call has are read over and over, from
     /// the cache that holds them.
     pub fn floor(&self, total: &Total) -> Duration {
-        let mut seconds = total.work.flop / self.flop_per_s;
-        if total.work.bytes > 0.0 {
-            let of_a_call = total.work.bytes / total.calls as f64 * threads();
-            let bytes_per_s = read_bandwidth(self.isa, of_a_call as usize, READ) / threads();
-            seconds = seconds.max(total.work.bytes / bytes_per_s);
-        }
-        Duration::from_secs_f64(seconds)
+        let bytes_per_s = match total.work.bytes / total.calls as f64 * threads() {
+            0.0 => f64::INFINITY,
+            of_a_call => read_bandwidth(self.isa, of_a_call as usize, READ) / threads(),
+        };
+        Duration::from_secs_f64(total.work.seconds(self.flop_per_s, bytes_per_s))
     }
 }
 

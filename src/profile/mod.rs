@@ -9,7 +9,7 @@ mod trace;
 
 use std::collections::HashMap;
 use std::iter::Sum;
-use std::ops::{Add, Mul};
+use std::ops::{Add, AddAssign, Mul};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,16 @@ impl Work {
     pub fn product(m: usize, k: usize, n: usize) -> Work {
         Work { flop: 2.0 * m as f64 * k as f64 * n as f64, bytes: 0.0 }
     }
+
+    /// A product of so many rows with f32 matrices of so many elements in all, which are read.
+    pub fn weights(rows: usize, elements: usize) -> Work {
+        Work::product(rows, 1, elements) + Work::bytes((size_of::<f32>() * elements) as f64)
+    }
+
+    /// The time at these rates, in FLOP and bytes a second: that of the larger part.
+    pub fn seconds(&self, flop_per_s: f64, bytes_per_s: f64) -> f64 {
+        (self.flop / flop_per_s).max(self.bytes / bytes_per_s)
+    }
 }
 
 impl Mul<f64> for Work {
@@ -57,6 +67,12 @@ impl Add for Work {
 
     fn add(self, other: Work) -> Work {
         Work { flop: self.flop + other.flop, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        *self = *self + other;
     }
 }
 
@@ -146,7 +162,7 @@ impl Recorder {
         let total = spans.totals.entry((kind, name)).or_default();
         total.calls += 1;
         total.time += time;
-        total.work = total.work + work;
+        total.work += work;
         if spans.traced.len() < TRACED {
             let start = began - recording.start;
             spans.traced.push(Span { name, kind, thread, start, time, work });
@@ -176,6 +192,12 @@ impl Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_larger_part_sets_the_time() {
+        let floor = Work { flop: 6.0, bytes: 8.0 };
+        assert_eq!((floor.seconds(2.0, 8.0), floor.seconds(6.0, 2.0)), (3.0, 4.0));
+    }
 
     #[test]
     fn spans_of_a_name_are_added_up() {

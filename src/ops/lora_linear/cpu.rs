@@ -253,8 +253,7 @@ impl LoraLinear for Cpu {
         let of_module = |module: usize| {
             let n = call.linear.modules[module].output;
             let rank = call.rank(module);
-            let weights = k * n + rank * (k + n);
-            Work::product(m, 1, weights) + Work::bytes((size_of::<f32>() * weights) as f64)
+            Work::weights(m, k * n + rank * (k + n))
         };
         call.modules.clone().map(of_module).sum()
     }

@@ -95,7 +95,7 @@ impl ScoreHead for Cpu {
 
     fn pooler_product(z: &Matrix) -> Work {
         let h = z.columns();
-        Work::product(z.rows(), h, h) + Work::bytes((size_of::<f32>() * h * h) as f64)
+        Work::weights(z.rows(), h * h)
     }
 
     fn pooler_backward(
