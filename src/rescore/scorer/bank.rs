@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::plan::{Chunk, Place, Plan};
+use super::plan::{Chunk, Place, Plan, Sets};
 use super::{BATCH_TOKENS, CHUNK_TOKENS, on_all_cores};
 use crate::Result;
+use crate::bert::Encoder;
 use crate::bert::encoder::Operands;
-use crate::bert::{Encoder, PackedBatch};
 use crate::device::cpu::Cpu;
 use crate::device::cuda::{Cuda, Flat};
-use crate::device::{AnyDevice, Device, Memory};
+use crate::device::{AnyDevice, Memory};
 use crate::lora::{Adapter, Layout};
 use crate::model::BaseModel;
 use crate::tape::Tape;
@@ -98,7 +98,9 @@ impl Bank {
         match &self.0 {
             Kind::Cpu(cpu, encoder) => {
                 let operands: Vec<_> = sets.iter().map(|set| joined(set)).collect();
-                let batch = |chunk: &Chunk| (&operands[chunk.operands], packed(cpu, chunk, &sets));
+                let batch = |chunk: &Chunk| {
+                    (&operands[chunk.operands], chunk.packed(cpu, sets[chunk.operands].len()))
+                };
                 Ok(on_all_cores(cpu, encoder, placed, batch))
             }
             Kind::Cuda(cuda, encoder) => {
@@ -106,7 +108,7 @@ impl Bank {
                 let operands: Vec<_> = sets.iter().map(|set| gathered(cuda, encoder, set)).collect();
                 let mut fetched = Vec::with_capacity(plan.chunks.len());
                 for chunk in &plan.chunks {
-                    let batch = packed(cuda, chunk, &sets);
+                    let batch = chunk.packed(cuda, sets[chunk.operands].len());
                     let operands = &operands[chunk.operands];
                     let scored = encoder.forward(cuda, operands, &batch, None, &mut Tape::idle());
                     fetched.push(cuda.fetch(&scored.scores.value, chunk.sequences.len())?);
@@ -130,30 +132,14 @@ impl Seat {
 
 /// The adapters of some sequences, those of one layout together, and the place of each sequence's.
 fn sets<S>(sequences: &[(Arc<Seat>, S)]) -> (Vec<Vec<&Seat>>, Vec<Place>) {
-    let mut sets: Vec<Vec<&Seat>> = Vec::new();
+    let mut sets = Sets::new();
     let mut found: HashMap<*const Seat, Place> = HashMap::new();
     let mut places = Vec::with_capacity(sequences.len());
     for (seat, _) in sequences {
-        places.push(*found.entry(Arc::as_ptr(seat)).or_insert_with(|| {
-            let operands = match sets.iter().position(|set| set[0].layout.matches(&seat.layout)) {
-                Some(there) => there,
-                None => {
-                    sets.push(Vec::new());
-                    sets.len() - 1
-                }
-            };
-            sets[operands].push(seat);
-            Place { operands, number: sets[operands].len() - 1 }
-        }));
+        let place = || sets.push(&**seat, |seat| &seat.layout);
+        places.push(*found.entry(Arc::as_ptr(seat)).or_insert_with(place));
     }
-    (sets, places)
-}
-
-fn packed<D: Device>(device: &D, chunk: &Chunk, sets: &[Vec<&Seat>]) -> PackedBatch<D> {
-    match sets[chunk.operands].len() {
-        1 => PackedBatch::new(device, &chunk.tokens()),
-        _ => PackedBatch::of_adapters(device, &chunk.sequences),
-    }
+    (sets.0, places)
 }
 
 fn joined(set: &[&Seat]) -> Operands<Cpu> {

@@ -47,7 +47,7 @@ pub(super) struct Call {
     pub n: usize,
     pub terms: [RawTerm; 2],
     pub bias: *const f32,
-    /// Whether the sums start from what C holds.
+    /// Whether the sums are added to what C holds.
     pub onto: bool,
     pub addend: *const f32,
     pub addend_stride: usize,

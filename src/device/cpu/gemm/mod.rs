@@ -3,8 +3,8 @@
 //! Two terms in one pass are what fuses a low-rank update with its base product: the accumulators run over
 //! the base's inner dimension, then over the rank, and are written once. The right matrix is walked in
 //! panels of as many columns as a tile holds (packed once where it never changes), the left one row by row;
-//! each element of C is summed in the order of the inner dimension, whatever the shape of the tile that
-//! holds it, so a row of C depends on that row of the left matrix alone.
+//! each element of C is summed in the order of the inner dimension, in parts that depend on its length alone,
+//! whatever the shape of the tile that holds it, so a row of C depends on that row of the left matrix alone.
 
 mod kernel;
 
