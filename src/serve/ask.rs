@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::compute::{Gather, Row};
 use super::metrics;
-use super::problem::Problem;
+use super::problem::{Problem, aside};
 use super::registry::Loaded;
 use super::scheduler::Job;
 use super::service::Service;
@@ -68,18 +68,16 @@ pub(super) async fn answer(
     metrics::stage("adapters", start.elapsed());
 
     let start = Instant::now();
-    let (own, service_there) = (service.clone(), service.clone());
-    let prepare = move || asked.into_iter().map(|asked| prepare(&service_there, asked)).collect();
-    let prepared: Result<Vec<Prepared>, Problem> =
-        tokio::task::spawn_blocking(prepare).await.map_err(|_| Problem::unavailable("tokenising failed"))?;
-    let mut prepared = prepared?;
-    own.check_tokens(prepared.iter().map(Prepared::tokens).sum())?;
+    let there = service.clone();
+    let prepare = move || asked.into_iter().map(|asked| prepare(&there, asked)).collect();
+    let mut prepared: Vec<Prepared> = aside("tokenising", prepare).await?;
+    service.check_tokens(prepared.iter().map(Prepared::tokens).sum())?;
     metrics::stage("prepare", start.elapsed());
 
     let pending = enqueue(service, &prepared, &client)?;
     let mut answered = Vec::with_capacity(prepared.len());
     for (prepared, pending) in prepared.iter_mut().zip(pending) {
-        let known = prepared.known();
+        let known = explain.then(|| prepared.known());
         if let Some(Pending { sequences, scores }) = pending {
             let deadline = tokio::time::Instant::from_std(prepared.asked.deadline);
             let scores = tokio::time::timeout_at(deadline, scores).await.map_err(|_| Problem::deadline())?;
@@ -89,7 +87,7 @@ pub(super) async fn answer(
         let adapter = &prepared.asked.adapter;
         metrics::scored(adapter.label(), prepared.hypotheses.len(), client.arrived.elapsed());
         adapter.hypotheses.fetch_add(prepared.hypotheses.len() as u64, Ordering::Relaxed);
-        answered.push(prepared.answer(explain.then_some(&known[..]))?);
+        answered.push(prepared.answer(known.as_deref())?);
     }
     Ok(Answer { utterances: answered })
 }

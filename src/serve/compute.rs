@@ -1,7 +1,6 @@
 //! The one thread that scores. Whatever becomes of it, everybody who waits gets an answer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -30,22 +29,23 @@ pub(super) struct Row {
 }
 
 /// The scores of an utterance as they come in.
-pub(super) struct Gather(Mutex<Gathering>, AtomicBool);
+pub(super) struct Gather(Mutex<Gathering>);
 
 struct Gathering {
     scores: Vec<f32>,
     missing: usize,
     to: Option<oneshot::Sender<Result<Vec<f32>, Problem>>>,
-    queued: Instant,
+    /// Until its first batch begins.
+    queued: Option<Instant>,
 }
 
 impl Gather {
     /// Waits for the scores of `rows` rows.
     pub fn new(rows: usize) -> (Arc<Gather>, oneshot::Receiver<Result<Vec<f32>, Problem>>) {
         let (to, answer) = oneshot::channel();
-        let gathering =
-            Gathering { scores: vec![0.0; rows], missing: rows, to: Some(to), queued: Instant::now() };
-        (Arc::new(Gather(Mutex::new(gathering), AtomicBool::new(false))), answer)
+        let queued = Some(Instant::now());
+        let gathering = Gathering { scores: vec![0.0; rows], missing: rows, to: Some(to), queued };
+        (Arc::new(Gather(Mutex::new(gathering))), answer)
     }
 
     /// Whether nobody waits any more.
@@ -55,8 +55,9 @@ impl Gather {
 
     /// Notes once how long the utterance waited for its first batch.
     fn started(&self) {
-        if !self.1.swap(true, Ordering::Relaxed) {
-            metrics::stage("queue", self.lock().queued.elapsed());
+        let queued = self.lock().queued.take();
+        if let Some(queued) = queued {
+            metrics::stage("queue", queued.elapsed());
         }
     }
 

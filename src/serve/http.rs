@@ -21,7 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::ask::{self, Client};
 use super::observe::{Peer, RequestId, observe, panicked};
-use super::problem::Problem;
+use super::problem::{Problem, aside};
 use super::service::Service;
 use super::{Answer, auth, metrics, openapi, page, wire};
 
@@ -78,8 +78,7 @@ async fn rescore(
     let name = named.filter(|name| name.len() <= 128).map_or_else(|| peer.to_string(), str::to_string);
 
     let there = service.clone();
-    let parsed = tokio::task::spawn_blocking(move || wire::parse(&body, &there.limits)).await;
-    let parsed = parsed.map_err(|_| Problem::unavailable("parsing failed"))??;
+    let parsed = aside("parsing", move || wire::parse(&body, &there.limits)).await?;
     let answer = ask::answer(&service, parsed, Client { name: name.into(), arrived }, explain).await?;
     if service.log_text {
         for utterance in &answer.utterances {
@@ -148,8 +147,7 @@ async fn read(service: &Service, headers: &HeaderMap, body: Body) -> Result<Byte
 async fn adapters(State(service): State<Arc<Service>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
     auth::check(service.token.as_ref(), &headers)?;
     let there = service.clone();
-    let listed = tokio::task::spawn_blocking(move || there.registry.list()).await;
-    let listed = listed.map_err(|_| Problem::unavailable("listing failed"))??;
+    let listed = aside("listing", move || there.registry.list()).await?;
     let adapters = listed.into_iter().map(|adapter| match adapter.loaded {
         Some((bytes, hypotheses)) => {
             json!({"name": adapter.name, "loaded": true, "bytes": bytes, "hypotheses": hypotheses})

@@ -55,6 +55,18 @@ impl Problem {
     }
 }
 
+/// Runs what takes a while beside the threads that answer; `what` names it where it panics.
+///
+/// # Errors
+/// Its own, or 503.
+pub(super) async fn aside<T: Send + 'static>(
+    what: &'static str,
+    run: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = tokio::task::spawn_blocking(run).await;
+    done.unwrap_or_else(|_| Err(Problem::unavailable(format!("{what} failed"))))
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Problem { status, code, message, field, retry_after } = &self;

@@ -76,7 +76,9 @@ impl<P> Scheduler<P> {
     pub fn expire(&mut self, now: Instant, gone: impl Fn(&P) -> bool) -> Vec<Job<P>> {
         let mut expired = Vec::new();
         for lane in self.lanes.values_mut() {
-            let is_over = |job: &Job<P>| job.deadline <= now || job.rows.iter().any(|(row, _)| gone(row));
+            // All rows of a job are for the same answer.
+            let is_over =
+                |job: &Job<P>| job.deadline <= now || job.rows.front().is_some_and(|(row, _)| gone(row));
             let over: Vec<(usize, u64)> =
                 lane.jobs.iter().filter(|(_, job)| is_over(job)).map(|(key, _)| *key).collect();
             expired.extend(over.iter().filter_map(|key| lane.jobs.remove(key)));
