@@ -174,8 +174,16 @@ impl Lists {
     }
 }
 
+/// A number from 0 that is not infinite.
+fn parse_from_zero(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..f64::INFINITY).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0".into()),
+    }
+}
+
 fn parse_margin(text: &str) -> Result<Margin, String> {
-    text.parse().ok().and_then(Margin::new).ok_or_else(|| "expected a number from 0".into())
+    parse_from_zero(text).map(|margin| Margin::new(margin).expect("a number from 0"))
 }
 
 fn parse_case(text: &str) -> Result<Case, String> {

@@ -18,7 +18,7 @@ use lorb_engine::{Error, Result};
 use super::output::note;
 use super::profile::{Profile, ProfileOption};
 use super::scoring::Scoring;
-use super::{Compute, Lists, parse_margin};
+use super::{Compute, Lists, parse_from_zero, parse_margin};
 use server::{Server, ServerOption};
 
 /// Rescore N-best lists
@@ -33,7 +33,7 @@ pub struct Rescore {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The weight of this engine's score [default: the one that was tuned or trained]
-    #[arg(long, value_name = "WEIGHT", value_parser = parse_beta)]
+    #[arg(long, value_name = "WEIGHT", value_parser = parse_from_zero)]
     beta: Option<f64>,
     /// Do not score a hypothesis whose first-pass score trails the best of its list by more than this; evaluate
     /// --prune auto finds a margin
@@ -130,10 +130,7 @@ fn write_served(
         utterances += batch.utterances.len();
         reject(batch.failure, &mut rejects)?;
     }
-    output.finish()?;
-    if let Some(rejects) = rejects {
-        rejects.finish()?;
-    }
+    finish(output, rejects)?;
     note(format!("rescored {utterances} utterances"));
     Ok(())
 }
@@ -163,10 +160,7 @@ fn write_all(
         reject(batch.failure, &mut rejects)
     })?;
     let seconds = start.elapsed().as_secs_f64();
-    output.finish()?;
-    if let Some(rejects) = rejects {
-        rejects.finish()?;
-    }
+    finish(output, rejects)?;
     if let Some(margin) = prune {
         let (all, margin) = (hypotheses + pruned, margin.value());
         note(format!("pruned {pruned} of {all} hypotheses, more than {margin} below the best of their list"));
@@ -187,6 +181,12 @@ fn reject(failure: Option<Failure>, rejects: &mut Option<Rejects>) -> Result<()>
         (Some(failure), _) => Err(failure.error),
         (None, _) => Ok(()),
     }
+}
+
+/// Gives both files their names.
+fn finish(output: ListWriter, rejects: Option<Rejects>) -> Result<()> {
+    output.finish()?;
+    rejects.map_or(Ok(()), Rejects::finish)
 }
 
 /// The lines that were skipped, as they were.
@@ -213,12 +213,5 @@ impl Rejects {
             note(format!("skipped {} lines, which are in {}", self.count, self.path.display()));
         }
         self.file.commit()
-    }
-}
-
-fn parse_beta(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(beta) if (0.0..f64::INFINITY).contains(&beta) => Ok(beta),
-        _ => Err("expected a number from 0".into()),
     }
 }

@@ -6,8 +6,8 @@ use super::read_ahead::{Batch, ReadAhead};
 use super::rescorer::{Rescorer, Scored, Started};
 use crate::Result;
 
-/// Scores `input` batch by batch, what lies within `margin`, and gives each with its scores to `done`, in order. Whoever sends an utterance
-/// and waits for its answer gets it: no batch waits for another that is not there yet.
+/// Scores `input` batch by batch, what lies within `margin`, and gives each with its scores to `done`, in order.
+/// Whoever sends an utterance and waits for its answer gets it: no batch waits for another that is not there yet.
 ///
 /// # Errors
 /// Where the vocabulary cannot express a text, or the device fails; or what `done` gives. Batches before that one

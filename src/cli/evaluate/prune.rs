@@ -1,7 +1,8 @@
 //! The margin of pruning that an evaluation looks at.
 
+use lorb_engine::nbest::wer::percent;
 use lorb_engine::rescore::prune::{Margin, smallest_margin};
-use lorb_engine::rescore::tune::ScoredList;
+use lorb_engine::rescore::tune::{ScoredList, total_errors};
 use lorb_engine::rescore::weights::Weights;
 use serde::Serialize;
 
@@ -31,13 +32,13 @@ impl Prune {
             Prune::Auto => smallest_margin(lists, weights, POINTS),
             Prune::Given(margin) => margin,
         };
-        let units: u64 = lists.iter().map(|list| list.reference_units).sum();
-        let errors = |margin| {
-            let chosen = |list: &ScoredList| list.hypotheses[list.chosen_within(weights, margin)].errors;
-            lists.iter().map(chosen).sum::<u64>()
+        let units = lists.iter().map(|list| list.reference_units).sum();
+        let wer = |margin| {
+            let chosen: Vec<usize> = lists.iter().map(|list| list.chosen_within(weights, margin)).collect();
+            percent(total_errors(lists, &chosen), units)
         };
-        let wer = |margin| 100.0 * errors(margin) as f64 / units as f64;
-        let tuned = (units > 0).then(|| TunedWer { unpruned: wer(Margin::NONE), pruned: wer(margin) });
+        let both = wer(Margin::NONE).zip(wer(margin));
+        let tuned = both.map(|(unpruned, pruned)| TunedWer { unpruned, pruned });
         Pruning { margin, auto: self == Prune::Auto, tuned }
     }
 }

@@ -20,7 +20,7 @@ use super::{Lists, Scoring};
 pub struct ServerOption {
     /// Let the service at this address score, http://HOST:PORT; --adapter is the name that it has there
     #[arg(long, value_name = "URL", conflicts_with_all = ["prune", "profile"])]
-    pub server: Option<String>,
+    server: Option<String>,
     /// A file with the service's bearer token
     #[arg(long, value_name = "FILE", requires = "server")]
     token_file: Option<PathBuf>,

@@ -124,9 +124,8 @@ fn pruned(fields: &Map<String, Value>) -> HashSet<usize> {
 }
 
 /// A score that only some hypotheses have cannot rank the list. `there` says of each whether it has `name`.
-fn all_or_none(there: impl Iterator<Item = (usize, bool)>, name: &str) -> Result<(), Defect> {
-    let (with, without): (Vec<_>, Vec<_>) = there.partition(|(_, there)| *there);
-    match (with.first(), without.first()) {
+fn all_or_none(mut there: impl Iterator<Item = (usize, bool)> + Clone, name: &str) -> Result<(), Defect> {
+    match (there.clone().find(|(_, there)| *there), there.find(|(_, there)| !there)) {
         (Some((with, _)), Some((without, _))) => Err(Defect::new(
             format!("hyps[{without}] has no \"{name}\", while hyps[{with}] has"),
             "give it to all hypotheses of a list or to none",
