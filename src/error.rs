@@ -38,6 +38,10 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
 
+    /// A service cannot be reached, or refuses.
+    #[error("{0}")]
+    Service(String),
+
     /// A signal asked the program to stop; what was done is saved.
     #[error("{0}")]
     Interrupted(String),
@@ -64,7 +68,7 @@ impl Error {
                 | ReadOnlyFilesystem | InvalidFilename => 2,
                 _ => 1,
             },
-            Error::NotFinite(_) | Error::Device(_) | Error::Interrupted(_) => 1,
+            Error::NotFinite(_) | Error::Device(_) | Error::Service(_) | Error::Interrupted(_) => 1,
         }
     }
 }

@@ -10,7 +10,9 @@ pub mod lora;
 pub mod model;
 pub mod nbest;
 pub mod ops;
+pub mod profile;
 pub mod rescore;
+pub mod serve;
 pub mod tape;
 pub mod train;
 

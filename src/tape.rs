@@ -3,6 +3,7 @@
 //! It records a value only where something trainable lies behind it; walking back touches nothing else.
 
 use crate::device::Device;
+use crate::profile::Work;
 
 /// A value of the forward pass, and its place on the tape where a gradient must reach it.
 pub struct Var<D: Device> {
@@ -89,11 +90,17 @@ impl<D: Device> Gradients<'_, D> {
             return;
         }
         let gradient = match &x.slope {
-            Some(slope) => device.gelu_backward(&gradient, slope),
+            Some(slope) => {
+                let work = |dx: &D::Tensor| Work::bytes(3.0 * D::bytes(dx));
+                device.operation("GELU, backward", work, || device.gelu_backward(&gradient, slope))
+            }
             None => gradient,
         };
         let sum = match self.take_sloped(x) {
-            Some(before) => device.add(&before, &gradient),
+            Some(before) => {
+                let work = |sum: &D::Tensor| Work::bytes(3.0 * D::bytes(sum));
+                device.operation("add", work, || device.add(&before, &gradient))
+            }
             None => gradient,
         };
         self.set_sloped(x, sum);

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use support::cli::{Desk, lists};
+use support::cli::{Desk, lists, parsed};
 
 const EVALUATE: &str = "evaluate --model base --adapter adapter";
 
@@ -74,6 +74,93 @@ fn weights_are_tuned_saved_and_used() {
     let own = json(&desk.ok("evaluate --tune dev-rescored.jsonl rescored.jsonl --json"));
     assert_eq!((&own["weights"], &own["saved_to"]), (&report["weights"], &Value::Null));
     assert_eq!(own["files"][0]["systems"], report["files"][0]["systems"]);
+}
+
+/// A desk with lists to tune on and to evaluate, of which the adapter knows best what was said.
+fn desk_of_an_adapter_that_knows() -> Desk {
+    let desk = Desk::new();
+    for (name, seed, count) in [("dev.jsonl", 10, 120), ("test.jsonl", 11, 100)] {
+        desk.write(name, lists(seed, count));
+        let rescored = desk.ok(&format!("rescore --model base --adapter adapter --beta 30 --input {name}"));
+        let said =
+            parsed(&lists(seed, count)).into_iter().zip(parsed(&rescored)).map(|(mut line, rescored)| {
+                line["ref"] = rescored["best"].clone();
+                format!("{line}\n")
+            });
+        desk.write(name, said.collect::<String>());
+    }
+    desk
+}
+
+#[test]
+fn pruning_is_judged_as_rescore_prunes() {
+    let desk = desk_of_an_adapter_that_knows();
+    let report = json(&desk.ok(&format!("{EVALUATE} --tune dev.jsonl --prune 1.5 test.jsonl --json")));
+    assert_eq!(report["pruning"]["margin"], 1.5);
+    let with_all = json(&desk.ok(&format!("{EVALUATE} test.jsonl --json")));
+    let of = |report: &Value, system: &str| report["files"][0]["systems"][system].clone();
+    assert_eq!(of(&report, "rescored"), of(&with_all, "rescored"));
+    assert_ne!(of(&report, "pruned"), of(&report, "rescored"), "1.5 is too small to change nothing");
+
+    let rescore = "rescore --model base --adapter adapter --input test.jsonl --output";
+    let kept = desk.run(&format!("{rescore} pruned.jsonl --prune 1.5")).stderr;
+    let own = json(&desk.ok("evaluate pruned.jsonl --json"));
+    for (here, there) in [("rescored", "pruned"), ("first_pass", "first_pass"), ("oracle", "oracle")] {
+        assert_eq!(of(&own, here), of(&report, there), "{here}");
+    }
+    // A line whose first hypothesis was pruned has scores as well as the others.
+    assert!(desk.read("pruned.jsonl").lines().any(|line| json(line)["pruned"][0] == 0));
+
+    let costs = &report["files"][0]["pruning"];
+    let count = |which: &str, what: &str| costs[which][what].as_u64().unwrap();
+    for what in ["hypotheses", "tokens"] {
+        let said = format!(", {} ", count("kept", what));
+        assert!(kept.contains(&said) && count("kept", what) < count("all", what), "{said:?}: {kept}");
+    }
+    assert_eq!(report["files"][0]["hypotheses"], costs["all"]["hypotheses"]);
+    let saved = 1.0 - count("kept", "tokens") as f64 / count("all", "tokens") as f64;
+    assert!((costs["tokens_saved"].as_f64().unwrap() - saved).abs() < 1e-12);
+    let seconds = |which: &str| costs[which]["seconds"].as_f64().unwrap();
+    assert!(seconds("kept") > 0.0 && costs["speedup"].as_f64().unwrap() == seconds("all") / seconds("kept"));
+
+    // With weights that were tuned on lists that have all scores, those of a pruned list still choose.
+    desk.ok("rescore --model base --adapter adapter --input dev.jsonl --output dev-rescored.jsonl");
+    let tuned = json(&desk.ok("evaluate --tune dev-rescored.jsonl pruned.jsonl --json"));
+    assert_eq!(of(&tuned, "rescored"), of(&report, "pruned"));
+    desk.refused(
+        "evaluate --tune pruned.jsonl dev-rescored.jsonl",
+        2,
+        &["pruned.jsonl:1: utterance u", "were pruned", "without --prune"],
+    );
+}
+
+#[test]
+fn the_margin_is_found_on_the_tuning_lists() {
+    let desk = desk_of_an_adapter_that_knows();
+    desk.write("other.jsonl", lists(12, 30));
+    let text = |files: &str| desk.ok(&format!("{EVALUATE} --tune dev.jsonl --prune auto {files}"));
+    let report = json(&text("--json other.jsonl test.jsonl"));
+    let margin = report["pruning"]["margin"].as_f64().unwrap();
+    let tuned = |which: &str| report["pruning"]["tuned"][which].as_f64().unwrap();
+    assert!(tuned("pruned") <= tuned("unpruned") + 0.01 && margin > 0.0, "{report:#}");
+    assert_eq!(report["all"]["pruning"]["all"]["hypotheses"], report["all"]["hypotheses"]);
+
+    let given = json(&desk.ok(&format!("{EVALUATE} --prune {margin} dev.jsonl --json")));
+    let wer = |system: &str| given["files"][0]["systems"][system]["wer"].as_f64().unwrap();
+    assert_eq!((wer("rescored"), wer("pruned")), (tuned("unpruned"), tuned("pruned")));
+    let less = json(&desk.ok(&format!("{EVALUATE} --prune {} dev.jsonl --json", margin.next_down())));
+    let wer = less["files"][0]["systems"]["pruned"]["wer"].as_f64().unwrap();
+    assert!(wer > tuned("unpruned") + 0.01, "a smaller margin costs more: {wer}");
+
+    let text = text("test.jsonl");
+    for words in [&format!("margin: {margin}, the smallest"), "  pruned  ", "% of the tokens not computed, "]
+    {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+    assert!(text.contains("pruned against rescored: relative "), "{text}");
+    desk.refused(&format!("{EVALUATE} --prune auto test.jsonl"), 2, &["--prune auto needs --tune"]);
+    desk.refused("evaluate --tune dev.jsonl --prune 2 test.jsonl", 2, &["--prune needs --model"]);
+    desk.refused(&format!("{EVALUATE} --prune -2 test.jsonl"), 2, &["expected a number from 0, or auto"]);
 }
 
 #[test]

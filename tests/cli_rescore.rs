@@ -141,6 +141,60 @@ fn beta_can_be_given() {
 }
 
 #[test]
+fn what_trails_too_far_is_not_scored_and_the_rest_is_as_without() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", lists(8, 100));
+    let full = desk.ok(&format!("{RESCORE} --input in.jsonl"));
+    let ran = desk.run(&format!("{RESCORE} --input in.jsonl --output pruned.jsonl --prune 1.5"));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let (mut scored, mut skipped) = (0, 0);
+    for (full, pruned) in parsed(&full).iter().zip(&parsed(&desk.read("pruned.jsonl"))) {
+        let am = scores(full, "am");
+        let best = am.iter().copied().fold(f64::MIN, f64::max);
+        let far: Vec<usize> = (0..am.len()).filter(|&i| best - am[i] > 1.5).collect();
+        assert_eq!(pruned.get("pruned"), (!far.is_empty()).then(|| json!(far)).as_ref());
+        let hypotheses = full["hyps"].as_array().unwrap().iter().zip(pruned["hyps"].as_array().unwrap());
+        for (i, (full, pruned)) in hypotheses.enumerate() {
+            let mut expected = full.as_object().unwrap().clone();
+            if far.contains(&i) {
+                expected.retain(|key, _| !["lorb", "total"].contains(&&key[..]));
+            }
+            assert_eq!(pruned.as_object().unwrap(), &expected);
+        }
+        let order: Vec<usize> = serde_json::from_value(pruned["order"].clone()).unwrap();
+        let of_full: Vec<usize> = serde_json::from_value(full["order"].clone()).unwrap();
+        let near = of_full.into_iter().filter(|i| !far.contains(i));
+        assert!(order[..am.len() - far.len()].iter().copied().eq(near), "{order:?}");
+        assert!(order[am.len() - far.len()..].is_sorted_by(|&i, &j| am[i] >= am[j]), "{order:?}");
+        assert_eq!(pruned["best"], pruned["hyps"][order[0]]["text"]);
+        (scored, skipped) = (scored + am.len() - far.len(), skipped + far.len());
+    }
+    assert!(scored > 50 && skipped > 50, "{scored} {skipped}");
+    let said = format!("pruned {skipped} of {} hypotheses, more than 1.5 below", scored + skipped);
+    assert!(ran.stderr.contains(&said) && ran.stderr.contains(&format!(", {scored} hypotheses (0 cut")));
+
+    assert_eq!(desk.ok(&format!("{RESCORE} --input in.jsonl --prune 1e9")), full);
+    desk.ok(&format!("{RESCORE} --input pruned.jsonl --output again.jsonl"));
+    assert_eq!(parsed(&desk.read("again.jsonl")), parsed(&full), "no trace of the pruning stays");
+    for margin in ["NaN", "-1", "inf", "much"] {
+        let refused = format!("{RESCORE} --input in.jsonl --prune {margin}");
+        desk.refused(&refused, 2, &["--prune", "expected a number from 0"]);
+    }
+}
+
+#[test]
+fn a_margin_of_0_keeps_the_best_and_its_equals() {
+    let desk = Desk::new();
+    let hypothesis = |text: &str, am: f64| json!({"text": text, "am": am});
+    let tied =
+        json!({"id": 1, "hyps": [hypothesis("he", -1.0), hypothesis("it", -1.5), hypothesis("she", -1.0)]});
+    let one = json!({"id": 2, "hyps": [hypothesis("he", -1.0)]});
+    let lines = parsed(&desk.run_with(&format!("{RESCORE} --prune 0"), format!("{tied}\n{one}")).stdout);
+    assert_eq!((&lines[0]["pruned"], &lines[0]["order"][2]), (&json!([1]), &json!(1)));
+    assert_eq!((lines[1].get("pruned"), &lines[1]["confidence"]), (None, &json!(1.0)));
+}
+
+#[test]
 fn one_utterance_does_not_wait_for_the_next() {
     let desk = Desk::new();
     let mut command = desk.command(RESCORE);

@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::time::Instant;
 
 use lorb_engine::Result;
-use lorb_engine::bert::floor::Floor;
+use lorb_engine::profile::Work;
 use serde_json::{Map, Value, json};
 
 /// One timed piece of work.
@@ -53,7 +53,7 @@ pub fn answer(contender: &str, calls: &[Call]) -> Map<String, Value> {
 }
 
 /// What cannot be avoided in each call.
-pub fn floors(floors: &[Floor]) -> Map<String, Value> {
+pub fn floors(floors: &[Work]) -> Map<String, Value> {
     object(json!({
         "floor_flop": floors.iter().map(|f| f.flop).collect::<Vec<_>>(),
         "floor_bytes": floors.iter().map(|f| f.bytes).collect::<Vec<_>>(),

@@ -7,12 +7,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use lorb_engine::bert::Weights;
-use lorb_engine::bert::tensors::Tensors;
 use lorb_engine::device::cpu::bandwidth::read_bandwidth;
 use lorb_engine::device::cpu::peak::fma_peak;
 use lorb_engine::device::cpu::{Cpu, Isa};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 
 use crate::Model;
 
@@ -102,12 +99,7 @@ pub fn values(n: usize) -> Vec<f32> {
     (0..n).map(value).collect()
 }
 
-/// Values as a checkpoint gives them, which live as long as the program.
+/// The same, as a checkpoint gives them.
 pub fn weights(n: usize) -> Weights {
-    let values = values(n);
-    let view =
-        TensorView::new(Dtype::F32, vec![n], bytemuck::cast_slice(&values)).expect("as long as it says");
-    let file = safetensors::serialize([("w", view)], None).expect("one tensor");
-    let tensors = Tensors::from_static(file.leak(), "w").expect("what was just written");
-    tensors.f32("w", &[n], "").expect("the tensor that was just written")
+    Weights::from(values(n))
 }

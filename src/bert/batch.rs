@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::device::{Memory, Run};
+use crate::profile::Work;
 
 /// Sequences packed for a device.
 pub struct PackedBatch<D: Memory> {
@@ -85,7 +86,8 @@ impl Packing {
 impl<D: Memory> PackedBatch<D> {
     /// Packs sequences of token ids, each at least one token long, of one adapter.
     pub fn new<S: AsRef<[u32]>>(device: &D, sequences: &[S]) -> Self {
-        Self::upload(device, &Packing::new(sequences.iter().map(|s| (0, s))))
+        let pack = || Self::upload(device, &Packing::new(sequences.iter().map(|s| (0, s))));
+        device.operation("pack batch", |_| Work::default(), pack)
     }
 
     /// Packs sequences as [`new`](Self::new) does, each with the number of its adapter among those of the operands.

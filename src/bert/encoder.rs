@@ -1,5 +1,7 @@
 //! The BERT encoder with its scoring head, written once for every device, for training and inference.
 
+mod join;
+
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -14,6 +16,7 @@ use crate::ops::gather_rows::gather_rows;
 use crate::ops::layer_norm::{NormWeights, layer_norm};
 use crate::ops::lora_linear::{Call, Dropout, Epilogue, LinearWeights, lora_linear};
 use crate::ops::score_head::{classifier, pooler};
+use crate::profile::Work;
 use crate::tape::{Tape, Var};
 
 /// The frozen base on a device.
@@ -174,7 +177,9 @@ impl<D: Device> Encoder<D> {
     {
         let segments = batch.segments.as_ref();
         assert!(segments.is_none() || !(tape.is_recording() || dropout.is_some()), "several adapters");
-        let distinct = device.embedding(&self.tables, &batch.distinct_tokens, &batch.distinct_positions);
+        let embed = || device.embedding(&self.tables, &batch.distinct_tokens, &batch.distinct_positions);
+        // A row of each table, and what comes of them.
+        let distinct = device.operation("embedding", |y| Work::bytes(3.0 * D::bytes(y)), embed);
         let distinct = Var::constant(distinct);
         let mut x = gather_rows(device, tape, &distinct, &batch.expand, batch.distinct);
         for (l, layer) in self.layers.iter().enumerate() {

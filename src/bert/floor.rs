@@ -4,38 +4,15 @@
 //! distinct (token, position), and the last layer's rows other than [CLS] only for key and value. The gradient of a
 //! frozen weight is no part of it, nor any gradient below the lowest adapted module. Softmax, LayerNorm, GELU, the
 //! low-rank products, which could be merged, and the optimizer are outside it: nothing reaches it.
+//!
+//! Its bytes are those of f32 weights, each read once a pass, and of the embedding rows that are needed. Caches that hold
+//! them from the call before have them at another rate, not for nothing.
 
 use std::collections::HashSet;
 
 use super::Config;
 use crate::lora::{Target, Targets};
-
-/// What cannot be avoided.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Floor {
-    /// Multiply-adds counted twice.
-    pub flop: f64,
-    /// Of f32 weights, each read once a pass, and of the embedding rows that are needed. Caches that hold them from
-    /// the call before have them at another rate, not for nothing.
-    pub bytes: f64,
-}
-
-impl Floor {
-    /// The time at these rates, in FLOP and bytes a second: that of the larger part.
-    pub fn seconds(&self, flop_per_s: f64, bytes_per_s: f64) -> f64 {
-        (self.flop / flop_per_s).max(self.bytes / bytes_per_s)
-    }
-
-    fn product(&mut self, rows: usize, weights: usize) {
-        self.flop += 2.0 * rows as f64 * weights as f64;
-        self.bytes += 4.0 * weights as f64;
-    }
-
-    /// One of attention's products: as many pairs of query and key, each a row of `hidden`.
-    fn attention(&mut self, pairs: usize, hidden: usize) {
-        self.flop += 2.0 * pairs as f64 * hidden as f64;
-    }
-}
+use crate::profile::Work;
 
 /// How much there is of the distinct sequences.
 struct Size {
@@ -71,7 +48,7 @@ impl Size {
 }
 
 /// The floor of scoring sequences together.
-pub fn scoring<S: AsRef<[u32]>>(config: &Config, sequences: &[S]) -> Floor {
+pub fn scoring<S: AsRef<[u32]>>(config: &Config, sequences: &[S]) -> Work {
     forward(config, &Size::of(sequences))
 }
 
@@ -82,39 +59,42 @@ pub fn training<S: AsRef<[u32]>>(
     targets: Targets,
     trained_pooler: bool,
     sequences: &[S],
-) -> Floor {
+) -> Work {
     let size = Size::of(sequences);
-    let mut floor = forward(config, &size);
-    backward(&mut floor, config, targets, trained_pooler, &size);
-    floor
+    forward(config, &size) + backward(config, targets, trained_pooler, &size)
 }
 
-fn forward(config: &Config, size: &Size) -> Floor {
+/// One of attention's products: as many pairs of query and key, each a row of `hidden`.
+fn attention(pairs: usize, hidden: usize) -> Work {
+    Work::product(pairs, hidden, 1)
+}
+
+fn forward(config: &Config, size: &Size) -> Work {
     let (h, wide) = (config.hidden, config.intermediate);
-    let mut floor = Floor { flop: 0.0, bytes: 4.0 * (size.rows * h) as f64 };
+    let mut floor = Work::bytes(4.0 * (size.rows * h) as f64);
     for layer in 0..config.layers {
         let (rows, pairs) = size.of_layer(config, layer);
         let keys = if layer == 0 { size.distinct } else { size.tokens };
-        floor.product(rows.min(keys), h * h);
-        floor.product(keys, 2 * h * h);
-        floor.attention(2 * pairs, h);
-        floor.product(rows, h * h + 2 * h * wide);
+        floor += Work::weights(rows.min(keys), h * h);
+        floor += Work::weights(keys, 2 * h * h);
+        floor += attention(2 * pairs, h);
+        floor += Work::weights(rows, h * h + 2 * h * wide);
     }
-    floor.product(size.sequences, h * h + h);
+    floor += Work::weights(size.sequences, h * h + h);
     floor
 }
 
-fn backward(floor: &mut Floor, config: &Config, targets: Targets, trained_pooler: bool, size: &Size) {
+fn backward(config: &Config, targets: Targets, trained_pooler: bool, size: &Size) -> Work {
     let (h, wide) = (config.hidden, config.intermediate);
     // The classifier's gradient and that of its argument.
-    floor.product(size.sequences, 2 * h);
+    let mut floor = Work::weights(size.sequences, 2 * h);
     if trained_pooler {
-        floor.product(size.sequences, h * h);
+        floor += Work::weights(size.sequences, h * h);
     }
     if targets.is_empty() {
-        return;
+        return floor;
     }
-    floor.product(size.sequences, h * h);
+    floor += Work::weights(size.sequences, h * h);
     for layer in (0..config.layers).rev() {
         let (rows, pairs) = size.of_layer(config, layer);
         // In every layer but the lowest one, a gradient is asked for by those below.
@@ -123,20 +103,21 @@ fn backward(floor: &mut Floor, config: &Config, targets: Targets, trained_pooler
             [(Target::Output, h * wide), (Target::Intermediate, h * wide), (Target::AttentionOutput, h * h)]
         {
             if beneath(module) {
-                floor.product(rows, weights);
+                floor += Work::weights(rows, weights);
             }
         }
         let wanted = |module: Target| layer > 0 || targets.contains(module);
         let [query, key, value] = [Target::Query, Target::Key, Target::Value].map(wanted);
         // Those of the values, of the probabilities, of the queries and of the keys.
         for needed in [value, query || key, query, key] {
-            floor.attention(if needed { pairs } else { 0 }, h);
+            floor += attention(if needed { pairs } else { 0 }, h);
         }
         if layer > 0 {
-            floor.product(rows, h * h);
-            floor.product(size.tokens, 2 * h * h);
+            floor += Work::weights(rows, h * h);
+            floor += Work::weights(size.tokens, 2 * h * h);
         }
     }
+    floor
 }
 
 #[cfg(test)]
@@ -170,10 +151,10 @@ mod tests {
         assert_eq!(floor.bytes, 4.0 * f64::from(WEIGHTS + 7 * 10));
     }
 
-    fn back(targets: &str, trained_pooler: bool) -> Floor {
+    fn back(targets: &str, trained_pooler: bool) -> Work {
         let all = training(&config(2), targets.parse().unwrap(), trained_pooler, &sequences());
         let forward = scoring(&config(2), &sequences());
-        Floor { flop: all.flop - forward.flop, bytes: all.bytes - forward.bytes }
+        Work { flop: all.flop - forward.flop, bytes: all.bytes - forward.bytes }
     }
 
     #[test]
@@ -195,12 +176,6 @@ mod tests {
         assert_eq!(all.flop, 2.0 * f64::from(into_attention + 4 * 13 * 10));
         // Every weight once but layer 0's query, key and value; the classifier's twice.
         assert_eq!(all.bytes, 4.0 * f64::from(WEIGHTS - 300 + 10));
-    }
-
-    #[test]
-    fn the_larger_part_sets_the_time() {
-        let floor = Floor { flop: 6.0, bytes: 8.0 };
-        assert_eq!((floor.seconds(2.0, 8.0), floor.seconds(6.0, 2.0)), (3.0, 4.0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Named tensors of safetensors files, memory-mapped or embedded, read as f32; and the writer of such files.
+//! Named tensors of safetensors files, memory-mapped, read or embedded, read as f32; and the writer of such files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -51,6 +51,7 @@ impl Deref for Weights {
 #[derive(Clone)]
 enum Bytes {
     Mapped(Arc<Mmap>),
+    Read(Arc<[u8]>),
     Static(&'static [u8]),
 }
 
@@ -60,6 +61,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match self {
             Bytes::Mapped(map) => map,
+            Bytes::Read(bytes) => bytes,
             Bytes::Static(bytes) => bytes,
         }
     }
@@ -92,6 +94,16 @@ impl Tensors {
         // crate, safetensors and the Hugging Face cache all do so), which leaves a mapped file untouched.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map it", e))?;
         Self::parse(Bytes::Mapped(Arc::new(map)), path)
+    }
+
+    /// Reads the safetensors file at `path` into memory: whoever writes into it later does no harm.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read it", e))?;
+        Self::parse(Bytes::Read(bytes.into()), path)
     }
 
     /// Reads a safetensors file that is part of the program; `path` names it in errors.

@@ -14,6 +14,7 @@ use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::{Fields, ListReader};
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use lorb_engine::nbest::{Hypothesis, Utterance};
+use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::rescorer::Rescorer;
 use serde::Serialize;
 
@@ -63,7 +64,7 @@ impl Bench {
             AnyDevice::Cuda(_) => None,
         };
         let rescorer = Rescorer::new(device, model, &adapter, normaliser, Unit::Word)?;
-        rescorer.score(&utterances[..utterances.len().min(TOGETHER)])?;
+        rescorer.score(&utterances[..utterances.len().min(TOGETHER)], Margin::NONE)?;
         let alone = measure(&rescorer, utterances.chunks(1))?;
         let together = measure(&rescorer, utterances.chunks(TOGETHER))?;
         let report = Report {
@@ -160,7 +161,7 @@ fn measure<'a>(
     let mut measured = Measured { tokens: 0, seconds: Vec::new() };
     for piece in pieces.cycle() {
         let start = Instant::now();
-        measured.tokens += rescorer.score(piece)?.tokens;
+        measured.tokens += rescorer.score(piece, Margin::NONE)?.tokens;
         measured.seconds.push(start.elapsed().as_secs_f64());
         if began.elapsed() >= EACH {
             break;

@@ -1,3 +1,4 @@
+mod prune;
 mod report;
 
 use std::fs;
@@ -7,12 +8,14 @@ use clap::Args;
 use lorb_engine::nbest::normalise::Normaliser;
 use lorb_engine::rescore::confidence::fit_confidence_scale;
 use lorb_engine::rescore::evaluation::{Choice, Judge, Lists as Judged, System, Tally};
+use lorb_engine::rescore::prune::{Comparison, Costs, Margin};
 use lorb_engine::rescore::rescorer::Rescorer;
 use lorb_engine::rescore::settings::Settings;
 use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
 use lorb_engine::{Error, Result};
 
+use self::prune::{Prune, Pruning};
 use self::report::{FileReport, Report};
 use super::output::print;
 use super::scoring::Scoring;
@@ -32,6 +35,10 @@ pub struct Evaluate {
     /// Tune the weights on this list first, and save them beside the adapter; may be repeated
     #[arg(long, value_name = "FILE")]
     tune: Vec<PathBuf>,
+    /// Compare with what rescore --prune MARGIN would choose and cost; auto finds the smallest margin that costs
+    /// at most 0.01 points of WER on the lists of --tune
+    #[arg(long, value_name = "MARGIN", value_parser = Prune::parse, allow_negative_numbers = true)]
+    prune: Option<Prune>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -39,6 +46,11 @@ pub struct Evaluate {
     lists: Lists,
     #[command(flatten)]
     compute: Compute,
+}
+
+/// This engine's choice.
+fn unpruned(weights: Weights) -> Choice {
+    Choice::Scored(weights, Margin::NONE)
 }
 
 /// The weights of an evaluation.
@@ -50,14 +62,21 @@ struct Plan {
     without_lorb: Option<Weights>,
     /// How this engine chooses, where the lists have its scores.
     rescored: Option<Choice>,
+    pruning: Option<Pruning>,
     saved_to: Option<PathBuf>,
 }
 
 impl Evaluate {
     pub fn run(self) -> Result<()> {
         self.refuse_tuning_on_the_evaluated()?;
-        let device = self.compute.start()?;
         let scores_anew = self.scoring.model.is_some() || self.scoring.adapter.is_some();
+        if self.prune.is_some() && !scores_anew {
+            return Err(Error::Usage("--prune needs --model: it measures what pruning saves".into()));
+        }
+        if self.prune == Some(Prune::Auto) && self.tune.is_empty() {
+            return Err(Error::Usage("--prune auto needs --tune FILE: lists to find the margin on".into()));
+        }
+        let device = self.compute.start()?;
         let head = scores_anew.then(|| self.scoring.open(&self.lists)).transpose()?;
         let settings = match &head {
             Some(head) => head.settings.clone(),
@@ -73,13 +92,20 @@ impl Evaluate {
         let rescorer = head
             .map(|head| Rescorer::new(device, head.model, &head.adapter, normaliser.clone(), unit))
             .transpose()?;
-        let mut lists = Judged { rescorer: rescorer.as_ref(), normaliser: &normaliser, unit, scores: None };
+        let mut lists = Judged {
+            rescorer: rescorer.as_ref(),
+            normaliser: &normaliser,
+            unit,
+            scores: None,
+            comparison: None,
+        };
 
         let plan = if self.tune.is_empty() {
             let Settings { rescoring, source } = settings;
             let weights = rescorer.is_some().then_some(rescoring.weights);
-            let (source, rescored) = (weights.map(|_| source), weights.map(Choice::Combined));
-            Plan { rescoring, source, without_lorb: None, rescored, saved_to: None }
+            let pruning = self.prune.map(|prune| prune.on(&[], &rescoring.weights));
+            let (source, rescored) = (weights.map(|_| source), weights.map(unpruned));
+            Plan { rescoring, source, without_lorb: None, rescored, pruning, saved_to: None }
         } else {
             self.tune(&mut lists, settings.rescoring, dir.as_deref())?
         };
@@ -108,6 +134,10 @@ impl Evaluate {
         for path in &self.tune {
             let before = scored.len();
             lists.read(path, &rescoring.fields, |_, list| {
+                if list.hypotheses.iter().any(|h| h.pruned) {
+                    let hint = "tune on lists that were rescored without --prune, or give --model";
+                    return Err(("hypotheses of it were pruned, and have no \"lorb\"".into(), hint));
+                }
                 scored.push(list);
                 Ok(())
             })?;
@@ -125,22 +155,24 @@ impl Evaluate {
         Ok(Plan {
             source: Some(format!("tuned on {}", on.join(", "))),
             without_lorb: Some(without_lorb),
-            rescored: lorb.then_some(Choice::Combined(rescoring.weights)),
+            rescored: lorb.then_some(unpruned(rescoring.weights)),
+            pruning: self.prune.map(|prune| prune.on(&scored, &rescoring.weights)),
             rescoring,
             saved_to: dir.map(|dir| dir.join(RescoringFile::NAME)),
         })
     }
 
     fn evaluate(&self, mut lists: Judged, plan: Plan) -> Result<Report> {
-        let Plan { rescoring, mut source, without_lorb, mut rescored, saved_to } = plan;
+        let Plan { rescoring, mut source, without_lorb, mut rescored, pruning, saved_to } = plan;
         let weights = source.is_some().then_some(rescoring.weights);
         let fields = if weights.is_some() { rescoring.required_fields() } else { rescoring.fields };
-        let (mut files, mut all) = (Vec::new(), Tally::default());
+        let (mut files, mut all, mut all_costs) = (Vec::new(), Tally::default(), Costs::default());
+        lists.comparison = pruning.map(|p| Comparison::new(p.margin));
         for path in &self.files {
             let mut tally = Tally::default();
             let (normaliser, unit) = (lists.normaliser, lists.unit);
             lists.read(path, &fields, |utterance, list| {
-                if source.is_none() && utterance.hypotheses[0].lorb.is_some() {
+                if source.is_none() && utterance.is_rescored() {
                     source = Some("the totals in the lists".into());
                     rescored = Some(Choice::OwnTotals);
                 }
@@ -150,10 +182,14 @@ impl Evaluate {
                 ];
                 systems.extend(without_lorb.map(|w| (System::TunedWithoutLorb, Choice::Combined(w))));
                 systems.extend(rescored.map(|choice| (System::Rescored, choice)));
+                let pruned = pruning.map(|p| Choice::Scored(rescoring.weights, p.margin));
+                systems.extend(pruned.map(|choice| (System::Pruned, choice)));
                 Judge { normaliser, unit, systems }.add(utterance, &list, &mut tally)
             })?;
-            files.push(FileReport::new(path.display().to_string(), &tally));
+            let costs = lists.comparison.as_mut().map(Comparison::take);
+            files.push(FileReport::new(path.display().to_string(), &tally, costs));
             all.extend(&tally);
+            all_costs += costs.unwrap_or_default();
         }
         Ok(Report {
             unit: lists.unit,
@@ -161,8 +197,12 @@ impl Evaluate {
             weights_from: source,
             weights_without_lorb: without_lorb.filter(|_| rescored.is_some()),
             confidence_scale: weights.map(|_| rescoring.confidence_scale),
+            pruning,
             saved_to,
-            all: (files.len() > 1).then(|| FileReport::new(format!("all {} files", files.len()), &all)),
+            all: (files.len() > 1).then(|| {
+                let costs = pruning.map(|_| all_costs);
+                FileReport::new(format!("all {} files", files.len()), &all, costs)
+            }),
             files,
         })
     }

@@ -7,8 +7,10 @@ mod evaluate;
 mod inspect;
 mod merge;
 mod output;
+mod profile;
 mod rescore;
 mod scoring;
+mod serve;
 mod train;
 
 pub use output::note;
@@ -22,6 +24,7 @@ use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
+use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
@@ -39,6 +42,7 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Rescore(rescore::Rescore),
+    Serve(serve::Serve),
     Evaluate(evaluate::Evaluate),
     Merge(merge::Merge),
     Inspect(inspect::Inspect),
@@ -53,6 +57,7 @@ pub fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Train(command) => command.run(),
         Command::Rescore(command) => command.run(),
+        Command::Serve(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Inspect(command) => command.run(),
@@ -167,6 +172,18 @@ impl Lists {
         let saved = (&file.fields, &file.normalise, file.unit);
         (file.fields, file.normalise, file.unit) = self.over(Some(saved));
     }
+}
+
+/// A number from 0 that is not infinite.
+fn parse_from_zero(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..f64::INFINITY).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0".into()),
+    }
+}
+
+fn parse_margin(text: &str) -> Result<Margin, String> {
+    parse_from_zero(text).map(|margin| Margin::new(margin).expect("a number from 0"))
 }
 
 fn parse_case(text: &str) -> Result<Case, String> {

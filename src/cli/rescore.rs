@@ -1,3 +1,5 @@
+mod server;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -6,15 +8,18 @@ use clap::{Args, ValueEnum};
 use lorb_engine::atomic::AtomicFile;
 use lorb_engine::nbest::jsonl::{ListWriter, Scores, rescored};
 use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
 use lorb_engine::rescore::rescorer::Rescorer;
 use lorb_engine::rescore::stream::stream;
-use lorb_engine::rescore::weights::RescoringFile;
+use lorb_engine::rescore::weights::{Features, RescoringFile};
 use lorb_engine::{Error, Result};
 
 use super::output::note;
+use super::profile::{Profile, ProfileOption};
 use super::scoring::Scoring;
-use super::{Compute, Lists};
+use super::{Compute, Lists, parse_from_zero, parse_margin};
+use server::{Server, ServerOption};
 
 /// Rescore N-best lists
 #[derive(Args)]
@@ -28,14 +33,22 @@ pub struct Rescore {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The weight of this engine's score [default: the one that was tuned or trained]
-    #[arg(long, value_name = "WEIGHT", value_parser = parse_beta)]
+    #[arg(long, value_name = "WEIGHT", value_parser = parse_from_zero)]
     beta: Option<f64>,
+    /// Do not score a hypothesis whose first-pass score trails the best of its list by more than this; evaluate
+    /// --prune auto finds a margin
+    #[arg(long, value_name = "MARGIN", value_parser = parse_margin, allow_negative_numbers = true)]
+    prune: Option<Margin>,
     /// What to do at a line that is no utterance
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_error: OnError,
     /// With --on-error skip: the file for the lines that were skipped [default: OUTPUT.rejects]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerOption,
+    #[command(flatten)]
+    profile: ProfileOption,
     #[command(flatten)]
     lists: Lists,
     #[command(flatten)]
@@ -52,7 +65,13 @@ impl Rescore {
     pub fn run(self) -> Result<()> {
         let rejects = self.rejects()?.map(|path| Rejects::create(&path)).transpose()?;
         let output = ListWriter::create(self.output.as_deref())?;
-        let device = self.compute.start()?;
+        if let Some(server) = self.server.open(&self.scoring, &self.lists, self.beta)? {
+            let fields = ServerOption::fields(&self.lists);
+            fields.check_kept_by_rescoring()?;
+            let input = ReadAhead::start(self.input.as_deref(), &fields);
+            return until_the_reader_has_seen_enough(write_served(&server, input, output, rejects));
+        }
+        let (device, profile) = self.profile.start(self.compute.start()?)?;
         let head = self.scoring.open(&self.lists)?;
         let mut settings = head.settings.rescoring;
         settings.weights.lorb = self.beta.unwrap_or(settings.weights.lorb);
@@ -64,11 +83,9 @@ impl Rescore {
         let input = ReadAhead::start(self.input.as_deref(), &fields);
         let normaliser = Normaliser::new(&settings.normalise)?;
         let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
-        match write_all(&rescorer, &settings, input, output, rejects) {
-            // Whoever read the output has seen enough.
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            done => done,
-        }
+        let written = write_all(&rescorer, &settings, self.prune, input, output, rejects);
+        until_the_reader_has_seen_enough(written)?;
+        profile.map_or(Ok(()), Profile::finish)
     }
 
     /// The file for skipped lines, where lines may be skipped.
@@ -93,38 +110,60 @@ impl Rescore {
     }
 }
 
+/// It is no error that whoever reads the output has gone.
+fn until_the_reader_has_seen_enough(done: Result<()>) -> Result<()> {
+    match done {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+fn write_served(
+    server: &Server,
+    mut input: ReadAhead,
+    mut output: ListWriter,
+    mut rejects: Option<Rejects>,
+) -> Result<()> {
+    let mut utterances = 0;
+    while let Some(batch) = input.next_batch() {
+        server.rescore(&batch)?.iter().try_for_each(|line| output.write(line))?;
+        utterances += batch.utterances.len();
+        reject(batch.failure, &mut rejects)?;
+    }
+    finish(output, rejects)?;
+    note(format!("rescored {utterances} utterances"));
+    Ok(())
+}
+
 fn write_all(
     rescorer: &Rescorer,
     settings: &RescoringFile,
+    prune: Option<Margin>,
     mut input: ReadAhead,
     mut output: ListWriter,
     mut rejects: Option<Rejects>,
 ) -> Result<()> {
     let start = Instant::now();
-    let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
-    stream(rescorer, &mut input, |batch, scored| {
+    let (mut utterances, mut hypotheses, mut pruned, mut tokens, mut cut) = (0, 0, 0, 0, 0);
+    stream(rescorer, prune.unwrap_or(Margin::NONE), &mut input, |batch, scored| {
         for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
-            let scores =
-                features.iter().map(|f| Scores { lorb: f.lorb, total: settings.weights.combined(f) });
-            let scores: Vec<Scores> = scores.collect();
+            let scores = |f: &Features| Scores { lorb: f.lorb, total: settings.weights.combined(f) };
+            let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
             output.write(&rescored(utterance, &scores, settings.confidence_scale)?)?;
-            hypotheses += scores.len();
+            let scored = scores.iter().flatten().count();
+            hypotheses += scored;
+            pruned += scores.len() - scored;
         }
         utterances += batch.utterances.len();
         tokens += scored.tokens;
         cut += scored.cut;
-        match (batch.failure, &mut rejects) {
-            (Some(failure @ Failure { error: Error::List { .. }, .. }), Some(rejects)) => {
-                rejects.add(failure)
-            }
-            (Some(failure), _) => Err(failure.error),
-            (None, _) => Ok(()),
-        }
+        reject(batch.failure, &mut rejects)
     })?;
     let seconds = start.elapsed().as_secs_f64();
-    output.finish()?;
-    if let Some(rejects) = rejects {
-        rejects.finish()?;
+    finish(output, rejects)?;
+    if let Some(margin) = prune {
+        let (all, margin) = (hypotheses + pruned, margin.value());
+        note(format!("pruned {pruned} of {all} hypotheses, more than {margin} below the best of their list"));
     }
     let limit = rescorer.max_tokens();
     note(format!(
@@ -133,6 +172,21 @@ fn write_all(
         tokens as f64 / seconds
     ));
     Ok(())
+}
+
+/// Keeps what could not be read, where that may be skipped.
+fn reject(failure: Option<Failure>, rejects: &mut Option<Rejects>) -> Result<()> {
+    match (failure, rejects) {
+        (Some(failure @ Failure { error: Error::List { .. }, .. }), Some(rejects)) => rejects.add(failure),
+        (Some(failure), _) => Err(failure.error),
+        (None, _) => Ok(()),
+    }
+}
+
+/// Gives both files their names.
+fn finish(output: ListWriter, rejects: Option<Rejects>) -> Result<()> {
+    output.finish()?;
+    rejects.map_or(Ok(()), Rejects::finish)
 }
 
 /// The lines that were skipped, as they were.
@@ -159,12 +213,5 @@ impl Rejects {
             note(format!("skipped {} lines, which are in {}", self.count, self.path.display()));
         }
         self.file.commit()
-    }
-}
-
-fn parse_beta(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(beta) if (0.0..f64::INFINITY).contains(&beta) => Ok(beta),
-        _ => Err("expected a number from 0".into()),
     }
 }

@@ -27,6 +27,7 @@ use lorb_engine::{Error, Result, atomic};
 use serde_json::json;
 
 use super::output::print;
+use super::profile::{Profile, ProfileOption};
 use super::{Compute, Lists, open_model};
 
 /// Of the embedded default, which is to end soon.
@@ -108,6 +109,8 @@ pub struct Train {
     #[arg(long, value_name = "SECONDS", default_value_t = 15)]
     checkpoint_every: u64,
     #[command(flatten)]
+    profile: ProfileOption,
+    #[command(flatten)]
     lists: Lists,
     #[command(flatten)]
     compute: Compute,
@@ -124,7 +127,7 @@ impl Train {
     pub fn run(self) -> Result<()> {
         let mut options = self.options();
         options.check()?;
-        let device = self.compute.start()?;
+        let (device, profile) = self.profile.start(self.compute.start()?)?;
         let stop = stop_on_signals()?;
         if self.train.is_empty() && self.model.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
@@ -281,7 +284,7 @@ impl Train {
             options.epochs,
             outcome.seconds
         ))?;
-        Ok(())
+        profile.map_or(Ok(()), Profile::finish)
     }
 
     fn validation_name(&self) -> String {

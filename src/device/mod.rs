@@ -11,6 +11,7 @@ pub use select::{AnyDevice, Choice, Chosen, choose, select};
 
 use crate::Result;
 use crate::ops::{attention, embedding, gather_rows, layer_norm, lora_linear, score_head};
+use crate::profile::Work;
 
 /// Neighbouring rows of a batch that belong to one adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,22 @@ pub trait Memory: Sized + Send + Sync {
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
     /// a + b, of equal shapes.
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Self::Tensor;
+
+    /// Runs an operation. A device that is being profiled notes how long it takes, and the work that `work` makes
+    /// of its result.
+    fn operation<T>(
+        &self,
+        _name: &'static str,
+        _work: impl FnOnce(&T) -> Work,
+        run: impl FnOnce() -> T,
+    ) -> T {
+        run()
+    }
+
+    /// What a tensor takes, for [`operation`](Self::operation); 0 where that does not ask.
+    fn bytes(_tensor: &Self::Tensor) -> f64 {
+        0.0
+    }
 }
 
 /// A device that runs every operation of the encoder, forward and backward.

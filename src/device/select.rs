@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::cpu::Cpu;
+use super::cpu::{Cpu, Isa};
 use super::cuda::first_use::{FirstUse, Refused};
 use super::cuda::{self, Cuda, Driver, Precision, Unavailable, Variants};
+use crate::profile::Recorder;
 use crate::{Error, Result};
 
 /// What was asked for.
@@ -24,6 +25,31 @@ pub enum AnyDevice {
 }
 
 impl AnyDevice {
+    /// The same device, noting what it does, and its instruction set.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a GPU, which works on while the host is elsewhere.
+    pub fn recorded_by(self, recorder: Recorder) -> Result<(AnyDevice, Isa)> {
+        match self {
+            AnyDevice::Cpu(cpu) => {
+                let isa = cpu.isa();
+                Ok((AnyDevice::Cpu(cpu.recorded_by(recorder)), isa))
+            }
+            AnyDevice::Cuda(_) => Err(Error::Usage(
+                "--profile is for the CPU: give --device cpu, or profile the GPU with \"nsys profile lorb-engine …\""
+                    .into(),
+            )),
+        }
+    }
+
+    /// What notes, where this device is profiled.
+    pub fn recorder(&self) -> Recorder {
+        match self {
+            AnyDevice::Cpu(cpu) => cpu.recorder().clone(),
+            AnyDevice::Cuda(_) => Recorder::default(),
+        }
+    }
+
     /// What decides the last bits of a result: the CPU's instruction set, or the GPU's kind, precision and
     /// variants.
     pub fn description(&self) -> String {

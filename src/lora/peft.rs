@@ -132,7 +132,8 @@ impl Adapter {
             return Err(Error::file(&path, "neither the adapter nor its base has a pooler", hint));
         }
 
-        let stored = Tensors::open(dir.join(WEIGHTS))?;
+        // A server reads adapters while others write new ones.
+        let stored = Tensors::read(dir.join(WEIGHTS))?;
         let layout = Layout::new(config, &lora, pooler, false);
         let read = |name: &str, shape: &[usize]| {
             stored.f32(

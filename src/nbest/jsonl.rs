@@ -18,6 +18,8 @@ use crate::{Error, Result};
 /// The keys that [`rescored`] writes into each hypothesis.
 const LORB: &str = "lorb";
 const TOTAL: &str = "total";
+/// The key of an utterance under which it lists the hypotheses that it did not score.
+const PRUNED: &str = "pruned";
 
 /// Which fields of a hypothesis hold the scores of the first pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,42 +66,61 @@ pub struct Scores {
 /// the best) and "confidence" (the posterior of the best, of the totals times `confidence_scale`). Keys that
 /// are there already are replaced.
 ///
+/// A hypothesis that was pruned, for which `scores` has `None`, has neither score, and its index is in "pruned"
+/// of the utterance; without any there is no such key. In "order" they come last, by their first-pass scores.
+///
 /// # Errors
 /// [`Error::NotFinite`] if a score is NaN or infinite, which JSON cannot hold.
 ///
 /// # Panics
-/// If there is not exactly one of `scores` for each hypothesis.
+/// If there is not exactly one of `scores` for each hypothesis, or none was scored.
 pub fn rescored(
     utterance: &Utterance,
-    scores: &[Scores],
+    scores: &[Option<Scores>],
     confidence_scale: f64,
 ) -> Result<Map<String, Value>> {
     assert_eq!(utterance.hypotheses.len(), scores.len(), "one pair of scores a hypothesis");
-    if let Some(i) = scores.iter().position(|s| !(s.lorb.is_finite() && s.total.is_finite())) {
-        let Scores { lorb, total } = scores[i];
-        return Err(Error::NotFinite(format!(
-            "utterance {}: hyps[{i}] was scored lorb {lorb}, total {total}",
-            utterance.id
-        )));
+    for (i, scores) in scores.iter().enumerate() {
+        if let Some(Scores { lorb, total }) = scores.filter(|s| !(s.lorb.is_finite() && s.total.is_finite()))
+        {
+            return Err(Error::NotFinite(format!(
+                "utterance {}: hyps[{i}] was scored lorb {lorb}, total {total}",
+                utterance.id
+            )));
+        }
     }
 
     let hypotheses = utterance.hypotheses.iter().zip(scores).map(|(hypothesis, scores)| {
         let mut fields = hypothesis.fields.clone();
-        fields.insert(LORB.into(), scores.lorb.into());
-        fields.insert(TOTAL.into(), scores.total.into());
+        for (name, score) in [(LORB, scores.map(|s| s.lorb)), (TOTAL, scores.map(|s| s.total))] {
+            put(&mut fields, name, score.map(Value::from));
+        }
         Value::Object(fields)
     });
 
-    let totals: Vec<f64> = scores.iter().map(|s| s.total).collect();
-    let order = order(&totals);
+    let (scored, pruned): (Vec<usize>, Vec<usize>) = (0..scores.len()).partition(|&i| scores[i].is_some());
+    let totals: Vec<f64> = scores.iter().flatten().map(|s| s.total).collect();
+    let first_pass: Vec<f64> = pruned.iter().map(|&i| utterance.hypotheses[i].first_pass).collect();
+    let (best_first, last) = (order(&totals), order(&first_pass));
+    let confidence = posterior(&totals, confidence_scale)[best_first[0]];
+    let order = best_first.iter().map(|&i| scored[i]).chain(last.iter().map(|&i| pruned[i]));
+    let order: Vec<usize> = order.collect();
+
     let mut line = utterance.fields.clone();
     line.insert("hyps".into(), Value::Array(hypotheses.collect()));
-    if let Some(&best) = order.first() {
-        line.insert("best".into(), utterance.hypotheses[best].text.as_str().into());
-        line.insert("confidence".into(), posterior(&totals, confidence_scale)[best].into());
-    }
+    line.insert("best".into(), utterance.hypotheses[order[0]].text.as_str().into());
+    line.insert("confidence".into(), confidence.into());
     line.insert("order".into(), order.into());
+    put(&mut line, PRUNED, (!pruned.is_empty()).then(|| pruned.into()));
     Ok(line)
+}
+
+/// Writes `value` in its place, or takes out what is there; the other fields keep their order.
+fn put(fields: &mut Map<String, Value>, name: &str, value: Option<Value>) {
+    match value {
+        Some(value) => fields.insert(name.into(), value),
+        None => fields.shift_remove(name),
+    };
 }
 
 #[cfg(test)]
@@ -107,8 +128,13 @@ mod tests {
     use super::*;
 
     fn rescore(line: &str, scores: &[(f64, f64)]) -> Result<String> {
+        rescore_some(line, &scores.iter().copied().map(Some).collect::<Vec<_>>())
+    }
+
+    fn rescore_some(line: &str, scores: &[Option<(f64, f64)>]) -> Result<String> {
         let utterance = parse::utterance(line.as_bytes(), &Fields::default()).unwrap();
-        let scores: Vec<Scores> = scores.iter().map(|&(lorb, total)| Scores { lorb, total }).collect();
+        let scores = scores.iter().map(|s| s.map(|(lorb, total)| Scores { lorb, total }));
+        let scores: Vec<Option<Scores>> = scores.collect();
         rescored(&utterance, &scores, 1.0).map(|line| Value::Object(line).to_string())
     }
 
@@ -125,6 +151,29 @@ mod tests {
         assert_eq!(rescore(RESCORED, &[(0.25, 3.0), (0.5, 3.0)]).unwrap(), RESCORED);
         let again = rescore(RESCORED, &[(0.0, -800.0), (1.0, 0.0)]).unwrap();
         assert!(again.ends_with(r#""best":"B","confidence":1.0,"order":[1,0]}"#), "{again}");
+    }
+
+    #[test]
+    fn what_was_pruned_is_listed_and_comes_last() {
+        let line = r#"{"id":"u","hyps":[{"text":"A","am":-9},{"text":"B","am":-1},{"text":"C","am":-8},{"text":"D","am":-2}]}"#;
+        let pruned = rescore_some(line, &[None, Some((0.5, -3.0)), None, Some((1.5, -2.0))]).unwrap();
+        assert!(
+            pruned.contains(r#"{"text":"A","am":-9},{"text":"B","am":-1,"lorb":0.5,"total":-3.0}"#),
+            "{pruned}"
+        );
+        let confidence = 1.0 / (1.0 + (-1f64).exp());
+        let end = format!(r#""best":"D","confidence":{confidence},"order":[3,1,2,0],"pruned":[0,2]}}"#);
+        assert!(pruned.ends_with(&end), "{pruned}");
+
+        let read = parse::utterance(pruned.as_bytes(), &Fields::default()).unwrap();
+        let scored: Vec<bool> = read.hypotheses.iter().map(|h| h.lorb.is_some()).collect();
+        assert_eq!(scored, [false, true, false, true]);
+        // Another margin leaves no trace of this one.
+        let again = rescore_some(&pruned, &[None, None, None, Some((1.5, -2.0))]).unwrap();
+        assert!(again.ends_with(r#""confidence":1.0,"order":[3,1,2,0],"pruned":[0,1,2]}"#), "{again}");
+        assert_eq!(again.matches("lorb").count(), 1);
+        let all = [(1.0, 1.0), (1.0, 2.0), (1.0, 3.0), (1.0, 4.0)];
+        assert_eq!(rescore(&again, &all).unwrap(), rescore(line, &all).unwrap());
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub struct Utterance {
     pub fields: Map<String, Value>,
 }
 
+impl Utterance {
+    /// Whether rescoring gave any hypothesis its score: those that it pruned have none.
+    pub fn is_rescored(&self) -> bool {
+        self.hypotheses.iter().any(|h| h.lorb.is_some())
+    }
+}
+
 /// One hypothesis: its words and the first pass's log-scores (higher is better).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hypothesis {
@@ -29,7 +36,7 @@ pub struct Hypothesis {
     pub first_pass: f64,
     /// l_i: the score of a language model that the first pass used, where the list has one; finite.
     pub lm: Option<f64>,
-    /// g_i: this engine's score, where the file was rescored already; finite.
+    /// g_i: this engine's score, where the file was rescored already and the hypothesis not pruned; finite.
     pub lorb: Option<f64>,
     /// All fields of the hypothesis as read, in order.
     pub fields: Map<String, Value>,

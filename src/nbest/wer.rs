@@ -95,7 +95,8 @@ fn relative(pair: Pair) -> Option<f64> {
     Some(percent(pair.errors_after, pair.errors_before)? - 100.0)
 }
 
-fn percent(part: u64, whole: u64) -> Option<f64> {
+/// `part` in percent of `whole`; `None` where that is 0.
+pub fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
 }
 

@@ -89,6 +89,7 @@ mod tests {
         let hypothesis = |&(first_pass, errors): &(f64, u64)| ScoredHypothesis {
             features: Features { first_pass, ..Default::default() },
             errors,
+            pruned: false,
         };
         ScoredList { hypotheses: hypotheses.iter().map(hypothesis).collect(), reference_units: 1 }
     }

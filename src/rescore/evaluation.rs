@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
 
+use super::prune::{Comparison, Margin};
 use super::read_ahead::ReadAhead;
 use super::rescorer::Rescorer;
 use super::tune::ScoredList;
@@ -27,6 +27,8 @@ pub enum System {
     TunedWithoutLorb,
     /// What this engine chooses.
     Rescored,
+    /// What it chooses where it scores only what is near enough to the best of the first pass.
+    Pruned,
     /// The fewest errors in each list.
     Oracle,
 }
@@ -34,7 +36,10 @@ pub enum System {
 /// How one hypothesis is chosen from a list.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Choice {
+    /// From the whole list.
     Combined(Weights),
+    /// From those that this engine scored, within a margin.
+    Scored(Weights, Margin),
     /// By the "total" that rescoring wrote into the list.
     OwnTotals,
     FewestErrors,
@@ -48,6 +53,8 @@ pub struct Lists<'a> {
     pub unit: Unit,
     /// What the first utterance has.
     pub scores: Option<Scores>,
+    /// Scores with and without pruning, to compare what they cost, where that is asked.
+    pub comparison: Option<Comparison>,
 }
 
 /// Which scores lists have besides that of the first pass.
@@ -71,7 +78,11 @@ impl Lists<'_> {
     ) -> Result<()> {
         let mut reader = ReadAhead::start(Some(path), fields);
         while let Some(batch) = reader.next_batch() {
-            let scored = self.rescorer.map(|r| r.score(&batch.utterances)).transpose()?;
+            let score = |rescorer: &Rescorer| match &mut self.comparison {
+                Some(comparison) => comparison.score(rescorer, &batch.utterances),
+                None => rescorer.score(&batch.utterances, Margin::NONE),
+            };
+            let scored = self.rescorer.map(score).transpose()?;
             for (i, utterance) in batch.utterances.iter().enumerate() {
                 let of_line = |(problem, hint): Refusal| Error::List {
                     path: path.into(),
@@ -79,8 +90,8 @@ impl Lists<'_> {
                     problem: format!("utterance {}: {problem}", utterance.id),
                     hint: hint.into(),
                 };
-                let lorb: Option<Vec<f64>> =
-                    scored.as_ref().map(|s| s.features[i].iter().map(|f| f.lorb).collect());
+                let lorb: Option<Vec<Option<f64>>> =
+                    scored.as_ref().map(|s| s.features[i].iter().map(|f| f.map(|f| f.lorb)).collect());
                 self.check_scores(utterance).map_err(of_line)?;
                 let list = ScoredList::new(utterance, lorb.as_deref(), self.normaliser, self.unit);
                 let list = list.ok_or(("there is no \"ref\"".into(), "write what was said in \"ref\""));
@@ -95,7 +106,7 @@ impl Lists<'_> {
 
     fn check_scores(&mut self, utterance: &Utterance) -> Result<(), Refusal> {
         let first = &utterance.hypotheses[0];
-        let lorb = self.rescorer.is_some() || first.lorb.is_some();
+        let lorb = self.rescorer.is_some() || utterance.is_rescored();
         let found = Scores { lm: first.lm.is_some(), lorb };
         let expected = *self.scores.get_or_insert(found);
         let name = match found {
@@ -135,6 +146,7 @@ impl Judge<'_> {
         for (system, choice) in &self.systems {
             let chosen = match choice {
                 Choice::Combined(weights) => list.chosen(weights),
+                Choice::Scored(weights, margin) => list.chosen_within(weights, *margin),
                 Choice::OwnTotals => best_of_totals(utterance)?,
                 Choice::FewestErrors => list.oracle(),
             };
@@ -148,14 +160,13 @@ impl Judge<'_> {
 }
 
 fn best_of_totals(utterance: &Utterance) -> Result<usize, Refusal> {
-    let totals = utterance.hypotheses.iter().map(|h| h.fields.get("total").and_then(Value::as_f64));
-    match totals.collect::<Option<Vec<f64>>>() {
-        Some(totals) => Ok(order(&totals)[0]),
-        None => Err((
-            "\"lorb\" is there, but not \"total\"".into(),
-            "rescore the list, or give weights with --tune",
-        )),
-    }
+    let scored = utterance.hypotheses.iter().enumerate().filter(|(_, h)| h.lorb.is_some());
+    let totals = scored.map(|(i, h)| Some((i, h.fields.get("total")?.as_f64()?)));
+    let (indices, totals): (Vec<usize>, Vec<f64>) = totals.collect::<Option<_>>().unwrap_or_default();
+    order(&totals).first().map(|&best| indices[best]).ok_or((
+        "\"lorb\" is there, but not \"total\"".into(),
+        "rescore the list, or give weights with --tune",
+    ))
 }
 
 /// The errors of some systems, utterance by utterance.
@@ -214,7 +225,13 @@ mod tests {
     fn tally(lines: &[&str], systems: &[(System, Choice)]) -> Result<Tally> {
         let normaliser = Normaliser::new(&NormaliseOptions::default())?;
         let judge = Judge { normaliser: &normaliser, unit: Unit::Word, systems: systems.to_vec() };
-        let mut lists = Lists { rescorer: None, normaliser: &normaliser, unit: Unit::Word, scores: None };
+        let mut lists = Lists {
+            rescorer: None,
+            normaliser: &normaliser,
+            unit: Unit::Word,
+            scores: None,
+            comparison: None,
+        };
         let mut tally = Tally::default();
         lists.read(write(lines).path(), &Fields::default(), |utterance, list| {
             judge.add(utterance, &list, &mut tally)

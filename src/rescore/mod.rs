@@ -2,6 +2,7 @@
 
 pub mod confidence;
 pub mod evaluation;
+pub mod prune;
 pub mod read_ahead;
 pub mod rescorer;
 pub mod scorer;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::prune::Margin;
 use super::scorer::{Pending, Scorer};
 use super::weights::Features;
 use crate::Result;
@@ -9,8 +10,9 @@ use crate::bert::{Encoded, Tokenizer};
 use crate::device::AnyDevice;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
+use crate::nbest::Utterance;
 use crate::nbest::normalise::{Normaliser, Unit, units};
-use crate::nbest::{Hypothesis, Utterance};
+use crate::profile::{Recorder, Work};
 
 /// A model with its head, ready for the text of hypotheses.
 pub struct Rescorer {
@@ -19,12 +21,14 @@ pub struct Rescorer {
     max_tokens: usize,
     normaliser: Normaliser,
     unit: Unit,
+    recorder: Recorder,
 }
 
 /// What came out of some utterances.
 pub struct Scored {
-    /// By utterance and hypothesis.
-    pub features: Vec<Vec<Features>>,
+    /// By utterance and hypothesis; `None` for those that were pruned.
+    pub features: Vec<Vec<Option<Features>>>,
+    /// Of those that were scored.
     pub tokens: u64,
     /// Hypotheses that were longer than the model can take, and cut.
     pub cut: u64,
@@ -42,9 +46,10 @@ impl Rescorer {
         normaliser: Normaliser,
         unit: Unit,
     ) -> Result<Self> {
+        let recorder = device.recorder();
         let scorer = Scorer::new(device, &model, &[adapter])?;
         let max_tokens = model.config.max_positions;
-        Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit })
+        Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit, recorder })
     }
 
     /// The longest text, in tokens, that is not cut.
@@ -52,21 +57,27 @@ impl Rescorer {
         self.max_tokens
     }
 
-    /// Scores every hypothesis. A score does not depend on what else is scored.
+    /// Scores every hypothesis within `margin` of the best of its list. A score does not depend on what else
+    /// is scored.
     ///
     /// # Errors
     /// Where the vocabulary cannot express a text.
-    pub fn score(&self, utterances: &[Utterance]) -> Result<Scored> {
-        self.finish(utterances, self.start(utterances)?)
+    pub fn score(&self, utterances: &[Utterance], margin: Margin) -> Result<Scored> {
+        self.finish(utterances, self.start(utterances, margin)?)
     }
 
-    /// Tokenises every hypothesis, and asks a GPU for its score without waiting for it.
+    /// Tokenises every hypothesis within `margin`, and asks a GPU for its score without waiting for it.
     ///
     /// # Errors
     /// As for [`score`](Self::score).
-    pub(super) fn start(&self, utterances: &[Utterance]) -> Result<Started> {
-        let hypotheses: Vec<&Hypothesis> = utterances.iter().flat_map(|u| &u.hypotheses).collect();
-        let read: Vec<Read> = hypotheses.par_iter().map(|h| self.read(&h.text)).collect::<Result<_>>()?;
+    pub(super) fn start<'u>(&self, utterances: &'u [Utterance], margin: Margin) -> Result<Started> {
+        let kept = |u: &'u Utterance| {
+            let kept = margin.keeps(u.hypotheses.iter().map(|h| h.first_pass));
+            kept.zip(&u.hypotheses).map(|(kept, h)| kept.then_some(&h.text[..]))
+        };
+        let texts: Vec<Option<&str>> = utterances.iter().flat_map(kept).collect();
+        let read = texts.par_iter().map(|text| text.map(|text| self.read(text)).transpose());
+        let read: Vec<Option<Read>> = self.recorder.phase("tokenise", || read.collect::<Result<_>>())?;
         let pending = self.scorer.start(&sequences(&read))?;
         Ok(Started { read, pending })
     }
@@ -81,33 +92,40 @@ impl Rescorer {
             Some(pending) => pending.wait()?,
             None => self.scorer.scores_of(&sequences(&read))?,
         };
+        let mut scores = scores.into_iter();
         let hypotheses = utterances.iter().flat_map(|u| &u.hypotheses);
-        let features = hypotheses.zip(&read).zip(scores);
-        let mut features = features.map(|((h, read), g)| Features::new(h, f64::from(g), read.units));
+        let mut features = hypotheses.zip(&read).map(|(h, read)| {
+            let read = read.as_ref()?;
+            scores.next().map(|g| Features::new(h, f64::from(g), read.units))
+        });
         let of = |u: &Utterance| features.by_ref().take(u.hypotheses.len()).collect();
         Ok(Scored {
             features: utterances.iter().map(of).collect(),
-            tokens: read.iter().map(|r| r.tokens.ids.len() as u64).sum(),
-            cut: read.iter().filter(|r| r.tokens.truncated).count() as u64,
+            tokens: read.iter().flatten().map(|r| r.tokens.ids.len() as u64).sum(),
+            cut: read.iter().flatten().filter(|r| r.tokens.truncated).count() as u64,
         })
     }
 
     fn read(&self, text: &str) -> Result<Read> {
-        let text = self.normaliser.normalise(text);
-        let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
-        Ok(Read { tokens, units: units(&text, self.unit).len() })
+        let read = || {
+            let text = self.normaliser.normalise(text);
+            let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
+            Ok(Read { tokens, units: units(&text, self.unit).len() })
+        };
+        self.recorder.operation("tokenise", |_| Work::default(), read)
     }
 }
 
 /// Utterances that are tokenised, and whose scores a GPU was asked for, where there is one.
 pub(super) struct Started {
-    read: Vec<Read>,
+    /// `None` for hypotheses that were pruned.
+    read: Vec<Option<Read>>,
     pending: Option<Pending>,
 }
 
 /// All of the one adapter.
-fn sequences(read: &[Read]) -> Vec<(usize, &[u32])> {
-    read.iter().map(|r| (0, &r.tokens.ids[..])).collect()
+fn sequences(read: &[Option<Read>]) -> Vec<(usize, &[u32])> {
+    read.iter().flatten().map(|r| (0, &r.tokens.ids[..])).collect()
 }
 
 /// A text as the model sees it, and how many words (or characters) it has.

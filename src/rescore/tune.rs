@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::prune::Margin;
 use super::weights::{Features, Weights, posterior};
 use crate::nbest::Utterance;
 use crate::nbest::normalise::{Normaliser, Unit, units};
@@ -12,6 +13,8 @@ use crate::nbest::word_errors::Reference;
 pub struct ScoredHypothesis {
     pub features: Features,
     pub errors: u64,
+    /// Whether this engine left it without a score, while it scored others of the list.
+    pub pruned: bool,
 }
 
 /// What tuning knows of an utterance.
@@ -24,23 +27,26 @@ pub struct ScoredList {
 
 impl ScoredList {
     /// Counts the errors of an utterance, both sides normalised; `None` where it has no reference. `lorb`
-    /// are the scores g_i by hypothesis; without them those of the list count, or 0.
+    /// are the scores g_i by hypothesis, `None` where it was pruned; without them those of the list count, or 0.
     pub fn new(
         utterance: &Utterance,
-        lorb: Option<&[f64]>,
+        lorb: Option<&[Option<f64>]>,
         normaliser: &Normaliser,
         unit: Unit,
     ) -> Option<Self> {
         let reference = normaliser.normalise(utterance.reference.as_deref()?);
         let reference_words = units(&reference, unit);
         let reference = Reference::new(&reference_words);
-        let hypotheses = utterance.hypotheses.iter().enumerate().map(|(i, hypothesis)| {
+        let own: Vec<Option<f64>> = utterance.hypotheses.iter().map(|h| h.lorb).collect();
+        let lorb = lorb.unwrap_or(&own);
+        let scored = lorb.iter().any(Option::is_some);
+        let hypotheses = utterance.hypotheses.iter().zip(lorb).map(|(hypothesis, lorb)| {
             let text = normaliser.normalise(&hypothesis.text);
             let words = units(&text, unit);
-            let lorb = lorb.and_then(|g| g.get(i).copied()).or(hypothesis.lorb).unwrap_or(0.0);
             ScoredHypothesis {
-                features: Features::new(hypothesis, lorb, words.len()),
+                features: Features::new(hypothesis, lorb.unwrap_or(0.0), words.len()),
                 errors: reference.distance(&words),
+                pruned: scored && lorb.is_none(),
             }
         });
         Some(ScoredList { hypotheses: hypotheses.collect(), reference_units: reference_words.len() as u64 })
@@ -48,14 +54,14 @@ impl ScoredList {
 
     /// The index of the hypothesis that `weights` choose, the first of equal ones; 0 in an empty list.
     pub fn chosen(&self, weights: &Weights) -> usize {
-        let mut best = (0, f64::NEG_INFINITY);
-        for (i, hypothesis) in self.hypotheses.iter().enumerate() {
-            let score = weights.combined(&hypothesis.features);
-            if score > best.1 {
-                best = (i, score);
-            }
-        }
-        best.0
+        best_of(self.hypotheses.iter().enumerate(), weights)
+    }
+
+    /// The same among those that were scored and lie within `margin`.
+    pub fn chosen_within(&self, weights: &Weights, margin: Margin) -> usize {
+        let keeps = margin.keeps(self.hypotheses.iter().map(|h| h.features.first_pass));
+        let kept = self.hypotheses.iter().enumerate().zip(keeps).filter(|((_, h), keep)| *keep && !h.pruned);
+        best_of(kept.map(|(hypothesis, _)| hypothesis), weights)
     }
 
     /// The index of the hypothesis with the fewest errors, the first of equal ones; 0 in an empty list.
@@ -67,6 +73,18 @@ impl ScoredList {
     fn errors_of(&self, chosen: usize) -> u64 {
         self.hypotheses.get(chosen).map_or(0, |h| h.errors)
     }
+}
+
+/// The index of the best of `hypotheses`, the first of equal ones.
+fn best_of<'h>(hypotheses: impl Iterator<Item = (usize, &'h ScoredHypothesis)>, weights: &Weights) -> usize {
+    let mut best = (0, f64::NEG_INFINITY);
+    for (i, hypothesis) in hypotheses {
+        let score = weights.combined(&hypothesis.features);
+        if score > best.1 {
+            best = (i, score);
+        }
+    }
+    best.0
 }
 
 /// By list, the index of the hypothesis that `weights` choose.
@@ -234,7 +252,7 @@ mod tests {
                 lorb: noisy(lorb),
                 words: noisy(0.0),
             };
-            ScoredHypothesis { features, errors }
+            ScoredHypothesis { features, errors, pruned: false }
         };
         let mut list =
             || ScoredList { hypotheses: (0..8).map(|_| hypothesis()).collect(), reference_units: 9 };
@@ -327,8 +345,9 @@ mod tests {
             l.hypotheses.iter().map(|h| (h.errors, h.features.lorb, h.features.words)).collect::<Vec<_>>()
         };
         assert_eq!(facts(&scored), [(1, 0.5, 2.0), (0, 0.0, 3.0)]);
-        let scored = ScoredList::new(&utterance, Some(&[7.0, 8.0]), &normaliser, Unit::Word).unwrap();
-        assert_eq!(facts(&scored), [(1, 7.0, 2.0), (0, 8.0, 3.0)]);
+        let scored = ScoredList::new(&utterance, Some(&[Some(7.0), None]), &normaliser, Unit::Word).unwrap();
+        assert_eq!(facts(&scored), [(1, 7.0, 2.0), (0, 0.0, 3.0)]);
+        assert!(!scored.hypotheses[0].pruned && scored.hypotheses[1].pruned);
         utterance.reference = None;
         assert!(ScoredList::new(&utterance, None, &normaliser, Unit::Word).is_none());
     }

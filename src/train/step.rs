@@ -12,6 +12,7 @@ use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
 use crate::ops::correlation::correlation;
 use crate::ops::mwer::{MwerInputs, mean_mwer};
+use crate::profile::Work;
 use crate::rescore::scorer::CHUNK_TOKENS;
 use crate::tape::Tape;
 
@@ -64,7 +65,8 @@ pub fn gradient(
     objective: Objective,
     step: u64,
 ) -> StepGradient {
-    let operands = encoder.operands(cpu, &[(adapter, &adapter.values)]);
+    let pack = || encoder.operands(cpu, &[(adapter, &adapter.values)]);
+    let operands = cpu.operation("pack adapters", |_| Work::default(), pack);
     let lengths: Vec<usize> = batch.sequences.iter().map(Vec::len).collect();
     let ranges = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
     let packed: Vec<_> =
@@ -90,15 +92,13 @@ pub fn gradient(
     let scores: Vec<f32> = forward.iter().flat_map(|(_, s)| s.scores.value.values()).collect();
     let mut gradient = vec![0.0f32; adapter.layout.len()];
     let theta = adapter.layout.theta();
-    let losses = mean_mwer(
-        MwerInputs {
-            offsets: &batch.offsets,
-            scores: &scores,
-            errors: &batch.errors,
-            beta: theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp()),
-        },
-        &batch.utterances,
-    );
+    let inputs = MwerInputs {
+        offsets: &batch.offsets,
+        scores: &scores,
+        errors: &batch.errors,
+        beta: theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp()),
+    };
+    let losses = cpu.operation("MWER", |_| Work::default(), || mean_mwer(inputs, &batch.utterances));
     if let Some(at) = theta {
         gradient[at] = losses.d_theta as f32;
     }
@@ -106,7 +106,8 @@ pub fn gradient(
     let mut d_features = None;
     if objective.correlation_weight > 0.0 {
         let z: Vec<f32> = forward.iter().flat_map(|(_, s)| s.features.value.values()).collect();
-        let mut c = correlation(cpu, &z, scores.len(), hidden);
+        let loss = || correlation(cpu, &z, scores.len(), hidden);
+        let mut c = cpu.operation("correlation", |_| Work::default(), loss);
         c.d_features.iter_mut().for_each(|d| *d *= objective.correlation_weight as f32);
         correlation_loss = c.loss;
         d_features = Some(c.d_features);
@@ -127,9 +128,16 @@ pub fn gradient(
             gradient
         })
         .collect();
-    for of_chunk in of_chunks {
-        gradient.iter_mut().zip(of_chunk).for_each(|(g, c)| *g += c);
-    }
+    let bytes = size_of_val(&gradient[..]) * (of_chunks.len() + 1);
+    cpu.operation(
+        "sum gradients",
+        |()| Work::bytes(bytes as f64),
+        || {
+            for of_chunk in of_chunks {
+                gradient.iter_mut().zip(of_chunk).for_each(|(g, c)| *g += c);
+            }
+        },
+    );
     StepGradient {
         mwer: losses.loss,
         mwer_without: losses.loss_without,

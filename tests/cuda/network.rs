@@ -1,12 +1,14 @@
 //! The whole network on the CUDA device against the CPU: scores, losses, gradients through five steps.
 
+use std::sync::Arc;
+
 use lorb_engine::bert::Encoder;
 use lorb_engine::device::AnyDevice;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::device::cuda::{Cuda, Precision};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
-use lorb_engine::rescore::scorer::Scorer;
+use lorb_engine::rescore::scorer::{Bank, Scorer, Seat};
 use lorb_engine::train::learner::{CpuLearner, CudaLearner, Learner};
 use lorb_engine::train::step::StepBatch;
 use lorb_engine::train::{Beta, Losses, TrainOptions};
@@ -263,5 +265,42 @@ fn scores_of_several_adapters_are_those_of_each_alone() {
             let part = together.scores_of(&requests[range.clone()]).unwrap();
             assert_eq!(bits(&part), bits(&found[range.clone()]), "{name}, {range:?}");
         }
+    }
+}
+
+/// As a server has them: adapters of two shapes, brought to the device one by one, mixed in any batch.
+#[test]
+fn adapters_that_come_and_go_score_as_alone() {
+    let network = Network::new(0.0);
+    let mut half = network.adapter.clone();
+    half.values.iter_mut().for_each(|x| *x *= 0.5);
+    let lora = LoraConfig { rank: 2, targets: "query,value".parse().unwrap(), ..LoraConfig::default() };
+    let (config, checkpoint) = (&network.model.config, &network.model.checkpoint);
+    let other = Adapter::initialise(config, checkpoint, lora, None, 2).unwrap();
+    let adapters = [network.adapter.clone(), half, other];
+
+    let sequences: Vec<&[u32]> = network.batches[0].sequences.iter().map(Vec::as_slice).collect();
+    let cpu = AnyDevice::Cpu(Cpu::poisoned(Isa::available()[0]));
+    for device in std::iter::once(cpu).chain(devices().take(2).map(AnyDevice::Cuda)) {
+        let name = device.description();
+        let again = match &device {
+            AnyDevice::Cpu(cpu) => AnyDevice::Cpu(cpu.clone()),
+            AnyDevice::Cuda(cuda) => AnyDevice::Cuda(cuda.clone()),
+        };
+        let references: Vec<&Adapter> = adapters.iter().collect();
+        let scorer = Scorer::new(again, &network.model, &references).unwrap();
+        let bank = Bank::new(device, &network.model).unwrap();
+        let seats: Vec<Arc<Seat>> =
+            adapters.iter().map(|a| Arc::new(bank.seat(a.clone()).unwrap())).collect();
+        assert!(seats[0].bytes() > seats[2].bytes() && seats[2].bytes() > 0);
+        for of in [&[0, 1, 2][..], &[1], &[2, 1, 1, 0]] {
+            let asked: Vec<(usize, &[u32])> =
+                sequences.iter().enumerate().map(|(i, s)| (of[i % of.len()], *s)).collect();
+            let expected = scorer.scores_of(&asked).unwrap();
+            let asked: Vec<(Arc<Seat>, &[u32])> =
+                asked.into_iter().map(|(adapter, s)| (seats[adapter].clone(), s)).collect();
+            assert_eq!(bits(&bank.scores(&asked).unwrap()), bits(&expected), "{name}: {of:?}");
+        }
+        assert!(bank.scores::<&[u32]>(&[]).unwrap().is_empty());
     }
 }

@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use lorb_emulate::Order;
 use lorb_engine::device::cuda::first_use::{FirstUse, Verdict};
-use lorb_engine::device::cuda::{Driver, Level, Precision, Trial, Unavailable, Variants};
-use lorb_engine::device::{Choice, Chosen, choose};
+use lorb_engine::device::cuda::{Cuda, Driver, Level, Precision, Trial, Unavailable, Variants};
+use lorb_engine::device::{AnyDevice, Choice, Chosen, choose};
+use lorb_engine::profile::Recorder;
 use lorb_engine::{Error, Result};
 
 /// Of the emulated device in bf16.
@@ -69,6 +70,17 @@ fn a_gpu_without_kernels_to_trust_is_an_error_or_left_alone() {
         assert!(chosen.gpu.is_none());
         assert!(chosen.notes[0].starts_with("device: the CPU, since ") && chosen.notes[0].contains(why));
     }
+}
+
+#[test]
+fn a_gpu_is_not_profiled_but_told_what_does_that() {
+    let gpu = AnyDevice::Cuda(Cuda::new(there().unwrap(), Precision::Bf16));
+    let refused = gpu.recorded_by(Recorder::start()).err().unwrap();
+    assert_eq!(refused.exit_code(), 2);
+    assert!(
+        refused.to_string().contains("--device cpu") && refused.to_string().contains("nsys"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::Utterance;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
+use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::ReadAhead;
 use lorb_engine::rescore::rescorer::Rescorer;
 use lorb_engine::rescore::stream::stream;
@@ -43,9 +44,9 @@ fn the_next_batch_is_asked_for_before_the_last_is_waited_for() {
     thread::sleep(Duration::from_millis(300));
     let mut batches = 0;
     let (mut utterances, mut found): (Vec<Utterance>, Vec<f64>) = (Vec::new(), Vec::new());
-    stream(&rescorer, &mut input, |batch, scored| {
+    stream(&rescorer, Margin::NONE, &mut input, |batch, scored| {
         batches += 1;
-        found.extend(scored.features.iter().map(|f| f[0].lorb));
+        found.extend(scored.features.iter().map(|f| f[0].unwrap().lorb));
         utterances.extend(batch.utterances);
         Ok(())
     })
@@ -62,7 +63,7 @@ fn the_next_batch_is_asked_for_before_the_last_is_waited_for() {
         assert!(n < 2 || at(Asked::Wait, n - 2) < at(Asked::Graph, n), "one batch ahead, and no more");
     }
 
-    let all = rescorer.score(&utterances).unwrap();
-    let expected: Vec<f64> = all.features.iter().map(|f| f[0].lorb).collect();
+    let all = rescorer.score(&utterances, Margin::NONE).unwrap();
+    let expected: Vec<f64> = all.features.iter().map(|f| f[0].unwrap().lorb).collect();
     assert_eq!(found, expected);
 }

@@ -8,8 +8,11 @@ use lorb_engine::nbest::normalise::Unit;
 use lorb_engine::nbest::wer::{Change, Interval, Wer};
 use lorb_engine::nbest::word_errors::Errors;
 use lorb_engine::rescore::evaluation::{System, Tally};
+use lorb_engine::rescore::prune::{Cost, Costs};
 use lorb_engine::rescore::weights::Weights;
 use serde::Serialize;
+
+use super::prune::{Pruning, TunedWer};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -18,6 +21,7 @@ pub struct Report {
     pub weights_from: Option<String>,
     pub weights_without_lorb: Option<Weights>,
     pub confidence_scale: Option<f64>,
+    pub pruning: Option<Pruning>,
     pub saved_to: Option<PathBuf>,
     pub files: Vec<FileReport>,
     /// Where there are several files.
@@ -32,6 +36,18 @@ pub struct FileReport {
     reference_units: u64,
     systems: BTreeMap<System, SystemReport>,
     changes: Vec<ChangeReport>,
+    pruning: Option<PruningReport>,
+}
+
+/// What pruning saved.
+#[derive(Serialize)]
+struct PruningReport {
+    #[serde(flatten)]
+    costs: Costs,
+    /// The share that was not computed.
+    tokens_saved: f64,
+    /// Seconds without pruning over seconds with it.
+    speedup: f64,
 }
 
 #[derive(Serialize)]
@@ -53,7 +69,7 @@ struct ChangeReport {
 }
 
 impl FileReport {
-    pub fn new(file: String, tally: &Tally) -> FileReport {
+    pub fn new(file: String, tally: &Tally, costs: Option<Costs>) -> FileReport {
         let totals = tally.totals();
         let system = |wer: &Wer| SystemReport { wer: wer.percent(), errors: wer.errors };
         let change = |(from, to)| {
@@ -63,7 +79,7 @@ impl FileReport {
         };
         use System::*;
         let compared = match totals.contains_key(&Rescored) {
-            true => vec![(FirstPass, Rescored), (TunedWithoutLorb, Rescored)],
+            true => vec![(FirstPass, Rescored), (TunedWithoutLorb, Rescored), (Rescored, Pruned)],
             false => vec![(FirstPass, TunedWithoutLorb)],
         };
         FileReport {
@@ -73,6 +89,7 @@ impl FileReport {
             reference_units: totals.get(&Oracle).map_or(0, |wer| wer.reference_units),
             systems: totals.iter().map(|(&s, wer)| (s, system(wer))).collect(),
             changes: compared.into_iter().filter_map(change).collect(),
+            pruning: costs.map(PruningReport::new),
         }
     }
 
@@ -108,7 +125,30 @@ impl FileReport {
                 name(*from)
             )?;
         }
-        Ok(())
+        self.pruning.iter().try_for_each(|pruning| pruning.write(text))
+    }
+}
+
+impl PruningReport {
+    fn new(costs: Costs) -> PruningReport {
+        let Costs { all, kept } = costs;
+        PruningReport {
+            costs,
+            tokens_saved: 1.0 - kept.tokens as f64 / all.tokens as f64,
+            speedup: all.seconds / kept.seconds,
+        }
+    }
+
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        let PruningReport { costs: Costs { all, kept }, tokens_saved, speedup } = self;
+        let cost = |c: &Cost| format!("{} hypotheses, {} tokens, {:.2} s", c.hypotheses, c.tokens, c.seconds);
+        writeln!(
+            text,
+            "  pruning: {} instead of {}: {:.1} % of the tokens not computed, {speedup:.2} times as fast",
+            cost(kept),
+            cost(all),
+            100.0 * tokens_saved
+        )
     }
 }
 
@@ -117,6 +157,7 @@ fn name(system: System) -> &'static str {
         System::FirstPass => "first pass",
         System::TunedWithoutLorb => "tuned without lorb",
         System::Rescored => "rescored",
+        System::Pruned => "pruned",
         System::Oracle => "oracle",
     }
 }
@@ -145,6 +186,18 @@ impl Report {
         }
         if let Some(weights) = &self.weights_without_lorb {
             writeln!(text, "without lorb: {weights}")?;
+        }
+        if let Some(Pruning { margin, auto, tuned }) = &self.pruning {
+            write!(text, "margin: {}", margin.value())?;
+            if *auto {
+                text.push_str(", the smallest that costs next to nothing on the tuning lists");
+            }
+            match tuned {
+                Some(TunedWer { unpruned, pruned }) => {
+                    writeln!(text, " (tuning lists: {pruned:.3} % with it, {unpruned:.3} % without)")?;
+                }
+                None => text.push('\n'),
+            }
         }
         if let Some(path) = &self.saved_to {
             writeln!(text, "saved to {}", path.display())?;

@@ -1,24 +1,65 @@
 //! Memory of the CPU device: aligned to cache lines, recycled between operations.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use super::pages::Piece;
 
 /// A cache line, the unit of allocation.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(super) struct Line([f32; 16]);
+
+/// From so many lines on (64 KiB) a buffer lies in large pages: weights and activations do, but not adapters, which
+/// come and go one by one.
+const LARGE: usize = 1024;
 
 /// A vector of `f32` aligned to 64 bytes.
 #[derive(Debug, Default)]
 pub struct Buffer {
-    lines: Vec<Line>,
+    lines: Lines,
     len: usize,
+}
+
+#[derive(Debug)]
+enum Lines {
+    Small(Vec<Line>),
+    Large(Piece),
 }
 
 impl Buffer {
     pub fn zeroed(len: usize) -> Buffer {
-        Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        let lines = len.div_ceil(16);
+        let large = if lines >= LARGE { Piece::new(lines) } else { None };
+        let lines = large.map_or_else(|| Lines::Small(vec![Line([0.0; 16]); lines]), Lines::Large);
+        Buffer { lines, len }
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Lines::Small(Vec::new())
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        match self {
+            Lines::Small(lines) => lines,
+            Lines::Large(piece) => piece.lines(),
+        }
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [Line] {
+        match self {
+            Lines::Small(lines) => lines,
+            Lines::Large(piece) => piece.lines_mut(),
+        }
     }
 }
 
@@ -37,10 +78,11 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Buffers that wait for their next use, by capacity: a step allocates what the last one gave back.
+/// Buffers that wait for their next use, by capacity: a step allocates what the last one gave back. Batches differ in
+/// size, so a larger buffer than was asked for will do, up to [`SLACK`] times.
 #[derive(Debug)]
 pub(super) struct Pool {
-    free: Mutex<HashMap<usize, Vec<Buffer>>>,
+    free: Mutex<BTreeMap<usize, Vec<Buffer>>>,
     poison: bool,
 }
 
@@ -52,7 +94,7 @@ impl Pool {
     /// A buffer of `len` floats of unspecified value (NaN where the pool poisons).
     pub fn take(self: &Arc<Self>, len: usize) -> Pooled {
         let class = size_class(len);
-        let recycled = self.lock().get_mut(&class).and_then(Vec::pop);
+        let recycled = self.lock().range_mut(class..=SLACK * class).find_map(|(_, free)| free.pop());
         let mut buffer = recycled.unwrap_or_else(|| Buffer::zeroed(class));
         buffer.len = len;
         if self.poison {
@@ -61,11 +103,14 @@ impl Pool {
         Pooled { buffer, pool: self.clone() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<Buffer>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Buffer>>> {
         // A panic elsewhere leaves the free lists whole: they change by one push or pop.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How much larger than what was asked for a recycled buffer may be.
+const SLACK: usize = 2;
 
 /// `len` rounded up to one of eight sizes per power of two, so that at most an eighth is wasted while
 /// batches of nearly the same size find each other's buffers.

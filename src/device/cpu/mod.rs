@@ -10,6 +10,7 @@ pub mod buffer;
 pub mod gemm;
 pub mod isa;
 pub mod matrix;
+mod pages;
 pub mod peak;
 pub mod simd;
 
@@ -22,6 +23,7 @@ pub use matrix::Matrix;
 
 use super::{Device, Memory, Run};
 use crate::Result;
+use crate::profile::{Recorder, Work};
 use buffer::Pool;
 
 /// The CPU, with the instruction set that its kernels use and the memory that they recycle.
@@ -29,16 +31,26 @@ use buffer::Pool;
 pub struct Cpu {
     isa: Isa,
     pool: Arc<Pool>,
+    recorder: Recorder,
 }
 
 impl Cpu {
     pub fn new(isa: Isa) -> Cpu {
-        Cpu { isa, pool: Arc::new(Pool::new(false)) }
+        Cpu { isa, pool: Arc::new(Pool::new(false)), recorder: Recorder::default() }
     }
 
     /// For tests: every new matrix starts as NaN, so that an element left unwritten shows.
     pub fn poisoned(isa: Isa) -> Cpu {
-        Cpu { isa, pool: Arc::new(Pool::new(true)) }
+        Cpu { isa, pool: Arc::new(Pool::new(true)), recorder: Recorder::default() }
+    }
+
+    /// The same, noting what it does.
+    pub fn recorded_by(self, recorder: Recorder) -> Cpu {
+        Cpu { recorder, ..self }
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     pub fn isa(&self) -> Isa {
@@ -105,6 +117,14 @@ impl Memory for Cpu {
                 }
             }
         })
+    }
+
+    fn operation<T>(&self, name: &'static str, work: impl FnOnce(&T) -> Work, run: impl FnOnce() -> T) -> T {
+        self.recorder.operation(name, work, run)
+    }
+
+    fn bytes(tensor: &Matrix) -> f64 {
+        (size_of::<f32>() * tensor.rows() * tensor.columns()) as f64
     }
 }
 

@@ -15,7 +15,11 @@ pub trait Vector: Copy {
     /// Rows and vectors of the GEMM tile whose accumulators fill the register file without spilling.
     const TILE_ROWS: usize;
     const TILE_VECTORS: usize;
+    /// Rows of a panel of the right matrix that stay in the first-level cache beside a tile's rows of the left one.
+    const PANEL_ROWS: usize;
 
+    /// Asks for the cache line at p, which may be any address, to come near the core.
+    unsafe fn prefetch(p: *const f32);
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
@@ -37,6 +41,17 @@ pub trait Vector: Copy {
     unsafe fn exp2_whole(self) -> Self;
     unsafe fn sum(self) -> f32;
     unsafe fn largest(self) -> f32;
+
+    /// Writes the transpose of the 8 x 8 block at `from` to `to`, with so many floats from row to row.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                // SAFETY: the caller vouches for both blocks.
+                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) }
+            }
+        }
+    }
 }
 
 /// e^x with a relative error below 2e-7 on [-87.3, 88.3]; arguments outside are clamped to it.
@@ -177,7 +192,10 @@ impl Vector for Portable {
     const LANES: usize = 8;
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 1;
+    const PANEL_ROWS: usize = 256;
 
+    #[inline(always)]
+    unsafe fn prefetch(_: *const f32) {}
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Portable([x; 8])
@@ -287,7 +305,12 @@ mod x86 {
         const LANES: usize = 8;
         const TILE_ROWS: usize = 6;
         const TILE_VECTORS: usize = 2;
+        const PANEL_ROWS: usize = 384;
 
+        #[inline(always)]
+        unsafe fn prefetch(p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             unsafe { Avx2(_mm256_set1_ps(x)) }
@@ -363,6 +386,28 @@ mod x86 {
                 _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps::<1>(x, x)))
             }
         }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            unsafe {
+                // Pairs of rows, then of pairs, within the halves of 128 bits; rows i and i + 4 share a register.
+                let half = |i: usize, j: usize| _mm_loadu_ps(from.add(i * from_stride + 4 * j));
+                for j in 0..2 {
+                    let row = |i: usize| _mm256_set_m128(half(i + 4, j), half(i, j));
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                    let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                    let columns = [
+                        _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
+                        _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
+                        _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+                        _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+                    ];
+                    for (i, column) in columns.into_iter().enumerate() {
+                        _mm256_storeu_ps(to.add((4 * j + i) * to_stride), column);
+                    }
+                }
+            }
+        }
     }
 
     // SAFETY (of every block below): the trait's contract gives the instruction set and the memory.
@@ -370,7 +415,12 @@ mod x86 {
         const LANES: usize = 16;
         const TILE_ROWS: usize = 8;
         const TILE_VECTORS: usize = 3;
+        const PANEL_ROWS: usize = 128;
 
+        #[inline(always)]
+        unsafe fn prefetch(p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             unsafe { Avx512(_mm512_set1_ps(x)) }
@@ -439,6 +489,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn largest(self) -> f32 {
             unsafe { _mm512_reduce_max_ps(self.0) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            unsafe { Avx2::transpose(from, from_stride, to, to_stride) }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! One line of an N-best list: checked, and turned into an utterance.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
-use super::{Fields, LORB};
+use super::{Fields, LORB, PRUNED};
 use crate::nbest::{Hypothesis, Utterance};
 
 /// What is wrong with a line, and what to do about it.
@@ -67,9 +69,11 @@ pub(super) fn utterance(line: &[u8], names: &Fields) -> Result<Utterance, Defect
     let hypotheses = hypotheses.into_iter().enumerate().map(|(i, value)| hypothesis(i, value, names));
     let hypotheses = hypotheses.collect::<Result<Vec<_>, _>>()?;
     if let Some(lm) = &names.lm {
-        all_or_none(&hypotheses, lm, |h| h.lm)?;
+        all_or_none(hypotheses.iter().map(|h| h.lm.is_some()).enumerate(), lm)?;
     }
-    all_or_none(&hypotheses, LORB, |h| h.lorb)?;
+    let pruned = pruned(&fields);
+    let scored = hypotheses.iter().map(|h| h.lorb.is_some()).enumerate();
+    all_or_none(scored.filter(|(i, scored)| *scored || !pruned.contains(i)), LORB)?;
     Ok(Utterance { id, reference, hypotheses, fields })
 }
 
@@ -113,16 +117,16 @@ fn score(i: usize, name: &str, fields: &Map<String, Value>) -> Result<Option<f64
     }
 }
 
-/// A score that only some hypotheses have cannot rank the list.
-fn all_or_none(
-    hypotheses: &[Hypothesis],
-    name: &str,
-    score: impl Fn(&Hypothesis) -> Option<f64>,
-) -> Result<(), Defect> {
-    let with = hypotheses.iter().position(|h| score(h).is_some());
-    let without = hypotheses.iter().position(|h| score(h).is_none());
-    match (with, without) {
-        (Some(with), Some(without)) => Err(Defect::new(
+/// The hypotheses that rescoring did not score; in lists from elsewhere the field may hold anything.
+fn pruned(fields: &Map<String, Value>) -> HashSet<usize> {
+    let list = fields.get(PRUNED).and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(|i| usize::try_from(i.as_u64()?).ok()).collect()
+}
+
+/// A score that only some hypotheses have cannot rank the list. `there` says of each whether it has `name`.
+fn all_or_none(mut there: impl Iterator<Item = (usize, bool)> + Clone, name: &str) -> Result<(), Defect> {
+    match (there.clone().find(|(_, there)| *there), there.find(|(_, there)| !there)) {
+        (Some((with, _)), Some((without, _))) => Err(Defect::new(
             format!("hyps[{without}] has no \"{name}\", while hyps[{with}] has"),
             "give it to all hypotheses of a list or to none",
         )),
@@ -235,6 +239,10 @@ mod tests {
             (
                 r#"{"id":"u","hyps":[{"text":"","am":1,"lm":1},{"text":"","am":1}]}"#,
                 "hyps[1] has no \"lm\", while hyps[0] has",
+            ),
+            (
+                r#"{"id":"u","pruned":[0],"hyps":[{"text":"","am":1},{"text":"","am":1,"lorb":1},{"text":"","am":1}]}"#,
+                "hyps[2] has no \"lorb\", while hyps[1] has",
             ),
         ] {
             let problem = problem(line);

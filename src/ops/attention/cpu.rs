@@ -1,10 +1,12 @@
 use std::ops::Range;
 
 use super::{Attention, Inputs, Shape};
-use crate::device::cpu::gemm::{Addend, Gemm, Right, Term, gemm};
-use crate::device::cpu::simd::{Vector, exp, for_lanes, load, store};
+use crate::device::cpu::buffer::Pooled;
+use crate::device::cpu::gemm::{Addend, Gemm, Right, Term, gemm, shape as vector_shape};
+use crate::device::cpu::simd::{Vector, exp, for_lanes, load};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::kernel;
+use crate::profile::Work;
 
 /// Queries that share one block of scores: bounds the scratch memory at 512 tokens to 128 KiB.
 const BLOCK: usize = 64;
@@ -19,16 +21,27 @@ impl Attention for Cpu {
                 let (keys, columns) = (head.keys.len(), head.columns.clone());
                 let kt = self.transposed(&k, &head.keys, &columns);
                 for rows in blocks(&head.queries) {
-                    let mut p = self.scores(&shape, &q, &rows, &columns, &kt, keys);
-                    for (i, row) in rows.clone().zip(p.chunks_exact_mut(keys)) {
-                        // SAFETY: the row holds `keys` floats.
-                        unsafe {
-                            let lse = &mut lse[i * shape.heads + head.number];
-                            softmax_row(self.isa(), row.as_mut_ptr(), keys, lse);
-                        }
+                    let mut p = self.scores(&shape, &q, &rows, &columns, &kt);
+                    let stride = p.len() / rows.len();
+                    let lse = &mut lse[rows.start * shape.heads + head.number..];
+                    assert!(lse.len() > (rows.len() - 1) * shape.heads);
+                    // SAFETY: `p` holds as many rows of `stride` floats, whole vectors of at least `keys` lanes; `lse`
+                    // a float for each, `heads` apart.
+                    unsafe {
+                        let (p, lse) = (p.as_mut_ptr(), lse.as_mut_ptr());
+                        softmax_rows(
+                            self.isa(),
+                            p,
+                            rows.len(),
+                            keys,
+                            stride,
+                            shape.scale(),
+                            lse,
+                            shape.heads,
+                        );
                     }
                     let values = within(&v, &head.keys, &columns);
-                    let terms = [Term::new(&p, keys, keys, values)];
+                    let terms = [Term::new(&p, stride, keys, values)];
                     let g = Gemm::plain(rows.len(), shape.head_size, &terms);
                     gemm(self.isa(), g, &mut y[rows.start * h + columns.start..], h);
                 }
@@ -36,6 +49,12 @@ impl Attention for Cpu {
         });
         let queries = q.rows();
         (y, Matrix::new(lse, queries, shape.heads))
+    }
+
+    fn attention_product(shape: Shape<'_, Cpu>) -> Work {
+        let sequences = shape.query_offsets.windows(2).zip(shape.key_offsets.windows(2));
+        let pairs = sequences.map(|(q, k)| ((q[1] - q[0]) * (k[1] - k[0])) as usize).sum();
+        Work::product(pairs, shape.heads * shape.head_size, 1)
     }
 
     fn attention_backward(
@@ -144,24 +163,19 @@ fn within<'a>(m: &'a Matrix, rows: &Range<usize>, columns: &Range<usize>) -> Rig
 }
 
 impl Cpu {
-    /// A block of a matrix, transposed: [columns, rows].
-    fn transposed(
-        &self,
-        m: &Matrix,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-    ) -> crate::device::cpu::buffer::Pooled {
-        let n = rows.len();
+    /// A block of a matrix, transposed: [columns, rows], with zeros to whole vectors at the end of each row, so that
+    /// the products with it have no ragged edge.
+    fn transposed(&self, m: &Matrix, rows: &Range<usize>, columns: &Range<usize>) -> Pooled {
+        let n = rows.len().next_multiple_of(vector_shape(self.isa()).0);
         let mut out = self.scratch(n * columns.len());
-        for (i, row) in rows.clone().enumerate() {
-            for (j, &x) in m.row(row)[columns.clone()].iter().enumerate() {
-                out[j * n + i] = x;
-            }
-        }
+        let from = &at(m, rows.start, columns.start)[..(rows.len() - 1) * m.stride() + columns.len()];
+        let (count, size) = (rows.len(), columns.len());
+        // SAFETY: `from` holds `count` rows of `size` floats, and `out` as many columns in rows of n.
+        unsafe { transpose(self.isa(), from.as_ptr(), m.stride(), count, size, out.as_mut_ptr(), n) }
         out
     }
 
-    /// Scaled scores of some queries against all keys: [rows, keys].
+    /// Scores of some queries against all keys, not scaled: [rows, keys], in rows of whole vectors as those of `kt`.
     fn scores(
         &self,
         shape: &Shape<'_, Cpu>,
@@ -169,15 +183,17 @@ impl Cpu {
         rows: &Range<usize>,
         columns: &Range<usize>,
         kt: &[f32],
-        keys: usize,
-    ) -> crate::device::cpu::buffer::Pooled {
-        let mut scores = self.scratch(rows.len() * keys);
-        let right = Right::Rows { data: kt, stride: keys };
-        let terms = [Term::new(at(q, rows.start, columns.start), q.stride(), shape.head_size, right)];
-        gemm(self.isa(), Gemm::plain(rows.len(), keys, &terms), &mut scores, keys);
-        let scale = 1.0 / (shape.head_size as f32).sqrt();
-        scores.iter_mut().for_each(|s| *s *= scale);
-        scores
+    ) -> Pooled {
+        self.against(at(q, rows.start, columns.start), q.stride(), rows.len(), kt, shape.head_size)
+    }
+
+    /// Some rows of `inner` floats times a transposed matrix.
+    fn against(&self, left: &[f32], stride: usize, rows: usize, transposed: &[f32], inner: usize) -> Pooled {
+        let columns = transposed.len() / inner;
+        let mut out = self.scratch(rows * columns);
+        let terms = [Term::new(left, stride, inner, Right::Rows { data: transposed, stride: columns })];
+        gemm(self.isa(), Gemm::plain(rows, columns, &terms), &mut out, columns);
+        out
     }
 
     /// The gradients of every head. `dq` and `dkv` give the first column and the stride of the queries'
@@ -196,49 +212,41 @@ impl Cpu {
     ) {
         let (q, k, v) = parts(shape, inputs);
         let (size, h) = (shape.head_size, shape.heads * shape.head_size);
-        let scale = 1.0 / (size as f32).sqrt();
         for head in heads(shape) {
             let (keys, columns) = (head.keys.len(), head.columns.clone());
             let kt = self.transposed(&k, &head.keys, &columns);
             let vt = self.transposed(&v, &head.keys, &columns);
             for (b, rows) in blocks(&head.queries).enumerate() {
                 let addend = if b == 0 { Addend::Nothing } else { Addend::Itself };
-                let mut p = self.scores(shape, &q, &rows, &columns, &kt, keys);
-                for (i, row) in rows.clone().zip(p.chunks_exact_mut(keys)) {
-                    // SAFETY: the row holds `keys` floats.
+                // dP = dO V^T; then P from the scores, and dS in the place of dP.
+                let mut p = self.scores(shape, &q, &rows, &columns, &kt);
+                let dy_rows = at(dy, rows.start, columns.start);
+                let mut ds = self.against(dy_rows, dy.stride(), rows.len(), &vt, size);
+                let stride = p.len() / rows.len();
+                for (i, (p, ds)) in
+                    rows.clone().zip(p.chunks_exact_mut(stride).zip(ds.chunks_exact_mut(stride)))
+                {
+                    let (dy, o) = (&dy.row(i)[columns.clone()], &output.row(i)[columns.clone()]);
+                    let lse = log_sum_exp.row(i)[head.number];
+                    // SAFETY: `p` and `ds` hold `stride` floats, whole vectors; `dy` and `o` the head's columns.
                     unsafe {
-                        exp_row(self.isa(), row.as_mut_ptr(), keys, log_sum_exp.row(i)[head.number]);
+                        let (p, ds, dy, o) = (p.as_mut_ptr(), ds.as_mut_ptr(), dy.as_ptr(), o.as_ptr());
+                        score_gradients(self.isa(), p, ds, stride, shape.scale(), lse, dy, o, size);
                     }
                 }
-                let dy_rows = at(dy, rows.start, columns.start);
                 // dV += P^T dO
                 let right = Right::Rows { data: dy_rows, stride: dy.stride() };
-                let terms = [Term::transposed(&p, keys, rows.len(), right)];
+                let terms = [Term::transposed(&p, stride, rows.len(), right)];
                 let column = dkv_column + h + columns.start;
                 let out = &mut target.keys()[head.keys.start * dkv_stride + column..];
                 gemm(self.isa(), Gemm { addend, ..Gemm::plain(keys, size, &terms) }, out, dkv_stride);
-                // dP = dO V^T, then dS in place, with the scale that both products below need.
-                let mut ds = self.scratch(rows.len() * keys);
-                let right = Right::Rows { data: &vt, stride: keys };
-                let terms = [Term::new(dy_rows, dy.stride(), size, right)];
-                gemm(self.isa(), Gemm::plain(rows.len(), keys, &terms), &mut ds, keys);
-                for (i, (ds, p)) in rows.clone().zip(ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys))) {
-                    let dot: f32 = dy.row(i)[columns.clone()]
-                        .iter()
-                        .zip(&output.row(i)[columns.clone()])
-                        .map(|(d, o)| d * o)
-                        .sum();
-                    for (d, p) in ds.iter_mut().zip(p) {
-                        *d = p * (*d - dot) * scale;
-                    }
-                }
                 // dQ = dS K
-                let terms = [Term::new(&ds, keys, keys, within(&k, &head.keys, &columns))];
+                let terms = [Term::new(&ds, stride, keys, within(&k, &head.keys, &columns))];
                 let out = &mut target.queries()[rows.start * dq_stride + dq_column + columns.start..];
                 gemm(self.isa(), Gemm::plain(rows.len(), size, &terms), out, dq_stride);
                 // dK += dS^T Q
                 let right = within(&q, &rows, &columns);
-                let terms = [Term::transposed(&ds, keys, rows.len(), right)];
+                let terms = [Term::transposed(&ds, stride, rows.len(), right)];
                 let out = &mut target.keys()[head.keys.start * dkv_stride + dkv_column + columns.start..];
                 gemm(self.isa(), Gemm { addend, ..Gemm::plain(keys, size, &terms) }, out, dkv_stride);
             }
@@ -247,55 +255,124 @@ impl Cpu {
 }
 
 kernel! {
-    fn softmax_row(x: *mut f32, n: usize, lse: *mut f32) = softmax;
+    fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32, n: usize) = columns_first;
 }
 
 kernel! {
-    fn exp_row(x: *mut f32, n: usize, lse: f32) = exp_minus;
+    fn softmax_rows(
+        x: *mut f32, rows: usize, n: usize, stride: usize, scale: f32, lse: *mut f32, lse_stride: usize,
+    ) = softmax;
 }
 
-/// Softmax of a row in place, and its log-sum-exp.
+kernel! {
+    fn score_gradients(
+        p: *mut f32, ds: *mut f32, n: usize, scale: f32, lse: f32, dy: *const f32, o: *const f32, size: usize,
+    ) = gradients;
+}
+
+/// The transpose of a matrix, each row of it filled up to n floats with zeros.
 ///
 /// # Safety
-/// x is valid for n >= 1 floats, `lse` for one.
+/// `from` is valid for `rows` rows of `columns` floats, `to` for `columns` rows of n; they do not overlap.
 #[inline(always)]
-unsafe fn softmax<V: Vector>(x: *mut f32, n: usize, lse: *mut f32) {
-    // SAFETY: `lanes` walks 0..n.
+unsafe fn columns_first<V: Vector>(
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    to: *mut f32,
+    n: usize,
+) {
+    // SAFETY: rows and columns below their numbers.
     unsafe {
-        let mut largest = *x;
-        let mut top = V::splat(largest);
-        for_lanes!(V, n, |j, l| {
-            if l == V::LANES {
-                top = top.max(V::load(x.add(j)));
-            } else {
-                (j..j + l).for_each(|j| largest = largest.max(*x.add(j)));
+        if rows < 8 || !columns.is_multiple_of(8) {
+            for i in 0..rows {
+                (0..columns).for_each(|j| *to.add(j * n + i) = *from.add(i * stride + j));
             }
-        });
-        let largest = largest.max(top.largest());
-        let mut sum = V::splat(0.0);
-        let mut rest = 0.0;
-        for_lanes!(V, n, |j, l| {
-            let e = exp(load::<V>(x.add(j), l).sub(V::splat(largest)));
-            store(e, x.add(j), l);
-            if l == V::LANES {
-                sum = sum.add(e);
-            } else {
-                (j..j + l).for_each(|j| rest += *x.add(j));
+        } else {
+            // The last block of rows may overlap the one before.
+            for i in (0..rows).step_by(8).map(|i| i.min(rows - 8)) {
+                for j in (0..columns).step_by(8) {
+                    V::transpose(from.add(i * stride + j), stride, to.add(j * n + i), n);
+                }
             }
-        });
-        let total = sum.sum() + rest;
-        let scale = V::splat(1.0 / total);
-        for_lanes!(V, n, |j, l| store(load::<V>(x.add(j), l).mul(scale), x.add(j), l));
-        *lse = largest + total.ln();
+        }
+        for j in 0..columns {
+            (rows..n).for_each(|i| *to.add(j * n + i) = 0.0);
+        }
     }
 }
 
-/// x = e^(x - lse) for a row in place.
+/// Below every score; e to the power of it less another is nothing beside the e^0 of the largest.
+const LOWEST: f32 = -1e30;
+
+/// Softmax of scale x for the first `n` of each row in place, and its log-sum-exp.
 ///
 /// # Safety
-/// x is valid for n floats.
+/// x is valid for `rows` rows of `stride` >= n >= 1 floats, whole vectors, `lse` for a float a row, `lse_stride` apart.
 #[inline(always)]
-unsafe fn exp_minus<V: Vector>(x: *mut f32, n: usize, lse: f32) {
-    // SAFETY: `lanes` walks 0..n.
-    unsafe { for_lanes!(V, n, |j, l| store(exp(load::<V>(x.add(j), l).sub(V::splat(lse))), x.add(j), l)) }
+unsafe fn softmax<V: Vector>(
+    x: *mut f32,
+    rows: usize,
+    n: usize,
+    stride: usize,
+    scale: f32,
+    lse: *mut f32,
+    lse_stride: usize,
+) {
+    for i in 0..rows {
+        // SAFETY: the vectors lie inside the row.
+        unsafe {
+            let x = x.add(i * stride);
+            (n..stride).for_each(|j| *x.add(j) = LOWEST);
+            let mut top = V::splat(LOWEST);
+            for j in (0..stride).step_by(V::LANES) {
+                top = top.max(V::load(x.add(j)));
+            }
+            let largest = top.largest();
+            let (by, less) = (V::splat(scale), V::splat(-scale * largest));
+            let mut sum = V::splat(0.0);
+            for j in (0..stride).step_by(V::LANES) {
+                let e = exp(V::load(x.add(j)).mul_add(by, less));
+                e.store(x.add(j));
+                sum = sum.add(e);
+            }
+            let total = sum.sum();
+            let by = V::splat(1.0 / total);
+            for j in (0..stride).step_by(V::LANES) {
+                V::load(x.add(j)).mul(by).store(x.add(j));
+            }
+            *lse.add(i * lse_stride) = scale * largest + total.ln();
+        }
+    }
+}
+
+/// One row: p, which holds scores, becomes P = e^(scale p - lse), and ds, which holds dP, becomes
+/// dS = scale P (dP - dO O).
+///
+/// # Safety
+/// p and ds are valid for n floats, whole vectors, dy and o for `size`; none overlap.
+#[inline(always)]
+#[expect(clippy::too_many_arguments)]
+unsafe fn gradients<V: Vector>(
+    p: *mut f32,
+    ds: *mut f32,
+    n: usize,
+    scale: f32,
+    lse: f32,
+    dy: *const f32,
+    o: *const f32,
+    size: usize,
+) {
+    // SAFETY: the vectors lie inside the rows.
+    unsafe {
+        let mut dot = V::splat(0.0);
+        for_lanes!(V, size, |j, l| dot = load::<V>(dy.add(j), l).mul_add(load::<V>(o.add(j), l), dot));
+        let (dot, scale, less) = (V::splat(dot.sum()), V::splat(scale), V::splat(-lse));
+        for j in (0..n).step_by(V::LANES) {
+            let e = exp(V::load(p.add(j)).mul_add(scale, less));
+            e.store(p.add(j));
+            e.mul(V::load(ds.add(j)).sub(dot)).mul(scale).store(ds.add(j));
+        }
+    }
 }

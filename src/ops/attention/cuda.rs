@@ -209,7 +209,7 @@ fn prepare(
         dkv_stride: stride(dk),
         heads: heads as u32,
         head_size: size as u32,
-        scale: 1.0 / (size as f32).sqrt(),
+        scale: shape.scale(),
         packs: packs.into(),
     };
     let form = Form::of(cuda.limits().attention, shape.single_query, q.precision(), size, packs);

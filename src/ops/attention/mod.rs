@@ -6,6 +6,7 @@ mod cpu;
 pub mod cuda;
 
 use crate::device::{Device, Memory};
+use crate::profile::Work;
 use crate::tape::{Backward, Gradients, Tape, Var};
 
 /// The shape of an attention: heads, their size, and where the sequences lie. The offsets ascend, and end
@@ -26,6 +27,13 @@ impl<D: Memory> Clone for Shape<'_, D> {
 }
 
 impl<D: Memory> Copy for Shape<'_, D> {}
+
+impl<D: Memory> Shape<'_, D> {
+    /// 1 / sqrt(head size), what scores are multiplied by.
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_size as f32).sqrt()
+    }
+}
 
 /// Queries, keys and values.
 #[derive(Clone)]
@@ -56,6 +64,11 @@ pub trait Attention: Memory {
         log_sum_exp: &Self::Tensor,
         dy: &Self::Tensor,
     ) -> Inputs<Self::Tensor>;
+
+    /// The work of one of attention's products, for a profile.
+    fn attention_product(_shape: Shape<'_, Self>) -> Work {
+        Work::default()
+    }
 }
 
 /// The attention of `inputs`.
@@ -65,13 +78,28 @@ pub fn attention<'a, D: Device + 'a>(
     shape: Shape<'a, D>,
     inputs: Inputs<Var<D>>,
 ) -> Var<D> {
-    let (y, log_sum_exp) = device.attention(shape, &inputs.values());
+    let values = inputs.values();
+    // Those of queries with keys and of probabilities with values.
+    let work = |(y, _): &(D::Tensor, D::Tensor)| {
+        let moved = Work::bytes(values.bytes::<D>() + D::bytes(y));
+        D::attention_product(shape) * 2.0 + moved
+    };
+    let (y, log_sum_exp) = device.operation("attention", work, || device.attention(shape, &values));
     let trainable = match &inputs {
         Inputs::Fused(x) => x.needs_gradient(),
         Inputs::Split(q, kv) => q.needs_gradient() || kv.needs_gradient(),
     };
     let output = y.clone();
     tape.record(y, trainable, || Node { shape, inputs, output, log_sum_exp })
+}
+
+impl<T> Inputs<T> {
+    fn bytes<D: Memory<Tensor = T>>(&self) -> f64 {
+        match self {
+            Inputs::Fused(x) => D::bytes(x),
+            Inputs::Split(q, kv) => D::bytes(q) + D::bytes(kv),
+        }
+    }
 }
 
 impl<D: Device> Inputs<Var<D>> {
@@ -93,7 +121,14 @@ struct Node<'a, D: Device> {
 impl<D: Device> Backward<D> for Node<'_, D> {
     fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
         let values = self.inputs.values();
-        let d = device.attention_backward(self.shape, &values, &self.output, &self.log_sum_exp, &dy);
+        // The scores again, and the gradients of probabilities, values, queries and keys.
+        let work = |d: &Inputs<D::Tensor>| {
+            let moved = Work::bytes(2.0 * D::bytes(&dy) + values.bytes::<D>() + d.bytes::<D>());
+            D::attention_product(self.shape) * 5.0 + moved
+        };
+        let backward =
+            || device.attention_backward(self.shape, &values, &self.output, &self.log_sum_exp, &dy);
+        let d = device.operation("attention, backward", work, backward);
         match (&self.inputs, d) {
             (Inputs::Fused(x), Inputs::Fused(dx)) => gradients.add(device, x, dx),
             (Inputs::Split(q, kv), Inputs::Split(dq, dkv)) => {

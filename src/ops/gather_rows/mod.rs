@@ -5,6 +5,7 @@ mod cpu;
 pub mod cuda;
 
 use crate::device::{Device, Memory};
+use crate::profile::Work;
 use crate::tape::{Backward, Gradients, Tape, Var};
 
 /// Gathering on a device.
@@ -30,7 +31,9 @@ pub fn gather_rows<'a, D: Device + 'a>(
     index: &D::Index,
     rows: usize,
 ) -> Var<D> {
-    let y = device.gather_rows(&x.value, index);
+    // Of x no more than is picked.
+    let work = |y: &D::Tensor| Work::bytes(D::bytes(&x.value).min(D::bytes(y)) + D::bytes(y));
+    let y = device.operation("gather rows", work, || device.gather_rows(&x.value, index));
     tape.record(y, x.needs_gradient(), || Node { x: x.clone(), index: index.clone(), rows })
 }
 
@@ -43,7 +46,9 @@ struct Node<D: Device> {
 impl<D: Device> Backward<D> for Node<D> {
     fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
         let before = gradients.take(&self.x);
-        let dx = device.scatter_rows(&dy, &self.index, self.rows, before);
+        let work = |dx: &D::Tensor| Work::bytes(D::bytes(&dy) + D::bytes(dx));
+        let backward = || device.scatter_rows(&dy, &self.index, self.rows, before);
+        let dx = device.operation("gather rows, backward", work, backward);
         gradients.set(device, &self.x, dx);
     }
 }

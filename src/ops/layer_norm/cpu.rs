@@ -12,11 +12,13 @@ impl LayerNorm for Cpu {
 
     fn layer_norm(&self, norm: &NormWeights, x: &Matrix) -> Matrix {
         let h = x.columns();
+        assert!(norm.gamma.len() == h && norm.beta.len() == h);
         self.fill(x.rows(), h, |out| {
-            for (i, row) in out.chunks_exact_mut(h).enumerate() {
-                row.copy_from_slice(x.row(i));
+            for (i, y) in out.chunks_exact_mut(h).enumerate() {
+                let (x, y) = (x.row(i).as_ptr(), y.as_mut_ptr());
+                // SAFETY: the four rows hold h floats, and y overlaps none of the others.
+                unsafe { forward_row(self.isa(), x, norm.gamma.as_ptr(), norm.beta.as_ptr(), y, h, norm.eps) }
             }
-            normalise_rows(self.isa(), out, h, &norm.gamma, &norm.beta, norm.eps);
         })
     }
 
@@ -46,13 +48,16 @@ impl LayerNorm for Cpu {
 pub(crate) fn normalise_rows(isa: Isa, rows: &mut [f32], h: usize, gamma: &[f32], beta: &[f32], eps: f32) {
     assert!(gamma.len() == h && beta.len() == h);
     for row in rows.chunks_exact_mut(h) {
-        // SAFETY: the three slices hold h floats, and the row overlaps neither of the others.
-        unsafe { forward_row(isa, row.as_mut_ptr(), gamma.as_ptr(), beta.as_ptr(), h, eps) }
+        let x = row.as_mut_ptr();
+        // SAFETY: the three slices hold h floats, and the row, which is read and written, overlaps no other.
+        unsafe { forward_row(isa, x, gamma.as_ptr(), beta.as_ptr(), x, h, eps) }
     }
 }
 
 kernel! {
-    fn forward_row(x: *mut f32, gamma: *const f32, beta: *const f32, h: usize, eps: f32) = forward;
+    fn forward_row(
+        x: *const f32, gamma: *const f32, beta: *const f32, y: *mut f32, h: usize, eps: f32,
+    ) = forward;
 }
 
 kernel! {
@@ -62,17 +67,24 @@ kernel! {
 }
 
 /// # Safety
-/// The pointers are valid for h floats; x overlaps neither gamma nor beta.
+/// The pointers are valid for h floats; y overlaps neither gamma nor beta, and x only where it is x.
 #[inline(always)]
-unsafe fn forward<V: Vector>(x: *mut f32, gamma: *const f32, beta: *const f32, h: usize, eps: f32) {
+unsafe fn forward<V: Vector>(
+    x: *const f32,
+    gamma: *const f32,
+    beta: *const f32,
+    y: *mut f32,
+    h: usize,
+    eps: f32,
+) {
     // SAFETY: `lanes` walks 0..h.
     unsafe {
         let (mean, scale) = moments::<V>(x, h, eps);
         let (mean, scale) = (V::splat(mean), V::splat(scale));
         for_lanes!(V, h, |j, n| {
-            let y = load::<V>(x.add(j), n).sub(mean).mul(scale);
-            let y = y.mul_add(load::<V>(gamma.add(j), n), load::<V>(beta.add(j), n));
-            store(y, x.add(j), n);
+            let z = load::<V>(x.add(j), n).sub(mean).mul(scale);
+            let z = z.mul_add(load::<V>(gamma.add(j), n), load::<V>(beta.add(j), n));
+            store(z, y.add(j), n);
         });
     }
 }

@@ -7,6 +7,7 @@ pub(crate) use cpu::normalise_rows;
 
 use crate::bert::Weights;
 use crate::device::{Device, Memory};
+use crate::profile::Work;
 use crate::tape::{Backward, Gradients, Tape, Var};
 
 /// gamma and beta [H] of a LayerNorm, and its eps.
@@ -38,7 +39,8 @@ pub fn layer_norm<'a, D: Device + 'a>(
     norm: &'a D::Norm,
     x: &Var<D>,
 ) -> Var<D> {
-    let y = device.layer_norm(norm, &x.value);
+    let work = |y: &D::Tensor| Work::bytes(D::bytes(&x.value) + D::bytes(y));
+    let y = device.operation("layer norm", work, || device.layer_norm(norm, &x.value));
     tape.record(y, x.needs_gradient(), || Node { norm, x: x.clone() })
 }
 
@@ -49,7 +51,10 @@ struct Node<'a, D: Device> {
 
 impl<D: Device> Backward<D> for Node<'_, D> {
     fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
-        let dx = device.layer_norm_backward(self.norm, &self.x.value, &dy);
+        let x = &self.x.value;
+        let work = |dx: &D::Tensor| Work::bytes(D::bytes(x) + D::bytes(&dy) + D::bytes(dx));
+        let backward = || device.layer_norm_backward(self.norm, x, &dy);
+        let dx = device.operation("layer norm, backward", work, backward);
         gradients.add(device, &self.x, dx);
     }
 }

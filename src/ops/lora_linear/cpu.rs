@@ -1,10 +1,12 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear, Output};
 use crate::bert::Weights;
 use crate::device::cpu::gemm::{Activation, Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::lora::LoraSlot;
+use crate::profile::Work;
 
 /// The modules of a layer, each packed on its own, so that their panels never straddle two.
 pub struct Linear {
@@ -23,7 +25,20 @@ struct Module {
 
 /// A layer's modules, of each adapter.
 pub struct Lora {
-    adapters: Vec<Vec<Option<LoraModule>>>,
+    adapters: Vec<Arc<[Option<LoraModule>]>>,
+}
+
+impl Lora {
+    /// The adapters of all `parts`, one after the other; nothing is packed again.
+    pub(crate) fn join<'a>(parts: impl Iterator<Item = &'a Lora>) -> Lora {
+        Lora { adapters: parts.flat_map(|part| part.adapters.iter().cloned()).collect() }
+    }
+
+    /// The memory that the adapters take.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |m: &LoraModule| m.down.bytes() + m.up.bytes() + 4 * (m.a.len() + m.b.len());
+        self.adapters.iter().flat_map(|modules| modules.iter().flatten()).map(of).sum()
+    }
 }
 
 struct LoraModule {
@@ -60,6 +75,11 @@ impl<'a> Call<'a, Cpu> {
             _ => vec![(0..rows, adapter(0))],
         };
         runs.into_iter().filter(|(run, _)| !run.is_empty()).collect()
+    }
+
+    /// Of the adapters of module `m`; 0 without.
+    fn rank(&self, m: usize) -> usize {
+        self.lora.and_then(|l| l.adapters[0][m].as_ref()).map_or(0, |l| l.slot.rank)
     }
 }
 
@@ -226,6 +246,34 @@ impl LoraLinear for Cpu {
                 }
             }
         }))
+    }
+
+    fn lora_linear_work(call: &Call<'_, Cpu>, rows: &Matrix) -> Work {
+        let (m, k) = (rows.rows(), call.linear.input);
+        let of_module = |module: usize| {
+            let n = call.linear.modules[module].output;
+            let rank = call.rank(module);
+            Work::weights(m, k * n + rank * (k + n))
+        };
+        call.modules.clone().map(of_module).sum()
+    }
+
+    fn lora_linear_backward_work(
+        call: &Call<'_, Cpu>,
+        s: &[Option<Matrix>],
+        rows: &Matrix,
+        wanted: bool,
+    ) -> Work {
+        let (m, k) = (rows.rows(), call.linear.input);
+        let of_module = |(module, s): (usize, &Option<Matrix>)| {
+            let n = call.linear.modules[module].output;
+            let rank = if s.is_some() { call.rank(module) } else { 0 };
+            // U and both gradients; then dy W and U A.
+            let products = rank * (n + k + n) + if wanted { k * n + rank * k } else { 0 };
+            let weights = rank * (k + n) + if wanted { k * n } else { 0 };
+            Work::product(m, 1, products) + Work::bytes((size_of::<f32>() * weights) as f64)
+        };
+        call.modules.clone().zip(s).map(of_module).sum()
     }
 
     fn gelu_backward(&self, dy: &Matrix, slope: &Matrix) -> Matrix {

@@ -19,6 +19,7 @@ pub use dropout::Dropout;
 use crate::bert::Weights;
 use crate::device::{Device, Memory};
 use crate::lora::LoraSlot;
+use crate::profile::Work;
 use crate::tape::{Backward, Gradients, Tape, Var};
 
 /// W [out, in] and b [out] of one module of a layer.
@@ -92,6 +93,21 @@ pub trait LoraLinear: Memory {
         parameters: &mut Self::Parameters,
     ) -> Option<Self::Tensor>;
 
+    /// The work of the forward pass over `rows`, less the bytes of the rows, for a profile.
+    fn lora_linear_work(_call: &Call<'_, Self>, _rows: &Self::Tensor) -> Work {
+        Work::default()
+    }
+
+    /// The same of the way back, through the adapters of which `s` was kept; to x where `wanted`.
+    fn lora_linear_backward_work(
+        _call: &Call<'_, Self>,
+        _s: &[Option<Self::Tensor>],
+        _rows: &Self::Tensor,
+        _wanted: bool,
+    ) -> Work {
+        Work::default()
+    }
+
     /// dy * slope, where no product's epilogue does it.
     fn gelu_backward(&self, dy: &Self::Tensor, slope: &Self::Tensor) -> Self::Tensor;
 }
@@ -141,8 +157,19 @@ pub fn lora_linear<'a, D: Device + 'a>(
         Epilogue::Gelu => DeviceEpilogue::Gelu,
         Epilogue::Residual(r) => DeviceEpilogue::Residual(&r.value),
     };
-    let Output { y, s, slope } =
-        device.lora_linear(&call, &x.value, for_device, tape.is_recording() && needed);
+    let name = match &epilogue {
+        Epilogue::Nothing => "linear",
+        Epilogue::Gelu => "linear, GELU",
+        Epilogue::Residual(_) => "linear, residual",
+    };
+    let work = |output: &Output<D::Tensor>| {
+        let rows =
+            [Some(&x.value), Some(&output.y), output.slope.as_ref(), residual.as_ref().map(|r| &r.value)];
+        let moved = rows.into_iter().flatten().map(D::bytes).sum();
+        D::lora_linear_work(&call, &x.value) + Work::bytes(moved)
+    };
+    let forward = || device.lora_linear(&call, &x.value, for_device, tape.is_recording() && needed);
+    let Output { y, s, slope } = device.operation(name, work, forward);
     tape.record(y, needed, || Node { call, x: x.clone(), residual, s }).with_slope(slope)
 }
 
@@ -160,8 +187,15 @@ impl<D: Device> Backward<D> for Node<'_, D> {
         } else {
             Dx::Skip
         };
-        let dx =
-            device.lora_linear_backward(&self.call, &self.x.value, &self.s, &dy, dx, gradients.parameters);
+        let (call, x, s) = (&self.call, &self.x.value, &self.s);
+        let wanted = matches!(dx, Dx::Wanted { .. });
+        let work = |dx: &Option<D::Tensor>| {
+            let moved = D::bytes(&dy) + D::bytes(x) + dx.as_ref().map_or(0.0, D::bytes);
+            D::lora_linear_backward_work(call, s, x, wanted) + Work::bytes(moved)
+        };
+        let parameters = &mut *gradients.parameters;
+        let backward = || device.lora_linear_backward(call, x, s, &dy, dx, parameters);
+        let dx = device.operation("linear, backward", work, backward);
         if let Some(dx) = dx {
             gradients.set_sloped(&self.x, dx);
         }

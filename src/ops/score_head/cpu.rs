@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::ScoreHead;
 use crate::bert::Weights;
@@ -6,10 +7,11 @@ use crate::device::cpu::gemm::{Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::simd::{self, Vector, for_lanes, load, store};
 use crate::device::cpu::{Cpu, Matrix, Segments};
 use crate::kernel;
+use crate::profile::Work;
 
 /// One of the base, or one of each adapter.
 pub struct Pooler {
-    adapters: Vec<Packs>,
+    adapters: Vec<Arc<Packs>>,
     trained: Option<(Range<usize>, Range<usize>)>,
 }
 
@@ -22,8 +24,35 @@ struct Packs {
 
 pub struct Classifier {
     /// Weight and bias of each adapter.
-    adapters: Vec<(Vec<f32>, f32)>,
+    adapters: Vec<(Arc<[f32]>, f32)>,
     range: Range<usize>,
+}
+
+impl Pooler {
+    /// The poolers of all `parts`, which have the same place in their adapters; nothing is packed again.
+    pub(crate) fn join(parts: &[&Pooler]) -> Pooler {
+        let adapters = parts.iter().flat_map(|part| part.adapters.iter().cloned()).collect();
+        Pooler { adapters, trained: parts[0].trained.clone() }
+    }
+
+    /// The memory that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |p: &Arc<Packs>| p.forward.bytes() + p.backward.bytes() + 4 * p.bias.len();
+        self.adapters.iter().map(of).sum()
+    }
+}
+
+impl Classifier {
+    /// The classifiers of all `parts`, which have the same place in their adapters.
+    pub(crate) fn join(parts: &[&Classifier]) -> Classifier {
+        let adapters = parts.iter().flat_map(|part| part.adapters.iter().cloned()).collect();
+        Classifier { adapters, range: parts[0].range.clone() }
+    }
+
+    /// The memory that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.adapters.iter().map(|(weight, _)| 4 * weight.len()).sum()
+    }
 }
 
 impl ScoreHead for Cpu {
@@ -31,16 +60,16 @@ impl ScoreHead for Cpu {
     type Classifier = Classifier;
 
     fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Pooler {
-        Pooler { adapters: vec![self.pack_pooler(weight, bias)], trained: None }
+        Pooler { adapters: vec![Arc::new(self.pack_pooler(weight, bias))], trained: None }
     }
 
     fn trained_pooler(&self, adapters: &[&Vec<f32>], weight: Range<usize>, bias: Range<usize>) -> Pooler {
-        let of = |p: &&Vec<f32>| self.pack_pooler(&p[weight.clone()], &p[bias.clone()]);
+        let of = |p: &&Vec<f32>| Arc::new(self.pack_pooler(&p[weight.clone()], &p[bias.clone()]));
         Pooler { adapters: adapters.iter().map(of).collect(), trained: Some((weight, bias)) }
     }
 
     fn classifier_weights(&self, adapters: &[(&Vec<f32>, f32)], weight: Range<usize>) -> Classifier {
-        let of = |&(p, bias): &(&Vec<f32>, f32)| (p[weight.clone()].to_vec(), bias);
+        let of = |&(p, bias): &(&Vec<f32>, f32)| (p[weight.clone()].into(), bias);
         Classifier { adapters: adapters.iter().map(of).collect(), range: weight }
     }
 
@@ -62,6 +91,11 @@ impl ScoreHead for Cpu {
             // SAFETY: z holds z.len() floats.
             unsafe { tanh_in_place(self.isa(), z.as_mut_ptr(), z.len()) }
         })
+    }
+
+    fn pooler_product(z: &Matrix) -> Work {
+        let h = z.columns();
+        Work::weights(z.rows(), h * h)
     }
 
     fn pooler_backward(
@@ -124,7 +158,7 @@ impl ScoreHead for Cpu {
         self.fill(z.rows(), z.columns(), |dz| {
             for (i, row) in dz.chunks_exact_mut(z.columns()).enumerate() {
                 let d = dg.row(i)[0];
-                row.iter_mut().zip(&classifier.adapters[0].0).for_each(|(x, w)| *x = d * w);
+                row.iter_mut().zip(&*classifier.adapters[0].0).for_each(|(x, w)| *x = d * w);
             }
         })
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::bert::Weights;
 use crate::device::{Device, Memory};
+use crate::profile::Work;
 use crate::tape::{Backward, Gradients, Tape, Var};
 
 /// The head on a device.
@@ -57,6 +58,11 @@ pub trait ScoreHead: Memory {
         parameters: &mut Self::Parameters,
     ) -> Option<Self::Tensor>;
 
+    /// The work of a product of the pooler's weight with rows like those of `z`, for a profile.
+    fn pooler_product(_z: &Self::Tensor) -> Work {
+        Work::default()
+    }
+
     /// g = z w + c: [rows, 1]; of one adapter, or with `segments` of several.
     fn classifier(
         &self,
@@ -83,7 +89,8 @@ pub fn pooler<'a, D: Device + 'a>(
     segments: Option<&D::Segments>,
     x: &Var<D>,
 ) -> Var<D> {
-    let z = device.pooler(weights, segments, &x.value);
+    let work = |z: &D::Tensor| D::pooler_product(z) + Work::bytes(D::bytes(&x.value) + D::bytes(z));
+    let z = device.operation("pooler", work, || device.pooler(weights, segments, &x.value));
     let trainable = x.needs_gradient() || D::pooler_is_trained(weights);
     let saved = z.clone();
     tape.record(z, trainable, || Pooler { weights, x: x.clone(), z: saved })
@@ -99,7 +106,14 @@ impl<D: Device> Backward<D> for Pooler<'_, D> {
     fn backward(self: Box<Self>, device: &D, dz: D::Tensor, gradients: &mut Gradients<'_, D>) {
         let wanted = self.x.needs_gradient();
         let parameters = &mut *gradients.parameters;
-        let dx = device.pooler_backward(self.weights, &self.x.value, &self.z, &dz, wanted, parameters);
+        let (weights, x, z) = (self.weights, &self.x.value, &self.z);
+        let products = f64::from(wanted) + f64::from(D::pooler_is_trained(weights));
+        let work = |dx: &Option<D::Tensor>| {
+            let moved = [Some(x), Some(z), Some(&dz), dx.as_ref()].into_iter().flatten().map(D::bytes).sum();
+            D::pooler_product(z) * products + Work::bytes(moved)
+        };
+        let backward = || device.pooler_backward(weights, x, z, &dz, wanted, parameters);
+        let dx = device.operation("pooler, backward", work, backward);
         if let Some(dx) = dx {
             gradients.add(device, &self.x, dx);
         }
@@ -114,7 +128,8 @@ pub fn classifier<'a, D: Device + 'a>(
     segments: Option<&D::Segments>,
     z: &Var<D>,
 ) -> Var<D> {
-    let g = device.classifier(weights, segments, &z.value);
+    let work = |_: &D::Tensor| Work::bytes(D::bytes(&z.value));
+    let g = device.operation("classifier", work, || device.classifier(weights, segments, &z.value));
     tape.record(g, true, || Classifier { weights, z: z.clone() })
 }
 
@@ -125,7 +140,11 @@ struct Classifier<'a, D: Device> {
 
 impl<D: Device> Backward<D> for Classifier<'_, D> {
     fn backward(self: Box<Self>, device: &D, dg: D::Tensor, gradients: &mut Gradients<'_, D>) {
-        let dz = device.classifier_backward(self.weights, &self.z.value, &dg, gradients.parameters);
+        let z = &self.z.value;
+        let parameters = &mut *gradients.parameters;
+        let work = |dz: &D::Tensor| Work::bytes(D::bytes(z) + D::bytes(dz));
+        let backward = || device.classifier_backward(self.weights, z, &dg, parameters);
+        let dz = device.operation("classifier, backward", work, backward);
         gradients.add(device, &self.z, dz);
     }
 }

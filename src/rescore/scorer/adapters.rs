@@ -1,6 +1,6 @@
 //! The adapters of a scorer on its device.
 
-use super::plan::{Chunk, Place};
+use super::plan::{Chunk, Place, Sets};
 use crate::bert::encoder::Operands;
 use crate::bert::{Encoder, PackedBatch};
 use crate::device::Device;
@@ -21,25 +21,14 @@ struct Set<D: Device> {
 
 impl<D: Device> Adapters<D> {
     pub fn new(device: &D, encoder: &Encoder<D>, adapters: &[&Adapter]) -> Adapters<D> {
-        let mut groups: Vec<Vec<&Adapter>> = Vec::new();
-        let mut places = Vec::with_capacity(adapters.len());
-        for &adapter in adapters {
-            let operands = match groups.iter().position(|g| g[0].layout.matches(&adapter.layout)) {
-                Some(there) => there,
-                None => {
-                    groups.push(Vec::new());
-                    groups.len() - 1
-                }
-            };
-            places.push(Place { operands, number: groups[operands].len() });
-            groups[operands].push(adapter);
-        }
+        let mut sets = Sets::new();
+        let places = adapters.iter().map(|&adapter| sets.push(adapter, |a| &a.layout)).collect();
         let set = |group: &Vec<&Adapter>| {
             let values: Vec<_> = group.iter().map(|a| device.parameters(&a.values)).collect();
             let with_values: Vec<_> = group.iter().copied().zip(&values).collect();
             Set { operands: encoder.operands(device, &with_values), count: group.len() }
         };
-        Adapters { sets: groups.iter().map(set).collect(), places }
+        Adapters { sets: sets.0.iter().map(set).collect(), places }
     }
 
     /// The sequences with the places of their adapters.
@@ -63,9 +52,6 @@ impl<D: Device> Adapters<D> {
     }
 
     pub fn batch(&self, device: &D, chunk: &Chunk) -> PackedBatch<D> {
-        match self.count(chunk.operands) {
-            1 => PackedBatch::new(device, &chunk.tokens()),
-            _ => PackedBatch::of_adapters(device, &chunk.sequences),
-        }
+        chunk.packed(device, self.count(chunk.operands))
     }
 }

@@ -1,9 +1,11 @@
 //! Scores of token sequences: packed, cut into chunks for the workers, each distinct sequence once.
 
 mod adapters;
+mod bank;
 mod cuda;
 mod plan;
 
+pub use bank::{Bank, Seat};
 pub use cuda::{BATCH_TOKENS, Pending};
 pub(crate) use plan::{Place, Plan};
 
@@ -123,6 +125,7 @@ fn on_all_cores<'s, 'o>(
         let scored = encoder.forward(cpu, operands, &batch, None, &mut Tape::idle());
         scored.scores.value.values()
     };
-    let scored: Vec<f32> = plan.chunks.par_iter().flat_map_iter(of_chunk).collect();
+    let all = || plan.chunks.par_iter().flat_map_iter(of_chunk).collect();
+    let scored: Vec<f32> = cpu.recorder().phase("score", all);
     plan.spread.of(&scored)
 }

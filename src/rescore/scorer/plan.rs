@@ -2,13 +2,36 @@
 
 use std::collections::HashMap;
 
+use crate::bert::PackedBatch;
 use crate::bert::batch::chunks;
+use crate::device::Device;
+use crate::lora::Layout;
 
 /// An adapter's place on a device: which operands, and its number among them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub operands: usize,
     pub number: usize,
+}
+
+/// Adapters whose layouts match: those of a set may share a batch.
+pub(super) struct Sets<T>(pub Vec<Vec<T>>);
+
+impl<T> Sets<T> {
+    pub fn new() -> Sets<T> {
+        Sets(Vec::new())
+    }
+
+    /// Adds an adapter, whose layout `layout` tells of any, and says where it is.
+    pub fn push(&mut self, adapter: T, layout: impl Fn(&T) -> &Layout) -> Place {
+        let there = self.0.iter().position(|set| layout(&set[0]).matches(layout(&adapter)));
+        let operands = there.unwrap_or_else(|| {
+            self.0.push(Vec::new());
+            self.0.len() - 1
+        });
+        self.0[operands].push(adapter);
+        Place { operands, number: self.0[operands].len() - 1 }
+    }
 }
 
 /// Sequences for one forward pass.
@@ -23,6 +46,14 @@ impl<'s> Chunk<'s> {
     /// The token ids alone.
     pub fn tokens(&self) -> Vec<&'s [u32]> {
         self.sequences.iter().map(|(_, tokens)| *tokens).collect()
+    }
+
+    /// Packed for a device where the operands have so many adapters.
+    pub fn packed<D: Device>(&self, device: &D, adapters: usize) -> PackedBatch<D> {
+        match adapters {
+            1 => PackedBatch::new(device, &self.tokens()),
+            _ => PackedBatch::of_adapters(device, &self.sequences),
+        }
     }
 }
 

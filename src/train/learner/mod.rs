@@ -15,9 +15,11 @@ use super::{Losses, parameter_groups};
 use crate::Result;
 use crate::bert::batch::chunks;
 use crate::bert::{Encoder, PackedBatch};
+use crate::device::Memory;
 use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
 use crate::ops::adamw::{Adamw, AdamwOptions};
+use crate::profile::Work;
 use crate::rescore::scorer::{CHUNK_TOKENS, scores};
 use crate::tape::Tape;
 
@@ -81,15 +83,17 @@ impl<'a> CpuLearner<'a> {
 
 impl Learner for CpuLearner<'_> {
     fn step(&mut self, batch: &StepBatch, step: u64, factor: f32) -> Result<()> {
-        let g = gradient(self.cpu, self.encoder, &self.adapter, batch, self.objective, step);
-        let groups = parameter_groups(&self.adapter, self.options, factor);
-        let gradient_norm = self.adamw.update(&mut self.adapter.values, &g.gradient, &groups);
-        self.told.push_back(Losses {
-            mwer: g.mwer,
-            mwer_without: g.mwer_without,
-            correlation: g.correlation,
-            gradient_norm,
+        let (cpu, adapter, adamw) = (self.cpu, &mut self.adapter, &mut self.adamw);
+        let losses = cpu.recorder().phase("step", || {
+            let g = gradient(cpu, self.encoder, adapter, batch, self.objective, step);
+            let groups = parameter_groups(adapter, self.options, factor);
+            // Parameters and both moments are read and written, the gradient is read.
+            let work = |_: &f64| Work::bytes(7.0 * size_of_val(&g.gradient[..]) as f64);
+            let update = || adamw.update(&mut adapter.values, &g.gradient, &groups);
+            let gradient_norm = cpu.operation("AdamW", work, update);
+            Losses { mwer: g.mwer, mwer_without: g.mwer_without, correlation: g.correlation, gradient_norm }
         });
+        self.told.push_back(losses);
         Ok(())
     }
 
@@ -115,7 +119,8 @@ impl Learner for CpuLearner<'_> {
             encoder.forward(cpu, &operands, &batch, None, &mut Tape::idle()).features.value.values()
         };
         let chunks = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
-        Ok(chunks.into_par_iter().flat_map_iter(of_chunk).collect())
+        let all = || chunks.into_par_iter().flat_map_iter(of_chunk).collect();
+        Ok(cpu.recorder().phase("features", all))
     }
 
     fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {

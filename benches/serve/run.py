@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Latency and throughput of `lorb-engine serve` against offered load, beside a baseline, a simulated queue, and itself
+with many adapters.
+
+    cargo build --release && cargo bench --bench load --no-run
+    python benches/serve/run.py --model DIR --adapter DIR --lists test.jsonl.gz --load target/release/deps/load-…
+
+The baseline needs ../baselines/requirements.txt and requirements.txt; --baseline-python names its Python, and without
+it there is none. Caches are off. Prints Markdown; --out keeps the numbers as JSON.
+"""
+
+import argparse
+import gzip
+import http.client
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from simulate import fit, quantile, simulate
+
+HERE = Path(__file__).parent
+
+
+class Service:
+    """A program that answers at a port until the end of the block."""
+
+    def __init__(self, command: list[str], port: int):
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE if port == 0 else None, text=True)
+        if port == 0:
+            for line in self.process.stderr:
+                if '"listening"' in line:
+                    port = int(json.loads(line)["address"].rsplit(":", 1)[1])
+                    break
+            else:
+                raise SystemExit("the service did not start")
+            # The rest of the log.
+            threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True).start()
+        self.port = port
+
+    def __enter__(self):
+        for _ in range(1200):
+            try:
+                self.ask("GET", "/readyz")
+                return self
+            except OSError:
+                time.sleep(0.1)
+        raise SystemExit("the service is not ready")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def ask(self, method: str, path: str, body: dict | None = None) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        headers = {"Content-Type": "application/json"} if body else {}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        if response.status != 200:
+            raise SystemExit(f"{method} {path}: {response.status}: {text}")
+        return text
+
+    def figure(self, name: str) -> float:
+        return float(re.search(rf"^{re.escape(name)} (\S+)$", self.metrics, re.M)[1])
+
+    def computed(self) -> tuple[float, float, float]:
+        self.metrics = self.ask("GET", "/metrics")
+        names = ('lorb_stage_seconds_sum{stage="compute"}', "lorb_batch_tokens_sum", "lorb_batch_tokens_count")
+        return tuple(map(self.figure, names))
+
+
+def calibrate(service: Service, lists: list[dict], adapter: str) -> dict:
+    """Service times of batches, each alone, and what a request takes besides; the tokens of every list's rows."""
+    points, around, tokens = [], [], []
+    service.ask("POST", "/v1/rescore", {"adapter": adapter, "utterances": lists[:1]})
+    before = service.computed()
+    for i, one in enumerate(lists):
+        part = {"hyps": one["hyps"][: 1 + i * 7 % len(one["hyps"])]}
+        start = time.perf_counter()
+        service.ask("POST", "/v1/rescore", {"adapter": adapter, **part})
+        latency = time.perf_counter() - start
+        after = service.computed()
+        seconds, batch, count = (b - a for a, b in zip(before, after))
+        before = after
+        if count == 1:
+            points.append((int(batch), seconds))
+            around.append(latency - seconds)
+    for one in lists:
+        answer = json.loads(service.ask("POST", "/v1/rescore?explain=1", {"adapter": adapter, "hyps": one["hyps"]}))
+        # Equal sequences are scored once.
+        rows = {h["lorb"]: h["parts"]["tokens"] for h in answer["utterances"][0]["hyps"]}
+        tokens.append(list(rows.values()))
+    fixed, each = fit(points)
+    return {"fixed": max(fixed, 0), "each": each, "around": statistics.median(around), "tokens": tokens, "points": points}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", default="target/release/lorb-engine")
+    parser.add_argument("--load", required=True, help="the program that cargo made of load.rs")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--adapter", required=True)
+    parser.add_argument("--lists", required=True)
+    parser.add_argument("--baseline-python")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--calibration", type=int, default=100, help="lists to measure service times with")
+    parser.add_argument("--budget", type=int, help="tokens of a batch [default: 384 a thread]")
+    parser.add_argument("--fractions", default="0.25,0.5,0.7,0.85")
+    parser.add_argument("--adapters", type=int, default=1000, help="0 leaves the comparison out")
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    budget = options.budget or 384 * options.threads
+    fractions = [float(f) for f in options.fractions.split(",")]
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, adapters = Path(folder) / "lists.jsonl", Path(folder) / "adapters"
+        opener = gzip.open if options.lists.endswith(".gz") else open
+        with opener(options.lists, "rt") as source:
+            plain.write_text(source.read())
+        with plain.open() as lines:
+            lists = [json.loads(line) for line, _ in zip(lines, range(options.calibration))]
+        keys = ("text", "am", "lm")
+        lists = [{"hyps": [{k: h[k] for k in keys if k in h} for h in one["hyps"]]} for one in lists]
+        for i in range(max(options.adapters, 1)):
+            shutil.copytree(options.adapter, adapters / f"d{i}")
+        sent = 0
+
+        def load(service: Service, rate: float, *more: str, seconds: float = options.seconds) -> dict:
+            nonlocal sent
+            command = [options.load, "--address", f"127.0.0.1:{service.port}", "--lists", plain, "--rate", str(rate)]
+            command += ["--seconds", str(seconds), "--first", str(sent), "--adapter-prefix", "d", *more]
+            result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            sent += int(rate * (seconds + 10))
+            return result
+
+        engine = [options.engine, "serve", "--model", options.model, "--adapters", adapters, "--threads", str(options.threads)]
+        engine += ["--device", "cpu", "--listen", "127.0.0.1:0", "--cache-memory", "0", "--batch-tokens", str(budget)]
+        engine += ["--max-wait", "10000", "--adapter-memory", "16384"]
+        results: dict = {"budget": budget, "engine": [], "baseline": []}
+        with Service(list(map(str, engine)), 0) as service:
+            measured = calibrate(service, lists, "d0")
+            fixed, each, around = (measured[key] for key in ("fixed", "each", "around"))
+            mean = statistics.mean(map(sum, measured["tokens"]))
+            capacity = budget / (fixed + each * budget) / mean
+            results |= {"service_time": [fixed, each], "around": around, "tokens_of_a_list": mean, "capacity": capacity}
+            for fraction in fractions:
+                result = load(service, fraction * capacity)
+                runs = [
+                    simulate(measured["tokens"], fraction * capacity, 400, budget, fixed, each, around, seed)
+                    for seed in range(5)
+                ]
+                result["simulated_p99_ms"] = 1e3 * statistics.median(quantile(run, 0.99) for run in runs)
+                results["engine"].append(result)
+            if options.adapters:
+                results["one_adapter"] = load(service, 1.5 * capacity)
+                results["many_adapters"] = load(service, 1.5 * capacity, "--adapters", str(options.adapters))
+        if options.baseline_python:
+            command = [options.baseline_python, HERE / "baseline.py", "--model", options.model, "--adapter", options.adapter]
+            command += ["--threads", str(options.threads), "--port", "8760"]
+            with Service(list(map(str, command)), 8760) as service:
+                for fraction in fractions:
+                    results["baseline"].append(load(service, fraction * capacity * 0.6))
+                results["baseline_full"] = load(service, 1.5 * capacity, seconds=min(options.seconds, 10))
+
+    report(results)
+    if options.out:
+        Path(options.out).write_text(json.dumps(results, indent=1) + "\n")
+
+
+def report(results: dict) -> None:
+    print("| service | offered /s | answered /s | p50 ms | p95 ms | p99 ms | p99 of the simulated queue |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in ("engine", "baseline"):
+        for r in results[name]:
+            simulated = f"{r['simulated_p99_ms']:.0f}" if "simulated_p99_ms" in r else ""
+            times = " | ".join(f"{r[key]:.0f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+            print(f"| {name} | {r['offered']:.1f} | {r['throughput']:.1f} | {times} | {simulated} |")
+    if "many_adapters" in results:
+        one, many = results["one_adapter"]["throughput"], results["many_adapters"]["throughput"]
+        print(f"\nOverloaded: {one:.1f} lists/s with one adapter, {many:.1f} with many ({100 * many / one:.0f} %).")
+    if "baseline_full" in results:
+        print(f"The baseline overloaded: {results['baseline_full']['throughput']:.1f} lists/s.")
+
+
+if __name__ == "__main__":
+    main()

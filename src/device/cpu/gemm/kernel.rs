@@ -1,0 +1,369 @@
+//! The loops of a product: blocks of C's rows and of the inner dimension that suit the caches, panels of columns, and
+//! tiles whose sums stay in registers.
+
+use std::array::from_fn;
+use std::hint::black_box;
+use std::ops::Range;
+use std::ptr::null;
+
+use crate::device::cpu::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
+
+/// Rows of a block: with [`Vector::PANEL_ROWS`] of the inner dimension, their part of the left matrix takes 150 KB
+/// of a core's second-level cache, while every panel of the right matrix passes by.
+const BLOCK_ROWS: usize = 96;
+
+/// Steps of the inner dimension between two tests for its end.
+const UNROLL: usize = 4;
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+#[derive(Clone, Copy)]
+pub(super) struct RawTerm {
+    pub left: *const f32,
+    pub row_stride: usize,
+    pub k_stride: usize,
+    pub k: usize,
+    pub right: *const f32,
+    pub packed: bool,
+    pub right_stride: usize,
+}
+
+impl RawTerm {
+    pub const NONE: RawTerm = RawTerm {
+        left: null(),
+        row_stride: 0,
+        k_stride: 0,
+        k: 0,
+        right: null(),
+        packed: false,
+        right_stride: 0,
+    };
+}
+
+/// [`Gemm`](super::Gemm) as pointers, checked by [`gemm`](super::gemm); null where there is no bias, addend or slope.
+pub(super) struct Call {
+    pub m: usize,
+    pub n: usize,
+    pub terms: [RawTerm; 2],
+    pub bias: *const f32,
+    /// Whether the sums are added to what C holds.
+    pub onto: bool,
+    pub addend: *const f32,
+    pub addend_stride: usize,
+    pub out: *mut f32,
+    pub stride: usize,
+    pub gelu: bool,
+    pub slope: *mut f32,
+}
+
+crate::kernel! {
+    /// # Safety
+    /// The matrices of `call` are as large as its shape and strides say; `out`, `slope` and the inputs do not overlap.
+    pub(super) fn dispatch(call: &Call) = run;
+}
+
+/// # Safety
+/// As for [`dispatch`].
+#[inline(always)]
+unsafe fn run<V: Vector>(call: &Call) {
+    let width = V::LANES * V::TILE_VECTORS;
+    for rows in even_parts(call.m, BLOCK_ROWS) {
+        for inner in even_parts(call.terms[0].k, V::PANEL_ROWS) {
+            for first in (0..call.n).step_by(width) {
+                let columns = width.min(call.n - first);
+                let block = Block { rows: rows.clone(), inner: inner.clone(), first, columns };
+                // SAFETY: the block lies inside C; the number of vectors is that of its columns.
+                unsafe {
+                    match (columns.div_ceil(V::LANES), columns % V::LANES != 0) {
+                        (1, false) => block.compute::<V, 1, false>(call),
+                        (1, true) => block.compute::<V, 1, true>(call),
+                        (2, false) => block.compute::<V, 2, false>(call),
+                        (2, true) => block.compute::<V, 2, true>(call),
+                        (3, false) => block.compute::<V, 3, false>(call),
+                        _ => block.compute::<V, 3, true>(call),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// 0..total in parts of nearly equal length, at most `most`; one part where there is nothing.
+#[inline(always)]
+fn even_parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = total.div_ceil(most).max(1);
+    let (each, longer) = (total / parts, total % parts);
+    let mut end = 0;
+    (0..parts).map(move |i| {
+        let start = end;
+        end += each + usize::from(i < longer);
+        start..end
+    })
+}
+
+/// Some rows of a panel of columns, over a part of the first term's inner dimension.
+struct Block {
+    rows: Range<usize>,
+    inner: Range<usize>,
+    first: usize,
+    columns: usize,
+}
+
+impl Block {
+    /// # Safety
+    /// As for [`dispatch`]; the block lies inside C and the inner dimension, its columns are N vectors, the last of
+    /// them partial if EDGE.
+    #[inline(always)]
+    unsafe fn compute<V: Vector, const N: usize, const EDGE: bool>(&self, call: &Call) {
+        if N > V::TILE_VECTORS {
+            return;
+        }
+        let Block { first, columns, .. } = *self;
+        let (starts, ends) = (self.inner.start == 0, self.inner.end == call.terms[0].k);
+        // The panels of a packed R before `first` hold k * first floats. An absent term is never read.
+        let mut terms = call.terms.map(|t| {
+            let (first, stride) =
+                if t.packed { (first * t.k, N * V::LANES) } else { (first, t.right_stride) };
+            RawTerm { right: t.right.wrapping_add(first), right_stride: stride, ..t }
+        });
+        let [base, low_rank] = &mut terms;
+        base.left = base.left.wrapping_add(self.inner.start * base.k_stride);
+        base.right = base.right.wrapping_add(self.inner.start * base.right_stride);
+        base.k = self.inner.len();
+        if !ends {
+            low_rank.k = 0;
+        }
+        let starting_at = |p: *const f32, stride: usize| match p.is_null() {
+            true => p,
+            false => p.wrapping_add(self.rows.start * stride + first),
+        };
+        // What the product streams from memory after this block: the next panel.
+        let fetches = base.packed && first + columns < call.n;
+        let (right, k, stride) = (base.right, base.k, base.right_stride);
+        let mut tile = Tile {
+            terms: terms.map(|t| RawTerm { left: t.left.wrapping_add(self.rows.start * t.row_stride), ..t }),
+            bias: if starts && !call.bias.is_null() { call.bias.wrapping_add(first) } else { null() },
+            onto: call.onto || !starts,
+            addend: if ends { starting_at(call.addend, call.addend_stride) } else { null() },
+            addend_stride: call.addend_stride,
+            out: starting_at(call.out, call.stride).cast_mut(),
+            slope: starting_at(call.slope, call.stride).cast_mut(),
+            stride: call.stride,
+            last: columns - (N - 1) * V::LANES,
+            ahead: if fetches { (right.wrapping_add(columns * call.terms[0].k), stride) } else { (right, 0) },
+        };
+        // Tiles of nearly equal height: 50 rows are five of 6 and four of 5, not eight of 6 and one of 2.
+        for (t, rows) in even_parts(self.rows.len(), V::TILE_ROWS).enumerate() {
+            // SAFETY: the rows from the tile's first on and the columns of the panel lie inside C, the addend and the
+            // slope; 1 <= rows <= TILE_ROWS <= 8.
+            unsafe {
+                match rows.len() {
+                    1 => tile.compute::<V, 1, N, EDGE>(),
+                    2 => tile.compute::<V, 2, N, EDGE>(),
+                    3 => tile.compute::<V, 3, N, EDGE>(),
+                    4 => tile.compute::<V, 4, N, EDGE>(),
+                    5 => tile.compute::<V, 5, N, EDGE>(),
+                    6 => tile.compute::<V, 6, N, EDGE>(),
+                    7 => tile.compute::<V, 7, N, EDGE>(),
+                    _ => tile.compute::<V, 8, N, EDGE>(),
+                }
+                if call.gelu && ends {
+                    for i in 0..rows.len() {
+                        let slope =
+                            if tile.slope.is_null() { tile.slope } else { tile.slope.add(i * tile.stride) };
+                        gelu::<V>(tile.out.add(i * tile.stride), slope, columns);
+                    }
+                }
+            }
+            tile.advance(rows.len());
+            // A few tiles fetch all of the next panel.
+            tile.ahead = match t + 1 < UNROLL {
+                true => (tile.ahead.0.wrapping_add(k / UNROLL * tile.ahead.1), tile.ahead.1),
+                false => (right, 0),
+            };
+        }
+    }
+}
+
+/// One tile: its pointers are at its first row and column.
+struct Tile {
+    terms: [RawTerm; 2],
+    bias: *const f32,
+    onto: bool,
+    addend: *const f32,
+    addend_stride: usize,
+    out: *mut f32,
+    slope: *mut f32,
+    stride: usize,
+    /// Lanes of the last vector that hold columns.
+    last: usize,
+    /// Rows of a panel to fetch into the cache: the first one, and floats from one to the next.
+    ahead: (*const f32, usize),
+}
+
+impl Tile {
+    /// Moves down by so many rows. Behind the last one no pointer is used.
+    #[inline(always)]
+    fn advance(&mut self, rows: usize) {
+        for t in &mut self.terms {
+            t.left = t.left.wrapping_add(rows * t.row_stride);
+        }
+        self.out = self.out.wrapping_add(rows * self.stride);
+        if !self.addend.is_null() {
+            self.addend = self.addend.wrapping_add(rows * self.addend_stride);
+        }
+        if !self.slope.is_null() {
+            self.slope = self.slope.wrapping_add(rows * self.stride);
+        }
+    }
+
+    /// Vector j of N from p on, the last one partial if EDGE.
+    ///
+    /// # Safety
+    /// The vector is readable.
+    #[inline(always)]
+    unsafe fn vector<V: Vector, const N: usize, const EDGE: bool>(&self, p: *const f32, j: usize) -> V {
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            let p = p.add(j * V::LANES);
+            if EDGE && j == N - 1 { V::load_first(p, self.last) } else { V::load(p) }
+        }
+    }
+
+    /// # Safety
+    /// M rows and N vectors (the last partial if EDGE) from the tile's pointers on are valid.
+    #[inline(always)]
+    unsafe fn compute<V: Vector, const M: usize, const N: usize, const EDGE: bool>(&self) {
+        if M > V::TILE_ROWS {
+            return;
+        }
+        // SAFETY: every access is inside the M rows and N vectors that the caller vouches for.
+        unsafe {
+            let mut acc = [[V::splat(0.0); N]; M];
+            if !self.bias.is_null() {
+                for j in 0..N {
+                    let b = self.vector::<V, N, EDGE>(self.bias, j);
+                    for row in &mut acc {
+                        row[j] = b;
+                    }
+                }
+            }
+            // What the end will read and write comes near while the sums run.
+            for i in 0..M {
+                V::prefetch(self.out.add(i * self.stride));
+                V::prefetch(self.addend.wrapping_add(i * self.addend_stride));
+            }
+            for t in &self.terms {
+                if t.packed {
+                    self.accumulate::<V, M, N, false>(&mut acc, t, N * V::LANES);
+                } else {
+                    self.accumulate::<V, M, N, EDGE>(&mut acc, t, t.right_stride);
+                }
+            }
+            for (i, row) in acc.into_iter().enumerate() {
+                for (j, mut x) in row.into_iter().enumerate() {
+                    if self.onto {
+                        x = self.vector::<V, N, EDGE>(self.out.add(i * self.stride), j).add(x);
+                    }
+                    if !self.addend.is_null() {
+                        let row = self.addend.add(i * self.addend_stride);
+                        x = x.add(self.vector::<V, N, EDGE>(row, j));
+                    }
+                    let p = self.out.add(i * self.stride + j * V::LANES);
+                    if EDGE && j == N - 1 { x.store_first(p, self.last) } else { x.store(p) }
+                }
+            }
+        }
+    }
+
+    /// acc += L R of one term.
+    ///
+    /// # Safety
+    /// As for [`compute`](Self::compute).
+    #[inline(always)]
+    unsafe fn accumulate<V: Vector, const M: usize, const N: usize, const EDGE: bool>(
+        &self,
+        acc: &mut [[V; N]; M],
+        t: &RawTerm,
+        right_stride: usize,
+    ) {
+        // Where the compiler knows how they are related, it computes each row's address from that of the row before:
+        // a chain of additions that takes longer than the products.
+        let rows: [*const f32; M] = from_fn(|i| black_box(t.left.wrapping_add(i * t.row_stride)));
+        // SAFETY: the caller vouches for k rows of R and k columns of L.
+        unsafe {
+            let mut k = 0;
+            if t.k_stride == 1 {
+                while k + UNROLL <= t.k {
+                    let ahead = self.ahead.0.wrapping_add(k / UNROLL * self.ahead.1);
+                    for line in (0..N * V::LANES).step_by(LINE) {
+                        V::prefetch(ahead.wrapping_add(line));
+                    }
+                    for u in k..k + UNROLL {
+                        self.step::<V, M, N, EDGE>(
+                            acc,
+                            rows.map(|p| p.add(u)),
+                            t.right.add(u * right_stride),
+                        );
+                    }
+                    k += UNROLL;
+                }
+            }
+            while k < t.k {
+                let rows = rows.map(|p| p.add(k * t.k_stride));
+                self.step::<V, M, N, EDGE>(acc, rows, t.right.add(k * right_stride));
+                k += 1;
+            }
+        }
+    }
+
+    /// acc += one column of L by one row of R.
+    ///
+    /// # Safety
+    /// `rows` point to elements of L; N vectors (the last partial if EDGE) from `right` on are readable.
+    #[inline(always)]
+    unsafe fn step<V: Vector, const M: usize, const N: usize, const EDGE: bool>(
+        &self,
+        acc: &mut [[V; N]; M],
+        rows: [*const f32; M],
+        right: *const f32,
+    ) {
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            let mut r = [V::splat(0.0); N];
+            for (j, r) in r.iter_mut().enumerate() {
+                *r = self.vector::<V, N, EDGE>(right, j);
+            }
+            for (row, left) in acc.iter_mut().zip(rows) {
+                let l = V::splat(*left);
+                for (a, r) in row.iter_mut().zip(r) {
+                    *a = l.mul_add(r, *a);
+                }
+            }
+        }
+    }
+}
+
+/// GELU of a row in place, and its derivative to `slope` unless that is null.
+///
+/// # Safety
+/// `x`, and `slope` unless null, are valid for n floats.
+#[inline(always)]
+unsafe fn gelu<V: Vector>(x: *mut f32, slope: *mut f32, n: usize) {
+    for_lanes!(V, n, |j, lanes| {
+        // SAFETY: lanes j..j + lanes lie inside the row.
+        unsafe {
+            let h = load::<V>(x.add(j), lanes);
+            let cdf = normal_cdf(h);
+            store(h.mul(cdf), x.add(j), lanes);
+            if !slope.is_null() {
+                let density = exp(h.mul(h).mul(V::splat(-0.5))).mul(V::splat(INVERSE_SQRT_TAU));
+                store(h.mul_add(density, cdf), slope.add(j), lanes);
+            }
+        }
+    });
+}
+
+/// 1 / sqrt(2 pi)
+const INVERSE_SQRT_TAU: f32 = 0.398_942_3;

@@ -1,0 +1,153 @@
+//! The one thread that scores. Whatever becomes of it, everybody who waits gets an answer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+use std::{io, mem};
+
+use tokio::sync::oneshot;
+
+use super::cache::ScoreCache;
+use super::metrics;
+use super::problem::Problem;
+use super::queue::{Queue, Work};
+use super::registry::Loaded;
+use crate::Result;
+use crate::rescore::scorer::Seat;
+
+/// What scores: [`crate::rescore::scorer::Bank::scores`], or what a test puts in its place.
+pub type Score = dyn Fn(&[(Arc<Seat>, Arc<[u32]>)]) -> Result<Vec<f32>> + Send;
+
+/// A hypothesis that waits for its score.
+pub(super) struct Row {
+    pub adapter: Arc<Loaded>,
+    pub tokens: Arc<[u32]>,
+    /// Its place in the answer.
+    pub place: usize,
+    pub answer: Arc<Gather>,
+}
+
+/// The scores of an utterance as they come in.
+pub(super) struct Gather(Mutex<Gathering>);
+
+struct Gathering {
+    scores: Vec<f32>,
+    missing: usize,
+    to: Option<oneshot::Sender<Result<Vec<f32>, Problem>>>,
+    /// Until its first batch begins.
+    queued: Option<Instant>,
+}
+
+impl Gather {
+    /// Waits for the scores of `rows` rows.
+    pub fn new(rows: usize) -> (Arc<Gather>, oneshot::Receiver<Result<Vec<f32>, Problem>>) {
+        let (to, answer) = oneshot::channel();
+        let queued = Some(Instant::now());
+        let gathering = Gathering { scores: vec![0.0; rows], missing: rows, to: Some(to), queued };
+        (Arc::new(Gather(Mutex::new(gathering))), answer)
+    }
+
+    /// Whether nobody waits any more.
+    fn is_gone(&self) -> bool {
+        self.lock().to.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    /// Notes once how long the utterance waited for its first batch.
+    fn started(&self) {
+        let queued = self.lock().queued.take();
+        if let Some(queued) = queued {
+            metrics::stage("queue", queued.elapsed());
+        }
+    }
+
+    fn put(&self, place: usize, score: f32) {
+        let mut gathering = self.lock();
+        gathering.scores[place] = score;
+        gathering.missing -= 1;
+        if gathering.missing == 0 {
+            let scores = mem::take(&mut gathering.scores);
+            gathering.answer(Ok(scores));
+        }
+    }
+
+    fn fail(&self, problem: Problem) {
+        self.lock().answer(Err(problem));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Gathering> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gathering {
+    fn answer(&mut self, answer: Result<Vec<f32>, Problem>) {
+        if let Some(to) = self.to.take() {
+            // Whoever asked may have gone.
+            let _ = to.send(answer);
+        }
+    }
+}
+
+/// Starts the thread; it ends when the queue is closed and empty.
+pub(super) fn start(
+    queue: Arc<Queue<Row>>,
+    cache: Arc<ScoreCache>,
+    budget: usize,
+    score: Box<Score>,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("compute".into()).spawn(move || {
+        let guard = Guard(&queue);
+        while let Some(work) = queue.next(budget, |row| row.answer.is_gone()) {
+            compute(&queue, &cache, &score, work);
+        }
+        mem::forget(guard);
+    })
+}
+
+fn compute(queue: &Queue<Row>, cache: &ScoreCache, score: &Score, work: Work<Row>) {
+    let Work { batch, expired } = work;
+    for (row, _) in expired.into_iter().flat_map(|job| job.rows) {
+        row.answer.fail(Problem::deadline());
+    }
+    if batch.is_empty() {
+        return;
+    }
+    batch.iter().for_each(|row| row.answer.started());
+    let asked: Vec<_> = batch.iter().map(|row| (row.adapter.seat.clone(), row.tokens.clone())).collect();
+    let tokens: usize = batch.iter().map(|row| row.tokens.len()).sum();
+    let start = Instant::now();
+    let reason = match catch_unwind(AssertUnwindSafe(|| score(&asked))) {
+        Ok(Ok(scores)) => {
+            let time = start.elapsed();
+            queue.computed(tokens, time);
+            metrics::batch(batch.len(), tokens, time);
+            for (row, score) in batch.into_iter().zip(scores) {
+                cache.insert(row.adapter.identity, row.tokens, score);
+                row.answer.put(row.place, score);
+            }
+            return;
+        }
+        Ok(Err(error)) => format!("scoring failed: {error}"),
+        Err(_) => "scoring panicked".into(),
+    };
+    // A device that failed once gives no more answers, and what panicked may have left anything behind.
+    tracing::error!(reason, "nothing is computed any more");
+    refuse(batch, &reason);
+    refuse(queue.end(&reason), &reason);
+}
+
+fn refuse(rows: Vec<Row>, reason: &str) {
+    rows.iter().for_each(|row| row.answer.fail(Problem::unavailable(reason)));
+}
+
+/// Ends the queue where the thread ends before the queue is closed.
+struct Guard<'q>(&'q Queue<Row>);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let reason = "the compute thread ended";
+        tracing::error!("{reason}");
+        refuse(self.0.end(reason), reason);
+    }
+}

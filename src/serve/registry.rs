@@ -1,0 +1,285 @@
+//! The adapters of a service: folders of one directory, loaded when first asked for, the least recently used out.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+use axum::http::StatusCode;
+use lru::LruCache;
+use sha2::{Digest, Sha256};
+
+use super::cache::Identity;
+use super::metrics;
+use super::name::is_name;
+use super::problem::Problem;
+use crate::card::{open_adapter, own_head};
+use crate::lora::Adapter;
+use crate::model::BaseModel;
+use crate::nbest::normalise::Normaliser;
+use crate::rescore::scorer::{Bank, Seat};
+use crate::rescore::settings::Settings;
+use crate::rescore::weights::RescoringFile;
+use crate::{Error, Result};
+
+/// An adapter that is ready to score, with what its folder says about text and weights.
+pub(super) struct Loaded {
+    /// `None` for the model's own head.
+    pub name: Option<String>,
+    pub seat: Arc<Seat>,
+    pub settings: RescoringFile,
+    pub normaliser: Normaliser,
+    pub identity: Identity,
+    /// Hypotheses that were asked for.
+    pub hypotheses: AtomicU64,
+}
+
+pub(super) struct Registry {
+    model: Arc<BaseModel>,
+    bank: Arc<Bank>,
+    /// As the operating system knows it, without links.
+    directory: Option<PathBuf>,
+    budget: usize,
+    loaded: Mutex<Residents>,
+    /// An adapter is loaded once, however many ask for it: by a hash of its name.
+    loading: [tokio::sync::Mutex<()>; 64],
+    hasher: RandomState,
+    own: Option<Arc<Loaded>>,
+}
+
+struct Residents {
+    by_name: LruCache<String, Arc<Loaded>>,
+    bytes: usize,
+}
+
+/// An adapter as the list of them tells it.
+pub(super) struct Listed {
+    pub name: String,
+    /// Memory of the device and the hypotheses that it was asked for, where it is loaded.
+    pub loaded: Option<(usize, u64)>,
+}
+
+impl Registry {
+    /// # Errors
+    /// Where the directory cannot be read, or the model has neither a directory nor a head of its own.
+    pub fn new(
+        model: Arc<BaseModel>,
+        bank: Arc<Bank>,
+        directory: Option<&Path>,
+        budget: usize,
+    ) -> Result<Registry> {
+        let open = |path: &Path| {
+            fs::read_dir(path)
+                .and_then(|_| fs::canonicalize(path))
+                .map_err(|e| Error::io(path, "open the adapters' folder", e))
+        };
+        let directory = directory.map(open).transpose()?;
+        let own = match own_head(&model) {
+            Ok(head) => {
+                let settings = Settings::of(model.dir.as_deref())?.rescoring;
+                Some(Arc::new(Loaded::new(None, &bank, head, settings)?))
+            }
+            Err(_) if directory.is_some() => None,
+            Err(error) => return Err(error),
+        };
+        let loaded = Mutex::new(Residents { by_name: LruCache::unbounded(), bytes: 0 });
+        let loading = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
+        let hasher = RandomState::new();
+        Ok(Registry { model, bank, directory, budget, loaded, loading, hasher, own })
+    }
+
+    /// The adapter of that name, loaded if need be; the model's own head for `None`.
+    pub async fn get(self: &Arc<Self>, name: Option<&str>) -> Result<Arc<Loaded>, Problem> {
+        let Some(name) = name else {
+            let missing = || Problem::field("adapter", "name one: the model has no head of its own");
+            return self.own.clone().ok_or_else(missing);
+        };
+        if let Some(loaded) = self.resident(name) {
+            return Ok(loaded);
+        }
+        let _one = self.one_at_a_time(name).await;
+        match self.resident(name) {
+            Some(loaded) => Ok(loaded),
+            None => self.read(name).await,
+        }
+    }
+
+    /// Reads an adapter again, whether it is loaded or not. Where its files are no good, the one that is loaded
+    /// stays; batches that have begun go on with what they began with.
+    pub async fn load(self: &Arc<Self>, name: &str) -> Result<Arc<Loaded>, Problem> {
+        let _one = self.one_at_a_time(name).await;
+        self.read(name).await
+    }
+
+    /// Forgets an adapter until it is asked for again. Whether it was there.
+    pub fn unload(&self, name: &str) -> bool {
+        let mut residents = self.lock();
+        let removed = residents.remove(name);
+        residents.report();
+        removed
+    }
+
+    /// Every folder that may be an adapter, and what is loaded, by name.
+    pub fn list(&self) -> Result<Vec<Listed>, Problem> {
+        let mut names = match &self.directory {
+            Some(directory) => names(directory).map_err(|e| unreadable(directory, &e))?,
+            None => Vec::new(),
+        };
+        let residents = self.lock();
+        names.extend(residents.by_name.iter().map(|(name, _)| name.clone()));
+        names.sort();
+        names.dedup();
+        let listed = |name: String| {
+            let loaded = residents.by_name.peek(&name);
+            let loaded = loaded.map(|l| (l.seat.bytes(), l.hypotheses.load(Ordering::Relaxed)));
+            Listed { name, loaded }
+        };
+        Ok(names.into_iter().map(listed).collect())
+    }
+
+    /// Bytes in use and the most that may be.
+    pub fn memory(&self) -> (usize, usize) {
+        (self.lock().bytes, self.budget)
+    }
+
+    /// Whether requests may leave the adapter out.
+    pub fn has_own_head(&self) -> bool {
+        self.own.is_some()
+    }
+
+    fn resident(&self, name: &str) -> Option<Arc<Loaded>> {
+        self.lock().by_name.get(name).cloned()
+    }
+
+    async fn one_at_a_time(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let at = self.hasher.hash_one(name) as usize % self.loading.len();
+        self.loading[at].lock().await
+    }
+
+    async fn read(self: &Arc<Self>, name: &str) -> Result<Arc<Loaded>, Problem> {
+        let (registry, name) = (self.clone(), name.to_string());
+        let read = move || {
+            let folder = registry.folder(&name)?;
+            let loaded = registry.open(&folder, &name).map_err(|e| {
+                let hidden = folder.display().to_string();
+                let reason = e.to_string().replace(&hidden, &name);
+                tracing::warn!(adapter = name, error = %e, "an adapter was refused");
+                metrics::refused_adapter();
+                Problem { code: "bad_adapter", ..Problem::field("adapter", reason) }
+            })?;
+            registry.keep(loaded)
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|_| Err(Problem::field("adapter", "it could not be read")))
+    }
+
+    /// Where an adapter is; nowhere outside the directory, also by a link.
+    fn folder(&self, name: &str) -> Result<PathBuf, Problem> {
+        let missing = || {
+            let problem = Problem::field("adapter", format!("there is no adapter {name:?}"));
+            Problem { status: StatusCode::NOT_FOUND, code: "no_adapter", ..problem }
+        };
+        if !is_name(name) {
+            return Err(Problem::field(
+                "adapter",
+                "a name has letters, digits, '.', '_' and '-', and no more",
+            ));
+        }
+        let directory = self.directory.as_ref().ok_or_else(missing)?;
+        let folder = fs::canonicalize(directory.join(name)).map_err(|_| missing())?;
+        if !folder.starts_with(directory) || !folder.is_dir() {
+            return Err(missing());
+        }
+        Ok(folder)
+    }
+
+    fn open(&self, folder: &Path, name: &str) -> Result<Loaded> {
+        let (adapter, _) = open_adapter(folder, &self.model)?;
+        let settings = Settings::of(Some(folder))?.rescoring;
+        Loaded::new(Some(name.into()), &self.bank, adapter, settings)
+    }
+
+    /// Makes room, and keeps it in place of another of its name.
+    fn keep(&self, loaded: Loaded) -> Result<Arc<Loaded>, Problem> {
+        let bytes = loaded.seat.bytes();
+        if bytes > self.budget {
+            let problem = format!("it takes {bytes} bytes, and all adapters may take {}", self.budget);
+            return Err(Problem { code: "bad_adapter", ..Problem::field("adapter", problem) });
+        }
+        let name = loaded.name.clone().expect("only the own head has none");
+        let loaded = Arc::new(loaded);
+        let mut residents = self.lock();
+        residents.remove(&name);
+        while residents.bytes + bytes > self.budget {
+            let Some((out, _)) = residents.by_name.peek_lru() else { break };
+            let out = out.clone();
+            residents.remove(&out);
+            metrics::evicted();
+        }
+        residents.bytes += bytes;
+        residents.by_name.put(name, loaded.clone());
+        residents.report();
+        Ok(loaded)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Residents> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Residents {
+    fn remove(&mut self, name: &str) -> bool {
+        let removed = self.by_name.pop(name);
+        self.bytes -= removed.as_ref().map_or(0, |loaded| loaded.seat.bytes());
+        removed.is_some()
+    }
+
+    fn report(&self) {
+        metrics::adapters(self.by_name.len(), self.bytes);
+    }
+}
+
+impl Loaded {
+    fn new(name: Option<String>, bank: &Bank, adapter: Adapter, settings: RescoringFile) -> Result<Loaded> {
+        let normaliser = Normaliser::new(&settings.normalise)?;
+        let identity = identity(&adapter);
+        let seat = Arc::new(bank.seat(adapter)?);
+        Ok(Loaded { name, seat, settings, normaliser, identity, hypotheses: AtomicU64::new(0) })
+    }
+
+    /// The name in figures.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or("(own head)")
+    }
+}
+
+/// What scores depend on, hashed.
+fn identity(adapter: &Adapter) -> Identity {
+    let mut hash = Sha256::new();
+    hash.update(format!("{:?} {}", adapter.config, adapter.layout.pooler().is_some()));
+    hash.update(adapter.classifier_bias.to_le_bytes());
+    hash.update(bytemuck::cast_slice(&adapter.values));
+    let hash: [u8; 32] = hash.finalize().into();
+    std::array::from_fn(|i| hash[i])
+}
+
+/// Of all folders with a PEFT configuration.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string()
+            && is_name(&name)
+            && entry.path().join("adapter_config.json").is_file()
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn unreadable(directory: &Path, error: &io::Error) -> Problem {
+    tracing::error!(directory = %directory.display(), %error, "the adapters' folder cannot be read");
+    Problem::unavailable("the adapters' folder cannot be read")
+}

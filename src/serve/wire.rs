@@ -1,0 +1,186 @@
+//! Requests and answers as JSON; openapi.json says the same to everybody else.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use axum::http::StatusCode;
+
+use super::config::Limits;
+use super::problem::Problem;
+use crate::rescore::weights::{Features, Weights};
+
+/// Some utterances; what they do not say themselves holds for all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    pub utterances: Vec<AskedUtterance>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Reweighting>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedUtterance {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    pub hyps: Vec<AskedHypothesis>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Reweighting>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedHypothesis {
+    pub text: String,
+    /// The first pass's log-score.
+    pub am: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lm: Option<f64>,
+}
+
+/// Weights in place of the adapter's own, one by one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reweighting {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_pass: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lm: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lorb: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<f64>,
+}
+
+impl Reweighting {
+    pub(super) fn over(self, weights: Weights) -> Weights {
+        Weights {
+            first_pass: self.first_pass.unwrap_or(weights.first_pass),
+            lm: self.lm.unwrap_or(weights.lm),
+            lorb: self.lorb.unwrap_or(weights.lorb),
+            words: self.words.unwrap_or(weights.words),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Answer {
+    /// In the order of the request.
+    pub utterances: Vec<AnsweredUtterance>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnsweredUtterance {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// In the order of the request.
+    pub hyps: Vec<AnsweredHypothesis>,
+    /// Indices of the hypotheses, best first.
+    pub order: Vec<usize>,
+    /// The text of the best.
+    pub best: String,
+    /// The posterior of the best.
+    pub confidence: f64,
+    /// Those that were used.
+    pub weights: Weights,
+    /// What the totals were multiplied by for the confidence.
+    pub confidence_scale: f64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnsweredHypothesis {
+    /// This engine's score.
+    pub lorb: f64,
+    /// The combined score.
+    pub total: f64,
+    /// Where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
+}
+
+/// What the total is the sum of, and what it was computed from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Parts {
+    pub first_pass: f64,
+    pub lm: f64,
+    pub lorb: f64,
+    pub words: f64,
+    pub word_count: usize,
+    pub tokens: usize,
+    /// Whether tokens were left out at the end.
+    pub cut: bool,
+    /// Whether the score was known already.
+    pub cached: bool,
+}
+
+impl Parts {
+    pub(super) fn scores(weights: &Weights, features: &Features) -> [f64; 4] {
+        [
+            weights.first_pass * features.first_pass,
+            weights.lm * features.lm,
+            weights.lorb * features.lorb,
+            weights.words * features.words,
+        ]
+    }
+}
+
+/// A request, and how its fields are called.
+pub(super) struct Parsed {
+    pub ask: Ask,
+    /// The body is one utterance: its fields have no "utterances[0]" before them.
+    alone: bool,
+}
+
+impl Parsed {
+    /// What stands before the fields of an utterance.
+    pub fn path(&self, utterance: usize) -> String {
+        if self.alone { String::new() } else { format!("utterances[{utterance}].") }
+    }
+}
+
+/// A request out of the bytes of its body: `{"utterances": […], …}`, or one utterance alone.
+pub(super) fn parse(body: &[u8], limits: &Limits) -> Result<Parsed, Problem> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "not_json", format!("not JSON: {e}")))?;
+    let alone = value.get("hyps").is_some() && value.get("utterances").is_none();
+    let ask = if alone { Ask { utterances: vec![read(value)?], ..Ask::default() } } else { read(value)? };
+    let parsed = Parsed { ask, alone };
+    let within = |field: String, found: usize, most: usize| match found {
+        0 => Err(Problem::field(field, "it is empty")),
+        _ if found > most => {
+            Err(Problem::too_large(Some(field), format!("there are {found}, and {most} are the most")))
+        }
+        _ => Ok(()),
+    };
+    within("utterances".into(), parsed.ask.utterances.len(), limits.utterances)?;
+    for (i, utterance) in parsed.ask.utterances.iter().enumerate() {
+        let at = |field: &str| parsed.path(i) + field;
+        within(at("hyps"), utterance.hyps.len(), limits.hypotheses)?;
+        if let Some(without) = utterance.hyps.iter().position(|h| h.lm.is_none())
+            && utterance.hyps.iter().any(|h| h.lm.is_some())
+        {
+            let problem = "some hypotheses of the list have it, and this one does not";
+            return Err(Problem::field(at(&format!("hyps[{without}].lm")), problem));
+        }
+    }
+    Ok(parsed)
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let field = e.path().to_string();
+        let field = if field == "." { "(the body)".into() } else { field };
+        Problem::field(field, e.inner().to_string())
+    })
+}

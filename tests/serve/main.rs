@@ -1,0 +1,19 @@
+//! `serve`: the program itself on loopback.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adapters;
+mod bad_requests;
+mod browser;
+mod clients;
+mod compute;
+mod drain;
+mod figures;
+mod harness;
+mod http;
+mod overload;
+mod page;
+mod safety;
+mod scores;
+mod server_option;
