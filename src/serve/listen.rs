@@ -13,7 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::http::router;
 use super::observe::Peer;
@@ -23,6 +23,9 @@ use crate::{Error, Result};
 /// The answer to a connection too many.
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// How long what waits in the listener's own queue is taken before the listener closes.
+const LAST_CALL: Duration = Duration::from_millis(50);
 
 /// Listens on an address; port 0 picks a free one.
 ///
@@ -52,7 +55,9 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, stop: impl Futu
         }
     }
     service.drain();
-    while let Ok(accepted) = timeout(Duration::from_millis(50), listener.accept()).await {
+    // No longer than this in all: clients that come again with every answer would keep the service from ending.
+    let end = Instant::now() + LAST_CALL;
+    while let Ok(accepted) = timeout_at(end, listener.accept()).await {
         connections.accepted(accepted).await;
     }
     drop(listener);
