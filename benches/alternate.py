@@ -13,37 +13,113 @@ slower, and OMP_WAIT_POLICY=passive in the environment avoids most of that.
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 import subprocess
+import tempfile
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
-def one_round(process: subprocess.Popen) -> dict:
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"{shlex.join(process.args)} ended with {process.wait()}")
-    return json.loads(line)
+@dataclass
+class Run:
+    """A contender, the rounds that count, and what it finds in its environment beside what is there."""
+
+    command: list[str]
+    rounds: int
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+class Ended(Exception):
+    """A contender that does not answer, and why."""
+
+
+class Process:
+    def __init__(self, run: Run):
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")
+        try:
+            self.process = subprocess.Popen(
+                run.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+                env=os.environ | run.environment,
+            )
+        except OSError as error:
+            raise Ended(str(error)) from error
+
+    def round(self, limit: float) -> dict:
+        """One answer, waited for as many seconds."""
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.process.kill()
+
+        timer = threading.Timer(limit, give_up)
+        timer.start()
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if line and not late.is_set():
+            return json.loads(line)
+        code = self.process.wait()
+        raise Ended(f"no answer in {limit:.0f} s" if late.is_set() else f"{self.last_words()} (exit status {code})")
+
+    def last_words(self) -> str:
+        self.errors.seek(0)
+        lines = [line.strip() for line in self.errors if line.strip()]
+        return lines[-1] if lines else "it ended without a word"
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.communicate("quit\n")
+
+
+def play(runs: list[Run], limit: float = 3600) -> list[list[dict] | str]:
+    """What each contender answers in its rounds, or why it could not; the first round of each is not counted. An
+    answer may take `limit` seconds."""
+    found: list[list[dict] | str] = [[] for _ in runs]
+    processes: dict[int, Process] = {}
+
+    def ask(i: int) -> dict | None:
+        try:
+            return processes[i].round(limit)
+        except Ended as ended:
+            found[i] = str(ended)
+            del processes[i]
+            return None
+
+    try:
+        for i, run in enumerate(runs):
+            try:
+                processes[i] = Process(run)
+            except Ended as ended:
+                found[i] = str(ended)
+        for i in list(processes):
+            ask(i)
+        for number in range(max(run.rounds for run in runs)):
+            for i in [i for i in processes if number < runs[i].rounds]:
+                time.sleep(0.2)  # the worker threads of the previous one stop spinning
+                if answer := ask(i):
+                    found[i].append(answer)
+    finally:
+        for process in processes.values():
+            process.end()
+    return found
 
 
 def alternate(commands: list[list[str]], rounds: int) -> list[list[dict]]:
     """What each command answers in its rounds, the first of which is not counted."""
-    processes = [subprocess.Popen(c, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for c in commands]
-    results: list[list[dict]] = [[] for _ in processes]
-    try:
-        for process in processes:
-            one_round(process)
-        for _ in range(rounds):
-            for process, found in zip(processes, results):
-                time.sleep(0.2)  # the worker threads of the previous one stop spinning
-                found.append(one_round(process))
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.communicate("quit\n")
+    results = play([Run(command, rounds) for command in commands])
+    for command, found in zip(commands, results):
+        if isinstance(found, str):
+            raise SystemExit(f"{shlex.join(command)}: {found}")
     return results
 
 
@@ -52,9 +128,14 @@ def medians_of(rounds: list[dict]) -> dict:
     return {key: statistics.median(r[key] for r in rounds) for key in numbers}
 
 
-def cpu_name() -> str:
+def cpu_info(key: str) -> str:
+    """What /proc/cpuinfo says of the first core."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+
+
+def cpu_name() -> str:
+    return cpu_info("model name")
 
 
 def main() -> None:

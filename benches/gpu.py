@@ -187,7 +187,7 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contender", type=Path, required=True, help="the built benches/contender.rs")
+    parser.add_argument("--contender", type=Path, required=True, help="the built benches/contender")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--lists", type=Path, default=BUILTIN / "train.jsonl.gz", help="N-best lists")
     parser.add_argument("--tokenizer", type=Path, default=BUILTIN / "model", help="a Hugging Face BERT folder")

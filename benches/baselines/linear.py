@@ -10,7 +10,7 @@ import argparse
 import time
 
 import torch
-from common import serve_rounds
+from lists import serve_rounds
 from torch.nn import functional
 
 RANK = 8

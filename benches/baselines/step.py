@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Time of a training step in PyTorch + PEFT: utterances x 8 hypotheses, query + value, r = 8, MWER loss, AdamW.
+"""Time of a training step in PyTorch + PEFT: utterances x 8 hypotheses, MWER loss, AdamW; an adapter of rank 8 on query
+and value, or that of --adapter, or everything.
 
     python step.py --model DIR --data lists.jsonl.gz --threads 2 --rounds 3 [--full-finetune]
         [--compile default|reduce-overhead|max-autotune]
 
-Without --rounds it speaks the protocol of ../alternate.py. Each round runs --steps steps.
+Without --rounds it speaks the protocol of ../alternate.py. Each round runs --steps steps. A step's rows pass forward in
+--pieces padded batches by length, and back together.
 """
 
 import argparse
@@ -13,7 +15,8 @@ import time
 
 import numpy as np
 import torch
-from common import mwer, pad, peak_rss_mb, read_lists, serve_rounds, trainable
+from common import mwer, pad, trainable
+from lists import read_lists, serve_rounds, timings
 
 HYPOTHESES = 8
 
@@ -22,8 +25,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--adapter", help="a PEFT folder to go on from")
     parser.add_argument("--full-finetune", action="store_true")
     parser.add_argument("--compile", metavar="MODE", help="torch.compile in this mode; lengths are multiples of 16")
+    parser.add_argument("--pieces", type=int, default=1)
     parser.add_argument("--utterances", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
@@ -43,46 +48,58 @@ def main() -> None:
         am = torch.tensor(np.stack([u.am[:HYPOTHESES] for u in group]), dtype=torch.float32).to(args.device)
         errors = torch.tensor(np.stack([u.errors[:HYPOTHESES] for u in group]), dtype=torch.float32).to(args.device)
         batches.append((tokens, 0.3 * am, errors))
-    model = trainable(args.model, 8, 8, "query,value", args.full_finetune, args.device)
+    model = trainable(args.model, 8, 8, "query,value", args.full_finetune, args.device, args.adapter)
     model.train()
     on_gpu = args.device == "cuda"
     weights = torch.cuda.memory_allocated() if on_gpu else 0
     forward = torch.compile(model, mode=args.compile) if args.compile else model
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.01)
+    first_loss = None
+
+    def scores_of(tokens: list[list[int]]) -> torch.Tensor:
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        scores = []
+        for piece in np.array_split(order, args.pieces):
+            inputs = pad([tokens[i] for i in piece], args.device)
+            if args.compile:
+                columns = -inputs["input_ids"].shape[1] % 16
+                inputs = {name: torch.nn.functional.pad(x, (0, columns)) for name, x in inputs.items()}
+            with torch.autocast(args.device, torch.bfloat16, enabled=on_gpu):
+                scores.append(forward(**inputs).logits[:, 0].float())
+            computed.append(inputs["input_ids"].numel())
+        return torch.cat(scores)[torch.tensor(np.argsort(order), device=args.device)]
 
     def step(tokens: list[list[int]], am: torch.Tensor, errors: torch.Tensor) -> None:
-        inputs = pad(tokens, args.device)
-        if args.compile:
-            columns = -inputs["input_ids"].shape[1] % 16
-            inputs = {name: torch.nn.functional.pad(x, (0, columns)) for name, x in inputs.items()}
-        with torch.autocast(args.device, torch.bfloat16, enabled=on_gpu):
-            scores = forward(**inputs).logits.float().view(args.utterances, HYPOTHESES)
+        nonlocal first_loss
+        scores = scores_of(tokens).view(args.utterances, HYPOTHESES)
         loss = mwer(am + scores, errors) / args.utterances
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        if first_loss is None:
+            first_loss = loss.item()
 
+    computed: list[int] = []
     for batch in batches if args.compile else batches[:2]:  # every length is compiled once
         step(*batch)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
 
     def one_round() -> dict:
-        times = []
+        computed.clear()
+        seconds = []
         for batch in batches:
             start = time.perf_counter()
             step(*batch)
             if on_gpu:
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        answer = {
-            "contender": " ".join(["full" if args.full_finetune else "peft", *filter(None, [args.compile])]),
-            "p50_ms": round(1e3 * float(np.median(times)), 2),
-            "tokens_per_s": round(sum(len(t) for tokens, _, _ in batches for t in tokens) / sum(times)),
-            "peak_rss_mb": round(peak_rss_mb(), 1),
-        }
+            seconds.append(time.perf_counter() - start)
+        tokens = [sum(map(len, tokens)) for tokens, _, _ in batches]
+        name = " ".join(["full" if args.full_finetune else "peft", *filter(None, [args.compile])])
+        answer = timings(name, tokens, seconds) | {"padding": round(1 - sum(tokens) / sum(computed), 4)}
+        answer["first_loss"] = first_loss
         if on_gpu:
             answer["device_mb"] = round((torch.cuda.max_memory_allocated() - weights) / 2**20, 1)
         return answer

@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import TARGETS, Utterance, mwer, pad, peak_rss_mb, read_lists, trainable
+from common import TARGETS, mwer, pad, trainable
 from head_fit import head_fit
+from lists import Utterance, peak_rss_mb, read_lists
 
 CONFIDENCE = 0.7
 FIT_LISTS = 2000

@@ -1,0 +1,169 @@
+"""Who is measured, and how each is started."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alternate import cpu_info
+
+BASELINES = Path(__file__).resolve().parents[1] / "baselines"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a contender cuts a call or a step: chosen for each by measuring."""
+
+    workers: int = 1
+    batch_tokens: int | None = None
+    pieces: int = 1
+
+    def name(self, threads: int) -> str:
+        batches = f", {self.batch_tokens} tokens a batch" if self.batch_tokens else ""
+        pieces = f", {self.pieces} pieces" if self.pieces > 1 else ""
+        return f"{self.workers} x {max(1, threads // self.workers)} threads{batches}{pieces}"
+
+
+@dataclass
+class Job:
+    """What there is to do: `count` lists of a file, or steps."""
+
+    data: Path
+    count: int
+    together: int
+    threads: int
+    scores: Path | None = None
+
+
+@dataclass
+class Tools:
+    """The programs. candle's is a sentence that says why where it was not built."""
+
+    python: str
+    engine: Path
+    contender: Path
+    candle: Path | str
+
+
+@dataclass
+class Folder:
+    """A model: as it was given, the adapter, both merged by PEFT, and a place for what is made of it."""
+
+    name: str
+    base: Path
+    adapter: Path
+    merged: Path
+    work: Path
+
+
+@dataclass
+class Contender:
+    name: str
+    command: Callable[[Job, Setting], list[str]]
+    # What it multiplies in: f32 unless said.
+    precision: str = "fp32"
+    settings: bool = False
+    # Takes the setting that was best for this one, as trying all of them would take too long.
+    setting_of: str | None = None
+    # Why it cannot run, where that is known.
+    missing: str = ""
+    # What a reader should know of it on this machine.
+    note: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def variables(self, job: Job, setting: Setting) -> dict[str, str]:
+        threads = str(max(1, job.threads // setting.workers))
+        return {"RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, **self.environment}
+
+
+def peak(tools: Tools, folder: Folder) -> Contender:
+    return Contender("peak", lambda job, setting: [str(tools.contender), "peak", str(folder.base)])
+
+
+def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
+    """The first is what the others are compared with."""
+
+    def engine(name: str, work: str, model: Path, *more: str, precision: str = "fp32") -> Contender:
+        def command(job: Job, setting: Setting) -> list[str]:
+            together = ["--together", str(job.together)]
+            return [str(tools.contender), work, str(model), *data(job), *together, *scores(job), *more]
+
+        return Contender(name, command, precision)
+
+    def python(name: str, precision: str = "fp32", setting_of: str | None = None, note: str = "") -> Contender:
+        def command(job: Job, setting: Setting) -> list[str]:
+            script = [tools.python, str(BASELINES / "rescore.py"), name, "--model", str(folder.merged)]
+            lists = ["--data", str(job.data), "--lists", str(job.count), "--together", str(job.together)]
+            return [*script, *lists, "--threads", str(job.threads), *cut(setting), *scores(job)]
+
+        cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder.work / "inductor")}
+        return Contender(name, command, precision, True, setting_of, note=note, environment=cache)
+
+    def candle(job: Job, setting: Setting) -> list[str]:
+        model, lists = [str(folder.merged), str(job.data)], ["--lists", str(job.count)]
+        return [str(tools.candle), "rescore", *model, *lists, "--together", str(job.together), *cut(setting), *scores(job)]
+
+    # Emulated, it takes too long to try settings with.
+    bf16 = {} if has_bf16() else {"setting_of": "torch-fp32", "note": "no bf16 instructions"}
+    return [
+        engine("lorb-engine", "rescore", folder.base, "--adapter", str(folder.adapter)),
+        engine("lorb-engine merged", "rescore-merged", folder.merged),
+        python("torch-fp32"),
+        python("torch-bf16", precision="bf16", **bf16),
+        python("torch-compile", setting_of="torch-fp32"),
+        python("ort-fp32"),
+        python("ort-int8", precision="int8"),
+        Contender("candle-fp32", candle, settings=True, missing=tools.candle if isinstance(tools.candle, str) else ""),
+    ]
+
+
+def training(tools: Tools, folder: Folder) -> list[Contender]:
+    def engine(job: Job, setting: Setting) -> list[str]:
+        adapter = ["--adapter", str(folder.adapter)]
+        return [str(tools.contender), "step", str(folder.base), *data(job), *adapter]
+
+    def python(name: str, *more: str) -> Contender:
+        def command(job: Job, setting: Setting) -> list[str]:
+            steps = ["--data", str(job.data), "--steps", str(job.count), "--threads", str(job.threads)]
+            pieces = ["--pieces", str(setting.pieces)]
+            return [tools.python, str(BASELINES / "step.py"), *steps, *pieces, *more]
+
+        return Contender(name, command, settings=True)
+
+    return [
+        Contender("lorb-engine", engine),
+        python("torch-peft", "--model", str(folder.base), "--adapter", str(folder.adapter)),
+        python("torch-full", "--model", str(folder.merged), "--full-finetune"),
+    ]
+
+
+def starting(tools: Tools, folder: Folder, one: Path, text: str, threads: int) -> dict[str, list[str]]:
+    """Programs that print a score and end: the engine's is the one that people use."""
+    script = [tools.python, str(BASELINES / "first_score.py")]
+    more = ["--model", str(folder.merged), "--threads", str(threads), text]
+    engine = [str(tools.engine), "rescore", "--model", str(folder.base), "--adapter", str(folder.adapter)]
+    found = {
+        "lorb-engine": [*engine, "--device", "cpu", "--threads", str(threads), "--input", str(one)],
+        "torch-fp32": [*script, "torch-fp32", *more],
+        "ort-fp32": [*script, "ort-fp32", *more],
+    }
+    if isinstance(tools.candle, Path):
+        found["candle-fp32"] = [str(tools.candle), "first", str(folder.merged), text]
+    return found
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 by instructions of its own."""
+    return any(flag in cpu_info("flags").split() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def data(job: Job) -> list[str]:
+    return [str(job.data), str(job.count)]
+
+
+def scores(job: Job) -> list[str]:
+    return ["--scores", str(job.scores)] if job.scores else []
+
+
+def cut(setting: Setting) -> list[str]:
+    tokens = ["--batch-tokens", str(setting.batch_tokens)] if setting.batch_tokens else []
+    return ["--workers", str(setting.workers), *tokens]
