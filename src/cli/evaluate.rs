@@ -82,7 +82,7 @@ impl Evaluate {
             Some(head) => head.settings.clone(),
             None => {
                 let mut settings = Settings::of(None)?;
-                self.lists.override_in(&mut settings.rescoring);
+                self.lists.options().override_in(&mut settings.rescoring);
                 settings
             }
         };

@@ -15,17 +15,16 @@ mod train;
 
 pub use output::note;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::jsonl::Fields;
-use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
+use lorb_engine::nbest::normalise::{Case, Unit};
 use lorb_engine::rescore::prune::Margin;
-use lorb_engine::rescore::weights::RescoringFile;
+use lorb_engine::rescore::settings::ListOptions;
 use lorb_engine::{Error, Result};
 
 use check_kernels::with_first_use;
@@ -145,32 +144,15 @@ struct Lists {
 }
 
 impl Lists {
-    /// The options over those that an adapter was trained with, if any.
-    fn over(&self, trained: Option<(&Fields, &NormaliseOptions, Unit)>) -> (Fields, NormaliseOptions, Unit) {
-        let (mut fields, mut normalise, mut unit) = match trained {
-            Some((fields, normalise, unit)) => (fields.clone(), normalise.clone(), unit),
-            None => (Fields::default(), NormaliseOptions::default(), Unit::Word),
-        };
-        if let Some(name) = &self.first_pass {
-            fields.first_pass = name.clone();
+    fn options(&self) -> ListOptions {
+        ListOptions {
+            first_pass: self.first_pass.clone(),
+            lm: self.lm.clone(),
+            case: self.case,
+            noise: self.noise.clone(),
+            fillers: self.fillers.clone(),
+            unit: self.unit,
         }
-        if let Some(name) = &self.lm {
-            fields.lm = Some(name.clone());
-            fields.lm_required = true;
-        }
-        normalise.case = self.case.unwrap_or(normalise.case);
-        normalise.noise = self.noise.clone().or(normalise.noise);
-        if let Some(fillers) = &self.fillers {
-            normalise.fillers = fillers.clone();
-        }
-        unit = self.unit.unwrap_or(unit);
-        (fields, normalise, unit)
-    }
-
-    /// The options over those that lists are rescored with otherwise.
-    fn override_in(&self, file: &mut RescoringFile) {
-        let saved = (&file.fields, &file.normalise, file.unit);
-        (file.fields, file.normalise, file.unit) = self.over(Some(saved));
     }
 }
 
@@ -205,7 +187,9 @@ fn parse_unit(text: &str) -> Result<Unit, String> {
 
 /// The base that `--model` names.
 fn open_model(model: &Option<PathBuf>) -> Result<BaseModel> {
-    let folder: &Path =
-        model.as_deref().ok_or_else(|| Error::Usage("give a BERT with --model DIR".into()))?;
-    BaseModel::open(folder)
+    BaseModel::open(model.as_deref().ok_or_else(no_model)?)
+}
+
+fn no_model() -> Error {
+    Error::Usage("give a BERT with --model DIR".into())
 }

@@ -41,7 +41,7 @@ impl Scoring {
         };
         let dir = self.adapter.clone().or_else(|| model.dir.clone());
         let mut settings = Settings::of(dir.as_deref())?;
-        lists.override_in(&mut settings.rescoring);
+        lists.options().override_in(&mut settings.rescoring);
         Ok(Head { model, adapter, dir, settings })
     }
 }
