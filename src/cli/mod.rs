@@ -23,7 +23,6 @@ use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::{Case, Unit};
-use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::settings::ListOptions;
 use lorb_engine::{Error, Result};
 
@@ -75,7 +74,7 @@ struct Compute {
     #[command(flatten)]
     device: DeviceOption,
     /// What a GPU keeps activations and base weights in: bf16 or f32
-    #[arg(long, value_name = "DTYPE", default_value = "bf16", value_parser = parse_dtype)]
+    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
     dtype: Precision,
 }
 
@@ -95,29 +94,12 @@ impl Compute {
     }
 }
 
-fn parse_dtype(text: &str) -> Result<Precision, String> {
-    match text {
-        "bf16" => Ok(Precision::Bf16),
-        "f32" => Ok(Precision::F32),
-        _ => Err("expected bf16 or f32".into()),
-    }
-}
-
 /// Which device computes.
 #[derive(Args)]
 struct DeviceOption {
     /// auto (the GPU where there is one to use, else the CPU), cpu or cuda
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: Choice,
-}
-
-fn parse_device(text: &str) -> Result<Choice, String> {
-    match text {
-        "auto" => Ok(Choice::Auto),
-        "cpu" => Ok(Choice::Cpu),
-        "cuda" => Ok(Choice::Cuda),
-        _ => Err("expected auto, cpu or cuda".into()),
-    }
 }
 
 /// How lists are read. Where an option is absent, what the adapter was trained with applies.
@@ -130,7 +112,7 @@ struct Lists {
     #[arg(long, value_name = "FIELD")]
     lm: Option<String>,
     /// Change the case of all text before it is scored or compared: keep, lower or upper
-    #[arg(long, value_name = "CASE", value_parser = parse_case)]
+    #[arg(long, value_name = "CASE")]
     case: Option<Case>,
     /// A regular expression: words that match it as a whole are noise tags, and removed
     #[arg(long, value_name = "REGEX")]
@@ -139,7 +121,7 @@ struct Lists {
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     fillers: Option<Vec<String>>,
     /// What errors are counted in: word or char
-    #[arg(long, value_name = "UNIT", value_parser = parse_unit)]
+    #[arg(long, value_name = "UNIT")]
     unit: Option<Unit>,
 }
 
@@ -161,27 +143,6 @@ fn parse_from_zero(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if (0.0..f64::INFINITY).contains(&number) => Ok(number),
         _ => Err("expected a number from 0".into()),
-    }
-}
-
-fn parse_margin(text: &str) -> Result<Margin, String> {
-    parse_from_zero(text).map(|margin| Margin::new(margin).expect("a number from 0"))
-}
-
-fn parse_case(text: &str) -> Result<Case, String> {
-    match text {
-        "keep" => Ok(Case::Keep),
-        "lower" => Ok(Case::Lower),
-        "upper" => Ok(Case::Upper),
-        _ => Err("expected keep, lower or upper".into()),
-    }
-}
-
-fn parse_unit(text: &str) -> Result<Unit, String> {
-    match text {
-        "word" => Ok(Unit::Word),
-        "char" => Ok(Unit::Char),
-        _ => Err("expected word or char".into()),
     }
 }
 
