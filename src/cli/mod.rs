@@ -15,17 +15,15 @@ mod train;
 
 pub use output::note;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::jsonl::Fields;
-use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
-use lorb_engine::rescore::prune::Margin;
-use lorb_engine::rescore::weights::RescoringFile;
+use lorb_engine::nbest::normalise::{Case, Unit};
+use lorb_engine::rescore::settings::ListOptions;
 use lorb_engine::{Error, Result};
 
 use check_kernels::with_first_use;
@@ -76,7 +74,7 @@ struct Compute {
     #[command(flatten)]
     device: DeviceOption,
     /// What a GPU keeps activations and base weights in: bf16 or f32
-    #[arg(long, value_name = "DTYPE", default_value = "bf16", value_parser = parse_dtype)]
+    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
     dtype: Precision,
 }
 
@@ -96,29 +94,12 @@ impl Compute {
     }
 }
 
-fn parse_dtype(text: &str) -> Result<Precision, String> {
-    match text {
-        "bf16" => Ok(Precision::Bf16),
-        "f32" => Ok(Precision::F32),
-        _ => Err("expected bf16 or f32".into()),
-    }
-}
-
 /// Which device computes.
 #[derive(Args)]
 struct DeviceOption {
     /// auto (the GPU where there is one to use, else the CPU), cpu or cuda
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: Choice,
-}
-
-fn parse_device(text: &str) -> Result<Choice, String> {
-    match text {
-        "auto" => Ok(Choice::Auto),
-        "cpu" => Ok(Choice::Cpu),
-        "cuda" => Ok(Choice::Cuda),
-        _ => Err("expected auto, cpu or cuda".into()),
-    }
 }
 
 /// How lists are read. Where an option is absent, what the adapter was trained with applies.
@@ -131,7 +112,7 @@ struct Lists {
     #[arg(long, value_name = "FIELD")]
     lm: Option<String>,
     /// Change the case of all text before it is scored or compared: keep, lower or upper
-    #[arg(long, value_name = "CASE", value_parser = parse_case)]
+    #[arg(long, value_name = "CASE")]
     case: Option<Case>,
     /// A regular expression: words that match it as a whole are noise tags, and removed
     #[arg(long, value_name = "REGEX")]
@@ -140,37 +121,20 @@ struct Lists {
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     fillers: Option<Vec<String>>,
     /// What errors are counted in: word or char
-    #[arg(long, value_name = "UNIT", value_parser = parse_unit)]
+    #[arg(long, value_name = "UNIT")]
     unit: Option<Unit>,
 }
 
 impl Lists {
-    /// The options over those that an adapter was trained with, if any.
-    fn over(&self, trained: Option<(&Fields, &NormaliseOptions, Unit)>) -> (Fields, NormaliseOptions, Unit) {
-        let (mut fields, mut normalise, mut unit) = match trained {
-            Some((fields, normalise, unit)) => (fields.clone(), normalise.clone(), unit),
-            None => (Fields::default(), NormaliseOptions::default(), Unit::Word),
-        };
-        if let Some(name) = &self.first_pass {
-            fields.first_pass = name.clone();
+    fn options(&self) -> ListOptions {
+        ListOptions {
+            first_pass: self.first_pass.clone(),
+            lm: self.lm.clone(),
+            case: self.case,
+            noise: self.noise.clone(),
+            fillers: self.fillers.clone(),
+            unit: self.unit,
         }
-        if let Some(name) = &self.lm {
-            fields.lm = Some(name.clone());
-            fields.lm_required = true;
-        }
-        normalise.case = self.case.unwrap_or(normalise.case);
-        normalise.noise = self.noise.clone().or(normalise.noise);
-        if let Some(fillers) = &self.fillers {
-            normalise.fillers = fillers.clone();
-        }
-        unit = self.unit.unwrap_or(unit);
-        (fields, normalise, unit)
-    }
-
-    /// The options over those that lists are rescored with otherwise.
-    fn override_in(&self, file: &mut RescoringFile) {
-        let saved = (&file.fields, &file.normalise, file.unit);
-        (file.fields, file.normalise, file.unit) = self.over(Some(saved));
     }
 }
 
@@ -182,30 +146,11 @@ fn parse_from_zero(text: &str) -> Result<f64, String> {
     }
 }
 
-fn parse_margin(text: &str) -> Result<Margin, String> {
-    parse_from_zero(text).map(|margin| Margin::new(margin).expect("a number from 0"))
-}
-
-fn parse_case(text: &str) -> Result<Case, String> {
-    match text {
-        "keep" => Ok(Case::Keep),
-        "lower" => Ok(Case::Lower),
-        "upper" => Ok(Case::Upper),
-        _ => Err("expected keep, lower or upper".into()),
-    }
-}
-
-fn parse_unit(text: &str) -> Result<Unit, String> {
-    match text {
-        "word" => Ok(Unit::Word),
-        "char" => Ok(Unit::Char),
-        _ => Err("expected word or char".into()),
-    }
-}
-
 /// The base that `--model` names.
 fn open_model(model: &Option<PathBuf>) -> Result<BaseModel> {
-    let folder: &Path =
-        model.as_deref().ok_or_else(|| Error::Usage("give a BERT with --model DIR".into()))?;
-    BaseModel::open(folder)
+    BaseModel::open(model.as_deref().ok_or_else(no_model)?)
+}
+
+fn no_model() -> Error {
+    Error::Usage("give a BERT with --model DIR".into())
 }

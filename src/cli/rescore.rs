@@ -18,7 +18,7 @@ use lorb_engine::{Error, Result};
 use super::output::note;
 use super::profile::{Profile, ProfileOption};
 use super::scoring::Scoring;
-use super::{Compute, Lists, parse_from_zero, parse_margin};
+use super::{Compute, Lists, parse_from_zero};
 use server::{Server, ServerOption};
 
 /// Rescore N-best lists
@@ -37,7 +37,7 @@ pub struct Rescore {
     beta: Option<f64>,
     /// Do not score a hypothesis whose first-pass score trails the best of its list by more than this; evaluate
     /// --prune auto finds a margin
-    #[arg(long, value_name = "MARGIN", value_parser = parse_margin, allow_negative_numbers = true)]
+    #[arg(long, value_name = "MARGIN", allow_negative_numbers = true)]
     prune: Option<Margin>,
     /// What to do at a line that is no utterance
     #[arg(long, value_name = "WHAT", default_value = "stop")]

@@ -4,10 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lorb_engine::Result;
-use lorb_engine::card::{open_adapter, own_head};
-use lorb_engine::lora::Adapter;
-use lorb_engine::model::BaseModel;
-use lorb_engine::rescore::settings::Settings;
+use lorb_engine::rescore::head::Head;
 
 use super::{Lists, open_model};
 
@@ -22,26 +19,9 @@ pub struct Scoring {
     pub adapter: Option<PathBuf>,
 }
 
-/// A base and what scores with it.
-pub struct Head {
-    pub model: BaseModel,
-    pub adapter: Adapter,
-    /// Where its settings are kept.
-    pub dir: Option<PathBuf>,
-    pub settings: Settings,
-}
-
 impl Scoring {
     /// Opens the files; the options in `lists` come before what they say.
     pub fn open(&self, lists: &Lists) -> Result<Head> {
-        let model = open_model(&self.model)?;
-        let adapter = match &self.adapter {
-            Some(dir) => open_adapter(dir, &model)?.0,
-            None => own_head(&model)?,
-        };
-        let dir = self.adapter.clone().or_else(|| model.dir.clone());
-        let mut settings = Settings::of(dir.as_deref())?;
-        lists.override_in(&mut settings.rescoring);
-        Ok(Head { model, adapter, dir, settings })
+        Head::open(open_model(&self.model)?, self.adapter.as_deref(), &lists.options())
     }
 }

@@ -7,31 +7,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
-use lorb_engine::bert::Encoder;
-use lorb_engine::builtin;
-use lorb_engine::card::{Card, open_adapter};
-use lorb_engine::device::AnyDevice;
-use lorb_engine::lora::adapter::has_classifier;
-use lorb_engine::lora::{Adapter, LoraConfig, Targets};
-use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::normalise::Normaliser;
-use lorb_engine::rescore::confidence::fit_confidence_scale;
-use lorb_engine::rescore::scorer::Scorer;
+use lorb_engine::lora::{LoraConfig, Targets};
 use lorb_engine::rescore::tune::tune_weights;
-use lorb_engine::rescore::weights::{RescoringFile, TunedOn, Weights};
-use lorb_engine::train::checkpoint::{self, Identity};
-use lorb_engine::train::examples::{Example, Preparation, default_epochs, digest, first_pass_weight, split};
-use lorb_engine::train::learner::{CpuLearner, CudaLearner};
-use lorb_engine::train::{Beta, Run, TrainOptions, with_scores};
-use lorb_engine::{Error, Result, atomic};
-use serde_json::json;
+use lorb_engine::train::job::{Job, Prepared};
+use lorb_engine::train::{Beta, TrainOptions};
+use lorb_engine::{Error, Result};
 
 use super::output::print;
 use super::profile::{Profile, ProfileOption};
-use super::{Compute, Lists, open_model};
-
-/// Of the embedded default, which is to end soon.
-const EMBEDDED_EPOCHS: u32 = 2;
+use super::{Compute, Lists, no_model};
 
 /// Train an adapter on N-best lists with references
 #[derive(Args)]
@@ -125,172 +109,67 @@ fn parse_beta(text: &str) -> Result<Beta, String> {
 
 impl Train {
     pub fn run(self) -> Result<()> {
-        let mut options = self.options();
-        options.check()?;
+        let job = self.job();
+        job.options.check()?;
         let (device, profile) = self.profile.start(self.compute.start()?)?;
         let stop = stop_on_signals()?;
-        if self.train.is_empty() && self.model.is_some() {
-            return Err(Error::Usage("give lists to train on with --train FILE".into()));
+        if self.model.is_none() && !self.train.is_empty() {
+            // Whoever has lists of their own wants more than the small embedded base.
+            return Err(no_model());
         }
-        let embedded = self.model.is_none() && self.train.is_empty();
-        let model = if embedded { builtin::model()? } else { open_model(&self.model)? };
-        let initial = self.init_adapter.as_deref().map(|dir| open_adapter(dir, &model)).transpose()?;
-        let card = initial.as_ref().and_then(|(_, card)| card.as_ref());
-        let (fields, normalise, unit) = self.lists.over(card.map(|c| (&c.fields, &c.normalise, c.unit)));
-        let normaliser = Normaliser::new(&normalise)?;
-        let preparation = Preparation {
-            fields: &fields,
-            normaliser: &normaliser,
-            unit,
-            tokenizer: &model.tokenizer,
-            max_tokens: model.config.max_positions,
-        };
-        atomic::ensure_directory(&self.out)?;
-        checkpoint::sweep(&self.out)?;
-        if !self.resume && checkpoint::exists(&self.out)? {
-            return Err(Error::Usage(format!(
-                "{} holds an unfinished run: go on with --resume, or give another --out",
-                self.out.display()
-            )));
-        }
-        let (train, test) = match embedded {
-            true => (
-                preparation.read_list(builtin::training_lists(&fields)?)?,
-                preparation.read_list(builtin::held_out_lists(&fields)?)?,
-            ),
-            false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
-        };
-        let (train, valid) = self.keep_for_validation(train, &preparation, options.seed)?;
-        let by_lists = || if embedded { EMBEDDED_EPOCHS } else { default_epochs(&train) };
-        options.epochs = self.epochs.unwrap_or_else(by_lists);
-
-        let mut beta = options.beta.initial();
-        let mut adapter = match initial {
-            Some((adapter, card)) => {
-                beta = card.map_or(beta, |c| c.training_weights.lorb);
-                adapter
-            }
-            None => {
-                let lora = options.lora.clone();
-                Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?
-            }
-        };
-        if self.fresh_pooler {
-            adapter = adapter.with_fresh_pooler(&model.config, options.seed);
-        }
-        if let Beta::Learned(_) = options.beta {
-            adapter = adapter.learn_beta(&model.config, beta as f32)?;
-        }
-        adapter.config.dropout = options.lora.dropout;
-        // Features of a pooler drawn at random say too little: on the embedded lists a fit to them lost WER.
-        let fit_head = self.init_adapter.is_none()
-            && adapter.layout.pooler().is_none()
-            && !has_classifier(&model.config, &model.checkpoint);
-        let w_a = options.first_pass_weight.unwrap_or_else(|| first_pass_weight(&train, options.lm_weight));
+        let run = job.prepare(&device)?;
+        let Prepared { train, valid, test, model, .. } = &run;
         say(format!("base:    {}", model.name))?;
-        say(format!("trained: {}", report::parameters(&adapter, &model)))?;
+        say(format!("trained: {}", report::parameters(&run.adapter, model)))?;
         say(format!(
             "lists:   {} utterances to train on, {} to validate, {} held out",
             train.len(),
             valid.len(),
             test.len(),
         ))?;
-        say(format!("loss:    first-pass scores count {w_a:.3}"))?;
-        let cut: usize = [&train, &valid, &test].iter().flat_map(|s| s.iter()).map(|e| e.cut).sum();
+        say(format!("loss:    first-pass scores count {:.3}", run.first_pass_weight))?;
+        let cut: usize = [train, valid, test].iter().flat_map(|s| s.iter()).map(|e| e.cut).sum();
         if cut > 0 {
             say(format!("         {cut} hypotheses were cut at {} tokens", model.config.max_positions))?;
         }
-        let identity = Identity {
-            options: self.identity_options(&options, w_a),
-            data: digest(&[&train, &valid]),
-            start: digest_start(&model, &adapter)?,
-            instruction_set: device.description(),
-        };
-        let resumed = if self.resume { checkpoint::load(&self.out, &identity)? } else { None };
-        if self.resume && resumed.is_none() && checkpoint::is_finished(&self.out, &identity)? {
-            say(format!("finished {}: nothing is left to do", self.out.display()))?;
-            return Ok(());
-        }
-        let run = Run {
-            options: &options,
-            fit_head,
-            first_pass_weight: w_a,
-            train: &train,
-            valid: &valid,
-            out: &self.out,
-            checkpoint_every: Duration::from_secs(self.checkpoint_every),
-            identity: identity.clone(),
-            stop: &stop,
-        };
         let mut progress = progress::Progress::new();
-        let outcome = match &device {
-            AnyDevice::Cpu(cpu) => {
-                let encoder = Encoder::load(cpu, &model.config, &model.checkpoint, true)?;
-                let mut learner = CpuLearner::new(cpu, &encoder, &options, adapter.clone());
-                run.train(adapter, &mut learner, resumed, &mut progress)?
-            }
-            AnyDevice::Cuda(cuda) => {
-                cuda.accept(&model.config)?;
-                let encoder = Encoder::load(cuda, &model.config, &model.checkpoint, true)?;
-                let mut learner = CudaLearner::new(cuda, &encoder, &options, adapter.clone());
-                run.train(adapter, &mut learner, resumed, &mut progress)?
-            }
+        let Some(trained) = run.train(&device, &stop, &mut progress)? else {
+            return say(format!("finished {}: nothing is left to do", self.out.display()));
         };
-        let adapter = outcome.adapter;
 
-        let weights = tune_weights(&outcome.validation, true);
-        adapter.save(&self.out)?;
-        let beta = adapter.beta().map_or(options.beta.initial(), f64::from);
-        let card = Card {
-            base: model.name.clone(),
-            fingerprint: model.checkpoint.fingerprint(&model.config)?,
-            fields: fields.clone(),
-            normalise: normalise.clone(),
-            unit,
-            training_weights: Weights {
-                first_pass: w_a,
-                lm: w_a * options.lm_weight,
-                lorb: beta,
-                words: 0.0,
-            },
-        };
-        card.save(&self.out)?;
-        let rescoring = RescoringFile {
-            weights,
-            confidence_scale: fit_confidence_scale(&outcome.validation, &weights),
-            fields,
-            normalise,
-            unit,
-            tuned_on: vec![TunedOn { list: self.validation_name(), utterances: valid.len() as u64 }],
-        };
-        rescoring.save(&self.out)?;
-        checkpoint::finish(&self.out, &identity)?;
-
-        let without = tune_weights(&outcome.validation, false);
-        let table = report::Table { without: &without, with: &weights };
+        let without = tune_weights(&trained.validation, false);
+        let table = report::Table { without: &without, with: &trained.weights };
         say(format!("\n{}", table.header()))?;
-        say(table.line("validation", &outcome.validation))?;
+        say(table.line("validation", &trained.validation))?;
         if !test.is_empty() {
-            let scorer = Scorer::new(device, &model, &[&adapter])?;
-            let tokens: Vec<&[u32]> = test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
-            let lists = with_scores(&test, &scorer.scores(&tokens)?);
+            let lists = run.score_held_out(device, &trained.adapter)?;
             say(table.line("held out", &lists))?;
         }
-        say(format!("\nweights: {weights}, tuned on the validation lists"))?;
+        say(format!("\nweights: {}, tuned on the validation lists", trained.weights))?;
         say(format!(
             "adapter: {} (epoch {} of {}, {:.0} s)",
             self.out.display(),
-            outcome.epoch,
-            options.epochs,
-            outcome.seconds
+            trained.epoch,
+            run.options.epochs,
+            trained.seconds
         ))?;
         profile.map_or(Ok(()), Profile::finish)
     }
 
-    fn validation_name(&self) -> String {
-        match self.valid.parse::<f64>() {
-            Ok(fraction) => format!("{fraction} of the training lists, seed {}", self.options().seed),
-            Err(_) => self.valid.clone(),
+    fn job(&self) -> Job {
+        Job {
+            model: self.model.clone(),
+            train: self.train.clone(),
+            valid: self.valid.clone(),
+            test: self.test.clone(),
+            out: self.out.clone(),
+            resume: self.resume,
+            init_adapter: self.init_adapter.clone(),
+            fresh_pooler: self.fresh_pooler,
+            epochs: self.epochs,
+            checkpoint_every: Duration::from_secs(self.checkpoint_every),
+            options: self.options(),
+            lists: self.lists.options(),
         }
     }
 
@@ -318,48 +197,6 @@ impl Train {
             ..d
         }
     }
-
-    /// What the result depends on, by the option's name.
-    fn identity_options(&self, o: &TrainOptions, w_a: f64) -> serde_json::Value {
-        json!({
-            "rank": o.lora.rank,
-            "alpha": o.lora.alpha,
-            "targets": o.lora.targets.to_string(),
-            "dropout": o.lora.dropout,
-            "lr": o.lr,
-            "head-lr": o.head_lr,
-            "weight-decay": o.weight_decay,
-            "epochs": o.epochs,
-            "hyps": o.hyps,
-            "batch-tokens": o.batch_tokens,
-            "beta": o.beta,
-            "first-pass-weight": w_a,
-            "lm-weight": o.lm_weight,
-            "corr-weight": o.correlation_weight,
-            "seed": o.seed,
-            "fresh-pooler": self.fresh_pooler,
-            "threads": rayon::current_num_threads(),
-        })
-    }
-
-    /// The lists to train on and those to validate on.
-    fn keep_for_validation(
-        &self,
-        train: Vec<Example>,
-        preparation: &Preparation<'_>,
-        seed: u64,
-    ) -> Result<(Vec<Example>, Vec<Example>)> {
-        match self.valid.parse::<f64>() {
-            Ok(fraction) if fraction > 0.0 && fraction < 1.0 && train.len() > 1 => {
-                Ok(split(train, fraction, seed))
-            }
-            Ok(fraction) => Err(Error::Usage(format!(
-                "--valid {fraction}: expected a list file, or a fraction between 0 and 1 of at least two \
-                 utterances"
-            ))),
-            Err(_) => Ok((train, preparation.read(&[PathBuf::from(&self.valid)])?)),
-        }
-    }
 }
 
 /// Prints a line.
@@ -377,14 +214,4 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
             .map_err(|e| Error::io(Path::new("signals"), "watch for them", e))?;
     }
     Ok(stop)
-}
-
-/// A digest of the base and of the parameters that training starts from.
-fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
-    use sha2::{Digest, Sha256};
-    let mut hash = Sha256::new();
-    let fingerprint = model.checkpoint.fingerprint(&model.config)?;
-    hash.update(json!(fingerprint).to_string());
-    hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }

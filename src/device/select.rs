@@ -1,5 +1,6 @@
 //! Which device computes.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::cpu::{Cpu, Isa};
@@ -16,6 +17,19 @@ pub enum Choice {
     Auto,
     Cpu,
     Cuda,
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Choice, String> {
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "cpu" => Ok(Choice::Cpu),
+            "cuda" => Ok(Choice::Cuda),
+            _ => Err("expected auto, cpu or cuda".into()),
+        }
+    }
 }
 
 /// A device of one of the kinds.

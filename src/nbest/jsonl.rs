@@ -5,6 +5,9 @@ mod parse;
 mod reader;
 mod writer;
 
+use std::path::Path;
+
+use parse::Defect;
 pub use reader::{ListReader, MAX_LINE_BYTES, read_all};
 pub use writer::ListWriter;
 
@@ -50,6 +53,16 @@ impl Fields {
             None => Ok(()),
         }
     }
+}
+
+/// An utterance from what its line would hold: for lists that are in memory. `list` names them in errors, and
+/// `number` is this one's among them, from 1.
+///
+/// # Errors
+/// [`Error::List`] where it is not what a line should be.
+pub fn utterance(value: Value, fields: &Fields, list: &Path, number: u64) -> Result<Utterance> {
+    let defect = |Defect { problem, hint }| Error::List { path: list.into(), line: number, problem, hint };
+    parse::of_value(value, fields).map_err(defect)
 }
 
 /// What rescoring found out about one hypothesis.

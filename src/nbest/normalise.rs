@@ -1,6 +1,7 @@
 //! One normalisation of text for training, scoring and word errors, so that the three agree.
 
 use std::collections::HashSet;
+use std::str::FromStr;
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,19 @@ pub enum Case {
     Keep,
     Lower,
     Upper,
+}
+
+impl FromStr for Case {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Case, String> {
+        match text {
+            "keep" => Ok(Case::Keep),
+            "lower" => Ok(Case::Lower),
+            "upper" => Ok(Case::Upper),
+            _ => Err("expected keep, lower or upper".into()),
+        }
+    }
 }
 
 impl Case {
@@ -93,6 +107,18 @@ pub enum Unit {
     Word,
     /// Unicode scalar values other than white space, for languages written without spaces.
     Char,
+}
+
+impl FromStr for Unit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Unit, String> {
+        match text {
+            "word" => Ok(Unit::Word),
+            "char" => Ok(Unit::Char),
+            _ => Err("expected word or char".into()),
+        }
+    }
 }
 
 /// The units of a text, in order.

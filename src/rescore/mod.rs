@@ -1,7 +1,9 @@
 //! Rescoring: scores of lists that stream by, their combination, its weights, and how good it is.
 
 pub mod confidence;
+pub mod evaluate;
 pub mod evaluation;
+pub mod head;
 pub mod prune;
 pub mod read_ahead;
 pub mod rescorer;

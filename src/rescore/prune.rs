@@ -1,6 +1,7 @@
 //! Pruning: a hypothesis whose first-pass score trails the best of its list too far is not scored.
 
 use std::ops::AddAssign;
+use std::str::FromStr;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -31,6 +32,14 @@ impl Margin {
     /// Of the first-pass scores of a list, whether each is near enough to the best.
     pub fn keeps(self, scores: impl Iterator<Item = f64> + Clone) -> impl Iterator<Item = bool> {
         gaps(scores).map(move |gap| gap <= self.0)
+    }
+}
+
+impl FromStr for Margin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Margin, String> {
+        text.parse().ok().and_then(Margin::new).ok_or_else(|| "expected a number from 0".into())
     }
 }
 

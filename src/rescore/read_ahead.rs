@@ -8,11 +8,11 @@ use crate::nbest::Utterance;
 use crate::nbest::jsonl::{Fields, ListReader};
 use crate::{Error, Result};
 
-/// Utterances of a batch, and as many more are parsed ahead.
-const MAX_UTTERANCES: usize = 64;
+/// Utterances of a batch, at most, and as many more are parsed ahead.
+pub const MAX_UTTERANCES: usize = 64;
 
 /// A batch ends with the utterance that reaches this length: about 16,000 tokens, enough for every worker.
-const MAX_TEXT_BYTES: usize = 64 << 10;
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// A list that is read ahead of its use, in bounded memory.
 pub struct ReadAhead {

@@ -66,6 +66,15 @@ impl Rescorer {
         self.finish(utterances, self.start(utterances, margin)?)
     }
 
+    /// g of each text by itself.
+    ///
+    /// # Errors
+    /// As for [`score`](Self::score).
+    pub fn score_texts(&self, texts: &[String]) -> Result<Vec<f32>> {
+        let read: Vec<Read> = texts.par_iter().map(|text| self.read(text)).collect::<Result<_>>()?;
+        self.scorer.scores(&read.iter().map(|r| &r.tokens.ids[..]).collect::<Vec<_>>())
+    }
+
     /// Tokenises every hypothesis within `margin`, and asks a GPU for its score without waiting for it.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use super::weights::{RescoringFile, Weights};
 use crate::Result;
 use crate::card::Card;
 use crate::nbest::jsonl::Fields;
-use crate::nbest::normalise::{NormaliseOptions, Unit};
+use crate::nbest::normalise::{Case, NormaliseOptions, Unit};
 
 /// What rescoring does, and who says so.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +48,53 @@ impl Settings {
             tuned_on: Vec::new(),
         };
         Ok(Settings { rescoring, source: "the default; evaluate --tune finds better ones".into() })
+    }
+}
+
+/// How lists are to be read, where the user says so.
+#[derive(Debug, Clone, Default)]
+pub struct ListOptions {
+    /// The field of the first pass's log-score.
+    pub first_pass: Option<String>,
+    /// The field of the language model's score, which must be there then.
+    pub lm: Option<String>,
+    pub case: Option<Case>,
+    /// See [`NormaliseOptions::noise`].
+    pub noise: Option<String>,
+    pub fillers: Option<Vec<String>>,
+    pub unit: Option<Unit>,
+}
+
+impl ListOptions {
+    /// These over those that an adapter was trained with, if any.
+    pub fn over(
+        &self,
+        trained: Option<(&Fields, &NormaliseOptions, Unit)>,
+    ) -> (Fields, NormaliseOptions, Unit) {
+        let (mut fields, mut normalise, mut unit) = match trained {
+            Some((fields, normalise, unit)) => (fields.clone(), normalise.clone(), unit),
+            None => (Fields::default(), NormaliseOptions::default(), Unit::Word),
+        };
+        if let Some(name) = &self.first_pass {
+            fields.first_pass = name.clone();
+        }
+        if let Some(name) = &self.lm {
+            fields.lm = Some(name.clone());
+            fields.lm_required = true;
+        }
+        normalise.case = self.case.unwrap_or(normalise.case);
+        normalise.noise = self.noise.clone().or(normalise.noise);
+        if let Some(fillers) = &self.fillers {
+            normalise.fillers = fillers.clone();
+        }
+        unit = self.unit.unwrap_or(unit);
+        (fields, normalise, unit)
+    }
+
+    /// These over what lists are rescored with otherwise.
+    pub fn override_in(&self, file: &mut RescoringFile) {
+        let saved = (&file.fields, &file.normalise, file.unit);
+        (file.fields, file.normalise, file.unit) = self.over(Some(saved));
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod checkpoint;
 pub mod examples;
 pub mod head_fit;
+pub mod job;
 pub mod learner;
 pub mod options;
 pub mod sampling;

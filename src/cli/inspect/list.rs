@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use super::super::Lists;
 
 /// A file of lists.
-pub fn describe(path: &Path, options: &Lists) -> Result<Map<String, Value>> {
-    let (fields, normalise, unit) = options.over(None);
+pub fn describe(path: &Path, lists: &Lists) -> Result<Map<String, Value>> {
+    let (fields, normalise, unit) = lists.options().over(None);
     let normaliser = &Normaliser::new(&normalise)?;
     let systems = vec![
         (System::FirstPass, Choice::Combined(Weights::default())),

@@ -52,7 +52,7 @@ impl ServerOption {
 
     /// How lists are read for it.
     pub fn fields(lists: &Lists) -> Fields {
-        lists.over(None).0
+        lists.options().over(None).0
     }
 }
 

@@ -32,7 +32,11 @@ pub(super) fn utterance(line: &[u8], names: &Fields) -> Result<Utterance, Defect
             "save the file as UTF-8",
         )
     })?;
-    let value = serde_json::from_str(text).map_err(|e| broken_json(text, &e))?;
+    of_value(serde_json::from_str(text).map_err(|e| broken_json(text, &e))?, names)
+}
+
+/// Checks what a line holds.
+pub(super) fn of_value(value: Value, names: &Fields) -> Result<Utterance, Defect> {
     let mut fields = match value {
         Value::Object(fields) => fields,
         other => return Err(Defect::expected("the line", "an object", &other, "write one utterance a line")),

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use lorb_engine::nbest::normalise::Unit;
-use lorb_engine::nbest::wer::{Change, Interval, Wer};
-use lorb_engine::nbest::word_errors::Errors;
-use lorb_engine::rescore::evaluation::{System, Tally};
-use lorb_engine::rescore::prune::{Cost, Costs};
-use lorb_engine::rescore::weights::Weights;
+use crate::nbest::normalise::Unit;
+use crate::nbest::wer::{Change, Interval, Wer};
+use crate::nbest::word_errors::Errors;
+use crate::rescore::evaluation::{System, Tally};
+use crate::rescore::prune::{Cost, Costs};
+use crate::rescore::weights::Weights;
 use serde::Serialize;
 
 use super::prune::{Pruning, TunedWer};

@@ -1,12 +1,13 @@
 //! The margin of pruning that an evaluation looks at.
 
-use lorb_engine::nbest::wer::percent;
-use lorb_engine::rescore::prune::{Margin, smallest_margin};
-use lorb_engine::rescore::tune::{ScoredList, total_errors};
-use lorb_engine::rescore::weights::Weights;
+use std::str::FromStr;
+
 use serde::Serialize;
 
-use crate::cli::parse_margin;
+use crate::nbest::wer::percent;
+use crate::rescore::prune::{Margin, smallest_margin};
+use crate::rescore::tune::{ScoredList, total_errors};
+use crate::rescore::weights::Weights;
 
 /// What `--prune auto` may cost on the tuning lists, in errors per hundred reference units.
 const POINTS: f64 = 0.01;
@@ -18,14 +19,18 @@ pub enum Prune {
     Given(Margin),
 }
 
-impl Prune {
-    pub fn parse(text: &str) -> Result<Prune, String> {
+impl FromStr for Prune {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Prune, String> {
         match text {
             "auto" => Ok(Prune::Auto),
-            _ => parse_margin(text).map(Prune::Given).map_err(|expected| format!("{expected}, or auto")),
+            _ => text.parse().map(Prune::Given).map_err(|expected| format!("{expected}, or auto")),
         }
     }
+}
 
+impl Prune {
     /// The margin; for `auto` the smallest that costs next to nothing on `lists`, which were scored in full.
     pub fn on(self, lists: &[ScoredList], weights: &Weights) -> Pruning {
         let margin = match self {

@@ -1,0 +1,323 @@
+//! A training run as users ask for it, from the paths of its lists to the files of its adapter: what the command line
+//! and the Python package share.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::checkpoint::{self, Identity};
+use super::examples::{Example, Preparation, default_epochs, digest, first_pass_weight, split};
+use super::learner::{CpuLearner, CudaLearner};
+use super::{Beta, Observer, Run, TrainOptions, with_scores};
+use crate::bert::Encoder;
+use crate::card::{Card, open_adapter};
+use crate::device::AnyDevice;
+use crate::lora::Adapter;
+use crate::lora::adapter::has_classifier;
+use crate::model::BaseModel;
+use crate::nbest::jsonl::Fields;
+use crate::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
+use crate::rescore::confidence::fit_confidence_scale;
+use crate::rescore::scorer::Scorer;
+use crate::rescore::settings::ListOptions;
+use crate::rescore::tune::{ScoredList, tune_weights};
+use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
+use crate::{Error, Result, atomic, builtin};
+
+/// Of the embedded lists, which are to end soon.
+const EMBEDDED_EPOCHS: u32 = 2;
+
+/// What is to be trained, on what, and where it goes.
+pub struct Job {
+    /// A Hugging Face folder; `None` is the embedded base.
+    pub model: Option<PathBuf>,
+    /// Without any, with the embedded base: the embedded lists.
+    pub train: Vec<PathBuf>,
+    /// Lists to choose the best epoch and the weights on, or the fraction of `train` kept for that.
+    pub valid: String,
+    /// Held-out lists.
+    pub test: Vec<PathBuf>,
+    /// The adapter's folder.
+    pub out: PathBuf,
+    /// Go on with the unfinished run that `out` holds, or start if it holds none.
+    pub resume: bool,
+    /// Start from this adapter; its rank, alpha and targets apply.
+    pub init_adapter: Option<PathBuf>,
+    /// Train a fresh pooler instead of keeping the base's.
+    pub fresh_pooler: bool,
+    /// Instead of `options.epochs`, which then say nothing: `None` chooses by the number of lists.
+    pub epochs: Option<u32>,
+    pub checkpoint_every: Duration,
+    pub options: TrainOptions,
+    pub lists: ListOptions,
+}
+
+/// A [`Job`] whose files were read.
+pub struct Prepared {
+    job: Job,
+    pub model: BaseModel,
+    /// As training starts.
+    pub adapter: Adapter,
+    pub train: Vec<Example>,
+    pub valid: Vec<Example>,
+    /// Held out.
+    pub test: Vec<Example>,
+    /// The recipe, with the number of epochs that was chosen.
+    pub options: TrainOptions,
+    /// w_a of the loss.
+    pub first_pass_weight: f64,
+    fit_head: bool,
+    fields: Fields,
+    normalise: NormaliseOptions,
+    unit: Unit,
+    identity: Identity,
+}
+
+/// A finished run, whose adapter is saved.
+pub struct Trained {
+    pub adapter: Adapter,
+    /// The epoch that it followed, from 1.
+    pub epoch: u32,
+    pub seconds: f64,
+    /// The validation lists with the adapter's scores.
+    pub validation: Vec<ScoredList>,
+    /// Tuned on them.
+    pub weights: Weights,
+}
+
+impl Job {
+    /// Opens the base, reads the lists and makes `out`; `device` is what will train.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where options contradict each other or what `out` holds, and whatever is wrong with a file.
+    pub fn prepare(self, device: &AnyDevice) -> Result<Prepared> {
+        let mut options = self.options.clone();
+        options.check()?;
+        if self.train.is_empty() && self.model.is_some() {
+            return Err(Error::Usage("give lists to train on with --train FILE".into()));
+        }
+        let embedded = self.train.is_empty();
+        let model = self.model.as_deref().map_or_else(builtin::model, BaseModel::open)?;
+        let initial = self.init_adapter.as_deref().map(|dir| open_adapter(dir, &model)).transpose()?;
+        let card = initial.as_ref().and_then(|(_, card)| card.as_ref());
+        let (fields, normalise, unit) = self.lists.over(card.map(|c| (&c.fields, &c.normalise, c.unit)));
+        let normaliser = Normaliser::new(&normalise)?;
+        let preparation = Preparation {
+            fields: &fields,
+            normaliser: &normaliser,
+            unit,
+            tokenizer: &model.tokenizer,
+            max_tokens: model.config.max_positions,
+        };
+        atomic::ensure_directory(&self.out)?;
+        checkpoint::sweep(&self.out)?;
+        if !self.resume && checkpoint::exists(&self.out)? {
+            return Err(Error::Usage(format!(
+                "{} holds an unfinished run: go on with --resume, or give another --out",
+                self.out.display()
+            )));
+        }
+        let (train, test) = match embedded {
+            true => (
+                preparation.read_list(builtin::training_lists(&fields)?)?,
+                preparation.read_list(builtin::held_out_lists(&fields)?)?,
+            ),
+            false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
+        };
+        let (train, valid) = self.keep_for_validation(train, &preparation)?;
+        let by_lists = || if embedded { EMBEDDED_EPOCHS } else { default_epochs(&train) };
+        options.epochs = self.epochs.unwrap_or_else(by_lists);
+
+        let mut beta = options.beta.initial();
+        let mut adapter = match initial {
+            Some((adapter, card)) => {
+                beta = card.map_or(beta, |c| c.training_weights.lorb);
+                adapter
+            }
+            None => {
+                let lora = options.lora.clone();
+                Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?
+            }
+        };
+        if self.fresh_pooler {
+            adapter = adapter.with_fresh_pooler(&model.config, options.seed);
+        }
+        if let Beta::Learned(_) = options.beta {
+            adapter = adapter.learn_beta(&model.config, beta as f32)?;
+        }
+        adapter.config.dropout = options.lora.dropout;
+        // Features of a pooler drawn at random say too little: on the embedded lists a fit to them lost WER.
+        let fit_head = self.init_adapter.is_none()
+            && adapter.layout.pooler().is_none()
+            && !has_classifier(&model.config, &model.checkpoint);
+        let w_a = options.first_pass_weight.unwrap_or_else(|| first_pass_weight(&train, options.lm_weight));
+        let identity = Identity {
+            options: self.identity_options(&options, w_a),
+            data: digest(&[&train, &valid]),
+            start: digest_start(&model, &adapter)?,
+            instruction_set: device.description(),
+        };
+        Ok(Prepared {
+            job: self,
+            model,
+            adapter,
+            train,
+            valid,
+            test,
+            options,
+            first_pass_weight: w_a,
+            fit_head,
+            fields,
+            normalise,
+            unit,
+            identity,
+        })
+    }
+
+    /// What the result depends on, by the option's name.
+    fn identity_options(&self, o: &TrainOptions, w_a: f64) -> serde_json::Value {
+        json!({
+            "rank": o.lora.rank,
+            "alpha": o.lora.alpha,
+            "targets": o.lora.targets.to_string(),
+            "dropout": o.lora.dropout,
+            "lr": o.lr,
+            "head-lr": o.head_lr,
+            "weight-decay": o.weight_decay,
+            "epochs": o.epochs,
+            "hyps": o.hyps,
+            "batch-tokens": o.batch_tokens,
+            "beta": o.beta,
+            "first-pass-weight": w_a,
+            "lm-weight": o.lm_weight,
+            "corr-weight": o.correlation_weight,
+            "seed": o.seed,
+            "fresh-pooler": self.fresh_pooler,
+            "threads": rayon::current_num_threads(),
+        })
+    }
+
+    /// The lists to train on and those to validate on.
+    fn keep_for_validation(
+        &self,
+        train: Vec<Example>,
+        preparation: &Preparation<'_>,
+    ) -> Result<(Vec<Example>, Vec<Example>)> {
+        match self.valid.parse::<f64>() {
+            Ok(fraction) if fraction > 0.0 && fraction < 1.0 && train.len() > 1 => {
+                Ok(split(train, fraction, self.options.seed))
+            }
+            Ok(fraction) => Err(Error::Usage(format!(
+                "--valid {fraction}: expected a list file, or a fraction between 0 and 1 of at least two \
+                 utterances"
+            ))),
+            Err(_) => Ok((train, preparation.read(&[PathBuf::from(&self.valid)])?)),
+        }
+    }
+
+    fn validation_name(&self) -> String {
+        match self.valid.parse::<f64>() {
+            Ok(fraction) => format!("{fraction} of the training lists, seed {}", self.options.seed),
+            Err(_) => self.valid.clone(),
+        }
+    }
+}
+
+impl Prepared {
+    /// Trains, and writes the adapter with its card and the weights; `None` where `out` holds the result already.
+    ///
+    /// # Errors
+    /// As for [`Run::train`], and [`Error::Io`] where a file cannot be written.
+    pub fn train(
+        &self,
+        device: &AnyDevice,
+        stop: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Trained>> {
+        let (out, options, model) = (&self.job.out, &self.options, &self.model);
+        let resumed = if self.job.resume { checkpoint::load(out, &self.identity)? } else { None };
+        if self.job.resume && resumed.is_none() && checkpoint::is_finished(out, &self.identity)? {
+            return Ok(None);
+        }
+        let run = Run {
+            options,
+            fit_head: self.fit_head,
+            first_pass_weight: self.first_pass_weight,
+            train: &self.train,
+            valid: &self.valid,
+            out,
+            checkpoint_every: self.job.checkpoint_every,
+            identity: self.identity.clone(),
+            stop,
+        };
+        let adapter = self.adapter.clone();
+        let outcome = match device {
+            AnyDevice::Cpu(cpu) => {
+                let encoder = Encoder::load(cpu, &model.config, &model.checkpoint, true)?;
+                let mut learner = CpuLearner::new(cpu, &encoder, options, adapter.clone());
+                run.train(adapter, &mut learner, resumed, observer)?
+            }
+            AnyDevice::Cuda(cuda) => {
+                cuda.accept(&model.config)?;
+                let encoder = Encoder::load(cuda, &model.config, &model.checkpoint, true)?;
+                let mut learner = CudaLearner::new(cuda, &encoder, options, adapter.clone());
+                run.train(adapter, &mut learner, resumed, observer)?
+            }
+        };
+        let adapter = outcome.adapter;
+
+        let weights = tune_weights(&outcome.validation, true);
+        adapter.save(out)?;
+        let w_a = self.first_pass_weight;
+        let beta = adapter.beta().map_or(options.beta.initial(), f64::from);
+        let card = Card {
+            base: model.name.clone(),
+            fingerprint: model.checkpoint.fingerprint(&model.config)?,
+            fields: self.fields.clone(),
+            normalise: self.normalise.clone(),
+            unit: self.unit,
+            training_weights: Weights {
+                first_pass: w_a,
+                lm: w_a * options.lm_weight,
+                lorb: beta,
+                words: 0.0,
+            },
+        };
+        card.save(out)?;
+        let utterances = self.valid.len() as u64;
+        let rescoring = RescoringFile {
+            weights,
+            confidence_scale: fit_confidence_scale(&outcome.validation, &weights),
+            fields: self.fields.clone(),
+            normalise: self.normalise.clone(),
+            unit: self.unit,
+            tuned_on: vec![TunedOn { list: self.job.validation_name(), utterances }],
+        };
+        rescoring.save(out)?;
+        checkpoint::finish(out, &self.identity)?;
+        let (epoch, seconds) = (outcome.epoch, outcome.seconds);
+        Ok(Some(Trained { adapter, epoch, seconds, validation: outcome.validation, weights }))
+    }
+
+    /// The held-out lists with the scores of an adapter.
+    ///
+    /// # Errors
+    /// As for [`Scorer::new`], and [`Error::Device`] where a GPU fails.
+    pub fn score_held_out(&self, device: AnyDevice, adapter: &Adapter) -> Result<Vec<ScoredList>> {
+        let scorer = Scorer::new(device, &self.model, &[adapter])?;
+        let tokens: Vec<&[u32]> = self.test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
+        Ok(with_scores(&self.test, &scorer.scores(&tokens)?))
+    }
+}
+
+/// A digest of the base and of the parameters that training starts from.
+fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
+    let mut hash = Sha256::new();
+    let fingerprint = model.checkpoint.fingerprint(&model.config)?;
+    hash.update(json!(fingerprint).to_string());
+    hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
