@@ -20,6 +20,7 @@ use lorb_engine::device::cuda::first_use::{Child, FirstUse};
 use lorb_engine::device::{AnyDevice, Choice, Memory, select};
 use lorb_engine::lora::{Adapter, LoraConfig, Target};
 use lorb_engine::model::BaseModel;
+use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, LinearWeights, LoraLinear};
@@ -70,6 +71,7 @@ fn main() -> Result<()> {
     }
     let preparation = Preparation {
         fields: &Fields::default(),
+        reading: &Reading::default(),
         normaliser: &Normaliser::new(&NormaliseOptions::default())?,
         unit: Unit::Word,
         tokenizer: &model.tokenizer,

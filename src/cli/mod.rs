@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_kernels;
+mod convert;
 mod doctor;
 mod evaluate;
 mod inspect;
@@ -24,6 +25,7 @@ use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
+use lorb_engine::nbest::{Format, Reading};
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
@@ -44,6 +46,7 @@ enum Command {
     Rescore(rescore::Rescore),
     Serve(serve::Serve),
     Evaluate(evaluate::Evaluate),
+    Convert(convert::Convert),
     Merge(merge::Merge),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
@@ -59,6 +62,7 @@ pub fn run() -> Result<()> {
         Command::Rescore(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Convert(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
@@ -124,6 +128,11 @@ fn parse_device(text: &str) -> Result<Choice, String> {
 /// How lists are read. Where an option is absent, what the adapter was trained with applies.
 #[derive(Args)]
 struct Lists {
+    /// What the lists are: jsonl, espnet, kaldi, nemo, mlm or csv [default: recognised]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    #[command(flatten)]
+    missing: Missing,
     /// The field of a hypothesis that holds the first-pass log-score [default: am]
     #[arg(long, value_name = "FIELD")]
     first_pass: Option<String>,
@@ -145,6 +154,11 @@ struct Lists {
 }
 
 impl Lists {
+    /// How the files are read.
+    fn reading(&self) -> Reading {
+        self.missing.reading(self.format)
+    }
+
     /// The options over those that an adapter was trained with, if any.
     fn over(&self, trained: Option<(&Fields, &NormaliseOptions, Unit)>) -> (Fields, NormaliseOptions, Unit) {
         let (mut fields, mut normalise, mut unit) = match trained {
@@ -171,6 +185,34 @@ impl Lists {
     fn override_in(&self, file: &mut RescoringFile) {
         let saved = (&file.fields, &file.normalise, file.unit);
         (file.fields, file.normalise, file.unit) = self.over(Some(saved));
+    }
+}
+
+/// What the files of recognisers lack.
+#[derive(Args)]
+struct Missing {
+    /// What was said: a text of Kaldi, a .trn of sclite, or a manifest of NeMo
+    #[arg(long = "ref", value_name = "FILE")]
+    references: Option<PathBuf>,
+    /// In lists of ESPnet, the weight W of am = (1 - W) decoder + W ctc
+    #[arg(long, value_name = "W", value_parser = parse_share)]
+    ctc_weight: Option<f64>,
+    /// The manifest of lists of NeMo [default: of NAME.tsv, NAME.manifest.json beside it]
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+}
+
+impl Missing {
+    fn reading(&self, format: Option<Format>) -> Reading {
+        let (references, manifest) = (self.references.clone(), self.manifest.clone());
+        Reading { format, references, manifest, ctc_weight: self.ctc_weight }
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0 to 1".into()),
     }
 }
 

@@ -140,6 +140,7 @@ impl Train {
         let normaliser = Normaliser::new(&normalise)?;
         let preparation = Preparation {
             fields: &fields,
+            reading: &self.lists.reading(),
             normaliser: &normaliser,
             unit,
             tokenizer: &model.tokenizer,
