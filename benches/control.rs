@@ -12,6 +12,7 @@ use lorb_engine::bert::Encoder;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::lora::Adapter;
 use lorb_engine::model::BaseModel;
+use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use lorb_engine::train::checkpoint::Identity;
@@ -31,6 +32,7 @@ fn main() -> Result<()> {
     let model = BaseModel::open(Path::new(model))?;
     let preparation = Preparation {
         fields: &Fields::default(),
+        reading: &Reading::default(),
         normaliser: &Normaliser::new(&NormaliseOptions::default())?,
         unit: Unit::Word,
         tokenizer: &model.tokenizer,

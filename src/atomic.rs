@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::{Error, Result};
 
@@ -74,21 +74,56 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     file.commit()
 }
 
+/// A directory that takes its name only on [`commit`](AtomicDirectory::commit); dropped before, it leaves nothing.
+pub struct AtomicDirectory {
+    path: PathBuf,
+    staging: TempDir,
+}
+
+impl AtomicDirectory {
+    /// Creates a temporary directory beside `path`, which must not exist yet.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let staging = tempfile::Builder::new()
+            .prefix(STAGING_PREFIX)
+            .permissions(directory_permissions())
+            .tempdir_in(directory_of(&path))
+            .map_err(|e| Error::io(&path, "create it", e))?;
+        Ok(AtomicDirectory { path, staging })
+    }
+
+    /// The same, with an error at once where there is something at `path`.
+    pub fn create_new(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        match path.exists() {
+            true => {
+                Err(Error::file(path, "there is something of this name", "give a new name for the folder"))
+            }
+            false => AtomicDirectory::create(path),
+        }
+    }
+
+    /// Where to put what it is to hold, synced.
+    pub fn staging(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Syncs the directory and renames it into place.
+    pub fn commit(self) -> Result<()> {
+        let AtomicDirectory { path, staging } = self;
+        sync_directory(staging.path())?;
+        fs::rename(staging.path(), &path).map_err(|e| Error::io(&path, "rename it into place", e))?;
+        // The directory has its final name now: keep the guard from deleting the old one.
+        let _ = staging.keep();
+        sync_directory(directory_of(&path))
+    }
+}
+
 /// Fills a new directory with `fill`, syncs it, and renames it to `path`, which must not exist yet.
 pub fn create_directory(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let path = path.as_ref();
-    let parent = directory_of(path);
-    let staging = tempfile::Builder::new()
-        .prefix(STAGING_PREFIX)
-        .permissions(directory_permissions())
-        .tempdir_in(parent)
-        .map_err(|e| Error::io(path, "create it", e))?;
-    fill(staging.path())?;
-    sync_directory(staging.path())?;
-    fs::rename(staging.path(), path).map_err(|e| Error::io(path, "rename it into place", e))?;
-    // The directory has its final name now: keep the guard from deleting the old one.
-    let _ = staging.keep();
-    sync_directory(parent)
+    let directory = AtomicDirectory::create(path)?;
+    fill(directory.staging())?;
+    directory.commit()
 }
 
 /// Creates `path` and its parents where they are missing.
@@ -104,7 +139,8 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
+/// Makes the names in a directory last.
+pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io(path, "sync the directory", e))
 }
 

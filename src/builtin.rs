@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use crate::Result;
 use crate::bert::{Checkpoint, Config, Tokenizer};
 use crate::model::BaseModel;
-use crate::nbest::jsonl::{Fields, ListReader};
+use crate::nbest::ListReader;
+use crate::nbest::jsonl::Fields;
 
 macro_rules! asset {
     ($file:literal) => {

@@ -9,7 +9,7 @@ use lorb_engine::nbest::jsonl::Fields;
 #[test]
 fn the_embedded_lists_are_whole_and_their_sentences_disjoint() {
     let fields = Fields::default();
-    let references = |reader: lorb_engine::nbest::jsonl::ListReader| -> HashSet<String> {
+    let references = |reader: lorb_engine::nbest::ListReader| -> HashSet<String> {
         reader.map(|u| u.unwrap().reference.unwrap()).collect()
     };
     let train = references(builtin::training_lists(&fields).unwrap());

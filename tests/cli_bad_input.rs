@@ -109,7 +109,7 @@ fn a_bad_file_is_named() {
         ("empty", "empty: there is no utterance in it"),
         ("blank", "blank: there is no utterance in it"),
         ("absent", "absent: cannot open it"),
-        ("base", "base: cannot read it"),
+        ("base", "base: the folder holds no lists of a known format"),
     ] {
         desk.refused(&format!("{RESCORE} --input {input} --output out"), 2, &[problem]);
     }

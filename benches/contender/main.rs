@@ -27,6 +27,7 @@ use lorb_engine::device::cuda::first_use::{Child, FirstUse};
 use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
+use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use lorb_engine::train::examples::{Example, Preparation};
@@ -113,6 +114,7 @@ impl Inputs {
     fn examples(&self, model: &BaseModel) -> Result<Vec<Example>> {
         let preparation = Preparation {
             fields: &Fields::default(),
+            reading: &Reading::default(),
             normaliser: &Normaliser::new(&NormaliseOptions::default())?,
             unit: Unit::Word,
             tokenizer: &model.tokenizer,

@@ -15,7 +15,7 @@ use super::output::print;
 /// Describe a model, an adapter or a list file
 #[derive(Args)]
 pub struct Inspect {
-    /// The folder of a BERT or of an adapter, or a file of lists
+    /// The folder of a BERT or of an adapter, or lists
     path: PathBuf,
     /// Print one JSON document
     #[arg(long)]
@@ -31,9 +31,9 @@ impl Inspect {
             adapter::describe(path)?
         } else if path.join("config.json").exists() {
             model::describe(path)?
-        } else if path.is_dir() {
-            let problem = "it has neither config.json nor adapter_config.json";
-            return Err(Error::file(path, problem, "give the folder of a BERT or of an adapter"));
+        } else if path.is_dir() && self.lists.reading().format_of(Some(path)).is_err() {
+            let problem = "it has neither config.json nor adapter_config.json, nor lists";
+            return Err(Error::file(path, problem, "give the folder of a BERT, of an adapter or of lists"));
         } else {
             list::describe(path, &self.lists)?
         };

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_kernels;
+mod convert;
 mod doctor;
 mod evaluate;
 mod inspect;
@@ -23,6 +24,7 @@ use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::{AnyDevice, Choice, select};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::{Case, Unit};
+use lorb_engine::nbest::{Format, Reading};
 use lorb_engine::rescore::settings::ListOptions;
 use lorb_engine::{Error, Result};
 
@@ -42,6 +44,7 @@ enum Command {
     Rescore(rescore::Rescore),
     Serve(serve::Serve),
     Evaluate(evaluate::Evaluate),
+    Convert(convert::Convert),
     Merge(merge::Merge),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
@@ -57,6 +60,7 @@ pub fn run() -> Result<()> {
         Command::Rescore(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Convert(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
@@ -105,6 +109,11 @@ struct DeviceOption {
 /// How lists are read. Where an option is absent, what the adapter was trained with applies.
 #[derive(Args)]
 struct Lists {
+    /// What the lists are: jsonl, espnet, kaldi, nemo, mlm or csv [default: recognised]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    #[command(flatten)]
+    missing: Missing,
     /// The field of a hypothesis that holds the first-pass log-score [default: am]
     #[arg(long, value_name = "FIELD")]
     first_pass: Option<String>,
@@ -126,8 +135,14 @@ struct Lists {
 }
 
 impl Lists {
+    /// How the files are read.
+    fn reading(&self) -> Reading {
+        self.missing.reading(self.format)
+    }
+
     fn options(&self) -> ListOptions {
         ListOptions {
+            reading: self.reading(),
             first_pass: self.first_pass.clone(),
             lm: self.lm.clone(),
             case: self.case,
@@ -135,6 +150,34 @@ impl Lists {
             fillers: self.fillers.clone(),
             unit: self.unit,
         }
+    }
+}
+
+/// What the files of recognisers lack.
+#[derive(Args)]
+struct Missing {
+    /// What was said: a text of Kaldi, a .trn of sclite, or a manifest of NeMo
+    #[arg(long = "ref", value_name = "FILE")]
+    references: Option<PathBuf>,
+    /// In lists of ESPnet, the weight W of am = (1 - W) decoder + W ctc
+    #[arg(long, value_name = "W", value_parser = parse_share)]
+    ctc_weight: Option<f64>,
+    /// The manifest of lists of NeMo [default: of NAME.tsv, NAME.manifest.json beside it]
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+}
+
+impl Missing {
+    fn reading(&self, format: Option<Format>) -> Reading {
+        let (references, manifest) = (self.references.clone(), self.manifest.clone());
+        Reading { format, references, manifest, ctc_weight: self.ctc_weight }
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0 to 1".into()),
     }
 }
 

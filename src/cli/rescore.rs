@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use lorb_engine::atomic::AtomicFile;
-use lorb_engine::nbest::jsonl::{ListWriter, Scores, rescored};
+use lorb_engine::nbest::jsonl::{Scores, rescored};
 use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::nbest::{Format, ListWriter, Reading};
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
 use lorb_engine::rescore::rescorer::Rescorer;
@@ -15,6 +16,7 @@ use lorb_engine::rescore::stream::stream;
 use lorb_engine::rescore::weights::{Features, RescoringFile};
 use lorb_engine::{Error, Result};
 
+use super::convert::note_dropped;
 use super::output::note;
 use super::profile::{Profile, ProfileOption};
 use super::scoring::Scoring;
@@ -26,12 +28,16 @@ use server::{Server, ServerOption};
 pub struct Rescore {
     #[command(flatten)]
     scoring: Scoring,
-    /// The lists, plain, gzip or zstd [default: the standard input]
+    /// The lists, a file (also gzip or zstd) or a folder [default: JSON lines from the standard input]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The rescored lists, compressed if the name ends in .gz or .zst [default: the standard output]
+    /// The rescored lists, compressed if the name ends in .gz or .zst [default: JSON lines to the standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// The format of --output [default: that of --input]; but for jsonl, hypotheses are written in their new order
+    /// with the total as their score
+    #[arg(long, value_name = "FORMAT", requires = "output")]
+    output_format: Option<Format>,
     /// The weight of this engine's score [default: the one that was tuned or trained]
     #[arg(long, value_name = "WEIGHT", value_parser = parse_from_zero)]
     beta: Option<f64>,
@@ -63,12 +69,13 @@ enum OnError {
 
 impl Rescore {
     pub fn run(self) -> Result<()> {
+        let reading = self.reading()?;
         let rejects = self.rejects()?.map(|path| Rejects::create(&path)).transpose()?;
-        let output = ListWriter::create(self.output.as_deref())?;
+        let output = self.output(&reading)?;
         if let Some(server) = self.server.open(&self.scoring, &self.lists, self.beta)? {
             let fields = ServerOption::fields(&self.lists);
             fields.check_kept_by_rescoring()?;
-            let input = ReadAhead::start(self.input.as_deref(), &fields);
+            let input = ReadAhead::start(self.input.as_deref(), &fields, &reading);
             return until_the_reader_has_seen_enough(write_served(&server, input, output, rejects));
         }
         let (device, profile) = self.profile.start(self.compute.start()?)?;
@@ -80,12 +87,36 @@ impl Rescore {
         let beta = if self.beta.is_some() { "; lorb by --beta" } else { "" };
         note(format!("weights: {} ({}{beta})", settings.weights, head.settings.source));
 
-        let input = ReadAhead::start(self.input.as_deref(), &fields);
+        let input = ReadAhead::start(self.input.as_deref(), &fields, &reading);
         let normaliser = Normaliser::new(&settings.normalise)?;
         let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
         let written = write_all(&rescorer, &settings, self.prune, input, output, rejects);
         until_the_reader_has_seen_enough(written)?;
         profile.map_or(Ok(()), Profile::finish)
+    }
+
+    /// How the input is read, its format known.
+    fn reading(&self) -> Result<Reading> {
+        let reading = self.lists.reading();
+        let format = reading.format_of(self.input.as_deref())?;
+        if format != Format::Jsonl && self.on_error == OnError::Skip {
+            return Err(Error::Usage(format!(
+                "--on-error skip is for jsonl: in {format} an utterance is no line"
+            )));
+        }
+        Ok(Reading { format: Some(format), ..reading })
+    }
+
+    fn output(&self, reading: &Reading) -> Result<ListWriter> {
+        let path = self.output.as_deref().filter(|path| *path != Path::new("-"));
+        let same = path.and(reading.format).unwrap_or(Format::Jsonl);
+        let format = self.output_format.unwrap_or(same);
+        if format != Format::Jsonl && self.prune.is_some() {
+            return Err(Error::Usage(format!(
+                "--prune leaves hypotheses without a score, which {format} needs: add --output-format jsonl"
+            )));
+        }
+        ListWriter::create(path, format)
     }
 
     /// The file for skipped lines, where lines may be skipped.
@@ -126,7 +157,7 @@ fn write_served(
 ) -> Result<()> {
     let mut utterances = 0;
     while let Some(batch) = input.next_batch() {
-        server.rescore(&batch)?.iter().try_for_each(|line| output.write(line))?;
+        server.rescore(&batch)?.into_iter().try_for_each(|line| output.write_rescored(line))?;
         utterances += batch.utterances.len();
         reject(batch.failure, &mut rejects)?;
     }
@@ -149,7 +180,7 @@ fn write_all(
         for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
             let scores = |f: &Features| Scores { lorb: f.lorb, total: settings.weights.combined(f) };
             let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
-            output.write(&rescored(utterance, &scores, settings.confidence_scale)?)?;
+            output.write_rescored(rescored(utterance, &scores, settings.confidence_scale)?)?;
             let scored = scores.iter().flatten().count();
             hypotheses += scored;
             pruned += scores.len() - scored;
@@ -185,7 +216,7 @@ fn reject(failure: Option<Failure>, rejects: &mut Option<Rejects>) -> Result<()>
 
 /// Gives both files their names.
 fn finish(output: ListWriter, rejects: Option<Rejects>) -> Result<()> {
-    output.finish()?;
+    note_dropped(&output.finish()?);
     rejects.map_or(Ok(()), Rejects::finish)
 }
 

@@ -1,28 +1,27 @@
 //! N-best lists as JSON lines: one utterance a line,
 //! `{"id": …, "ref": …, "hyps": [{"text": …, "am": …, "lm": …}, …]}`, plain, gzip or zstd.
 
-mod parse;
-mod reader;
-mod writer;
+pub(super) mod parse;
 
 use std::path::Path;
-
-use parse::Defect;
-pub use reader::{ListReader, MAX_LINE_BYTES, read_all};
-pub use writer::ListWriter;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Utterance;
+use super::file::ListFile;
+use super::lines::{self, Origin, Source};
+use super::reader::Records;
+use super::record::{Defect, Record};
+use super::writer::{Dropped, Sink};
 use crate::rescore::weights::{order, posterior};
 use crate::{Error, Result};
 
 /// The keys that [`rescored`] writes into each hypothesis.
-const LORB: &str = "lorb";
-const TOTAL: &str = "total";
+pub(super) const LORB: &str = "lorb";
+pub(super) const TOTAL: &str = "total";
 /// The key of an utterance under which it lists the hypotheses that it did not score.
-const PRUNED: &str = "pruned";
+pub(super) const PRUNED: &str = "pruned";
 
 /// Which fields of a hypothesis hold the scores of the first pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +61,63 @@ impl Fields {
 /// [`Error::List`] where it is not what a line should be.
 pub fn utterance(value: Value, fields: &Fields, list: &Path, number: u64) -> Result<Utterance> {
     let defect = |Defect { problem, hint }| Error::List { path: list.into(), line: number, problem, hint };
-    parse::of_value(value, fields).map_err(defect)
+    parse::of_value(value).and_then(|record| record.utterance(fields)).map_err(defect)
+}
+
+/// Reads one utterance a line.
+pub(super) struct Lines(lines::Lines);
+
+impl Lines {
+    pub fn new(source: Source) -> Self {
+        Lines(lines::Lines::new(source))
+    }
+}
+
+impl Records for Lines {
+    fn next(&mut self) -> Option<Result<Record>> {
+        match self.0.advance() {
+            Ok(true) => Some(parse::record(self.0.bytes()).map_err(|defect| self.0.defect(defect))),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn origin(&self) -> &Origin {
+        self.0.origin()
+    }
+
+    fn line(&self) -> u64 {
+        self.0.number()
+    }
+
+    fn raw_line(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// Writes one utterance a line.
+pub(super) struct Writer {
+    file: ListFile,
+    line: Vec<u8>,
+}
+
+impl Writer {
+    pub fn new(file: ListFile) -> Self {
+        Writer { file, line: Vec::new() }
+    }
+}
+
+impl Sink for Writer {
+    fn write(&mut self, record: &Record, _: &mut Dropped) -> Result<()> {
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, record).map_err(|e| self.file.error(e.into()))?;
+        self.line.push(b'\n');
+        self.file.write(&self.line)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.file.finish()
+    }
 }
 
 /// What rescoring found out about one hypothesis.
@@ -145,7 +200,7 @@ mod tests {
     }
 
     fn rescore_some(line: &str, scores: &[Option<(f64, f64)>]) -> Result<String> {
-        let utterance = parse::utterance(line.as_bytes(), &Fields::default()).unwrap();
+        let utterance = parse::record(line.as_bytes()).unwrap().utterance(&Fields::default()).unwrap();
         let scores = scores.iter().map(|s| s.map(|(lorb, total)| Scores { lorb, total }));
         let scores: Vec<Option<Scores>> = scores.collect();
         rescored(&utterance, &scores, 1.0).map(|line| Value::Object(line).to_string())
@@ -178,7 +233,7 @@ mod tests {
         let end = format!(r#""best":"D","confidence":{confidence},"order":[3,1,2,0],"pruned":[0,2]}}"#);
         assert!(pruned.ends_with(&end), "{pruned}");
 
-        let read = parse::utterance(pruned.as_bytes(), &Fields::default()).unwrap();
+        let read = parse::record(pruned.as_bytes()).unwrap().utterance(&Fields::default()).unwrap();
         let scored: Vec<bool> = read.hypotheses.iter().map(|h| h.lorb.is_some()).collect();
         assert_eq!(scored, [false, true, false, true]);
         // Another margin leaves no trace of this one.

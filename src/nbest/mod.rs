@@ -1,9 +1,28 @@
 //! N-best lists: utterances, their hypotheses, their files, and word errors.
 
+mod csv;
+mod espnet;
+mod file;
+pub mod format;
 pub mod jsonl;
+mod kaldi;
+mod keyed;
+mod lines;
+mod mlm;
+mod nemo;
 pub mod normalise;
+mod reader;
+mod record;
+mod references;
 pub mod wer;
 pub mod word_errors;
+mod writer;
+
+pub use format::{Format, Reading};
+pub use lines::MAX_LINE_BYTES;
+pub use reader::{ListReader, read_all};
+pub use record::Record;
+pub use writer::{Dropped, ListWriter};
 
 use serde_json::{Map, Value};
 

@@ -89,6 +89,7 @@ impl Evaluate {
             .transpose()?;
         let mut lists = Judged {
             rescorer: rescorer.as_ref(),
+            reading: &self.lists.reading,
             normaliser: &normaliser,
             unit,
             scores: None,

@@ -10,11 +10,11 @@ use super::read_ahead::ReadAhead;
 use super::rescorer::Rescorer;
 use super::tune::ScoredList;
 use super::weights::{Weights, order};
-use crate::nbest::Utterance;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit, units};
 use crate::nbest::wer::{Change, Pair, Wer, bootstrap_relative_change};
 use crate::nbest::word_errors::Reference;
+use crate::nbest::{Reading, Utterance};
 use crate::{Error, Result};
 
 /// What errors are counted for, in the order of reports.
@@ -49,6 +49,8 @@ pub enum Choice {
 pub struct Lists<'a> {
     /// Scores the lists; without it their own scores count.
     pub rescorer: Option<&'a Rescorer>,
+    /// How the files are read.
+    pub reading: &'a Reading,
     pub normaliser: &'a Normaliser,
     pub unit: Unit,
     /// What the first utterance has.
@@ -76,7 +78,7 @@ impl Lists<'_> {
         fields: &Fields,
         mut each: impl FnMut(&Utterance, ScoredList) -> Result<(), Refusal>,
     ) -> Result<()> {
-        let mut reader = ReadAhead::start(Some(path), fields);
+        let mut reader = ReadAhead::start(Some(path), fields, self.reading);
         while let Some(batch) = reader.next_batch() {
             let score = |rescorer: &Rescorer| match &mut self.comparison {
                 Some(comparison) => comparison.score(rescorer, &batch.utterances),
@@ -227,6 +229,7 @@ mod tests {
         let judge = Judge { normaliser: &normaliser, unit: Unit::Word, systems: systems.to_vec() };
         let mut lists = Lists {
             rescorer: None,
+            reading: &Reading::default(),
             normaliser: &normaliser,
             unit: Unit::Word,
             scores: None,

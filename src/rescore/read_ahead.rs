@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use crate::nbest::Utterance;
-use crate::nbest::jsonl::{Fields, ListReader};
+use crate::nbest::jsonl::Fields;
+use crate::nbest::{ListReader, Reading, Utterance};
 use crate::{Error, Result};
 
 /// Utterances of a batch, at most, and as many more are parsed ahead.
@@ -44,12 +44,12 @@ struct Line {
 impl ReadAhead {
     /// Starts to read `path`, or the standard input for `None` and `-`. Whatever goes wrong, even in opening
     /// it, is in a batch; so is an [`Error::File`] where there is nothing in it.
-    pub fn start(path: Option<&Path>, fields: &Fields) -> ReadAhead {
+    pub fn start(path: Option<&Path>, fields: &Fields, reading: &Reading) -> ReadAhead {
         let (sender, lines) = sync_channel(MAX_UTTERANCES);
-        let (path, fields) = (path.map(PathBuf::from), fields.clone());
+        let (path, fields, reading) = (path.map(PathBuf::from), fields.clone(), reading.clone());
         // It ends with the list, or when nobody listens any more. Nobody waits for it: it may hang in a read
         // of a terminal.
-        thread::spawn(move || read(path.as_deref(), &fields, &sender));
+        thread::spawn(move || read(path.as_deref(), &fields, &reading, &sender));
         ReadAhead { lines }
     }
 
@@ -89,9 +89,9 @@ impl ReadAhead {
     }
 }
 
-fn read(path: Option<&Path>, fields: &Fields, sender: &SyncSender<Line>) {
+fn read(path: Option<&Path>, fields: &Fields, reading: &Reading, sender: &SyncSender<Line>) {
     let failed = |error| Line { number: 0, utterance: Err(Failure { error, line: Vec::new() }) };
-    let mut reader = match ListReader::open(path, fields) {
+    let mut reader = match ListReader::open_as(path, fields, reading) {
         Ok(reader) => reader,
         Err(error) => {
             // Nobody listens where it cannot be sent, here and below.
@@ -121,7 +121,7 @@ mod tests {
     fn batches(text: &str) -> Vec<Batch> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let mut reader = ReadAhead::start(Some(file.path()), &Fields::default());
+        let mut reader = ReadAhead::start(Some(file.path()), &Fields::default(), &Reading::default());
         std::iter::from_fn(|| reader.next_batch()).collect()
     }
 
@@ -162,7 +162,8 @@ mod tests {
             let failure = batches[0].failure.as_ref().unwrap();
             assert!(matches!(&failure.error, Error::File { .. }) && batches.len() == 1);
         }
-        let mut missing = ReadAhead::start(Some(Path::new("/no/such/file")), &Fields::default());
+        let mut missing =
+            ReadAhead::start(Some(Path::new("/no/such/file")), &Fields::default(), &Reading::default());
         assert!(matches!(missing.next_batch().unwrap().failure.unwrap().error, Error::Io { .. }));
         assert!(missing.next_batch().is_none());
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::weights::{RescoringFile, Weights};
 use crate::Result;
 use crate::card::Card;
+use crate::nbest::Reading;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Case, NormaliseOptions, Unit};
 
@@ -54,6 +55,8 @@ impl Settings {
 /// How lists are to be read, where the user says so.
 #[derive(Debug, Clone, Default)]
 pub struct ListOptions {
+    /// The format of the files, and what it lacks.
+    pub reading: Reading,
     /// The field of the first pass's log-score.
     pub first_pass: Option<String>,
     /// The field of the language model's score, which must be there then.

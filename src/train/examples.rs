@@ -6,9 +6,9 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Tokenizer;
-use crate::nbest::Utterance;
-use crate::nbest::jsonl::{Fields, ListReader};
+use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit};
+use crate::nbest::{ListReader, Reading, Utterance};
 use crate::rescore::tune::{CONFIDENCE, ScoredList, sharpness};
 use crate::rescore::weights::Weights;
 use crate::{Error, Result};
@@ -36,6 +36,7 @@ impl Example {
 /// How text becomes examples.
 pub struct Preparation<'a> {
     pub fields: &'a Fields,
+    pub reading: &'a Reading,
     pub normaliser: &'a Normaliser,
     pub unit: Unit,
     pub tokenizer: &'a Tokenizer,
@@ -49,7 +50,7 @@ impl Preparation<'_> {
     /// # Errors
     /// [`Error::List`] at the first bad line or missing reference, and for a file without utterances.
     pub fn read(&self, paths: &[PathBuf]) -> Result<Vec<Example>> {
-        let of = |path: &PathBuf| self.read_list(ListReader::open(Some(path), self.fields)?);
+        let of = |path: &PathBuf| self.read_list(ListReader::open_as(Some(path), self.fields, self.reading)?);
         Ok(paths.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
     }
 

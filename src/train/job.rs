@@ -107,6 +107,7 @@ impl Job {
         let normaliser = Normaliser::new(&normalise)?;
         let preparation = Preparation {
             fields: &fields,
+            reading: &self.lists.reading,
             normaliser: &normaliser,
             unit,
             tokenizer: &model.tokenizer,

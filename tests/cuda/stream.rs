@@ -10,6 +10,7 @@ use lorb_engine::device::AnyDevice;
 use lorb_engine::device::cuda::{Cuda, Precision};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
+use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::Utterance;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
@@ -39,7 +40,7 @@ fn the_next_batch_is_asked_for_before_the_last_is_waited_for() {
         let (first, second) = (WORDS[i % 5], WORDS[i % 3]);
         writeln!(lists, r#"{{"id":{i},"hyps":[{{"text":"{first} {second}","am":0}}]}}"#).unwrap();
     }
-    let mut input = ReadAhead::start(Some(lists.path()), &Fields::default());
+    let mut input = ReadAhead::start(Some(lists.path()), &Fields::default(), &Reading::default());
     // For the reader to be ahead, as it is of a GPU.
     thread::sleep(Duration::from_millis(300));
     let mut batches = 0;

@@ -2,9 +2,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lorb_engine::Result;
-use lorb_engine::nbest::Utterance;
-use lorb_engine::nbest::jsonl::ListReader;
 use lorb_engine::nbest::normalise::{Normaliser, units};
+use lorb_engine::nbest::{ListReader, Utterance};
 use lorb_engine::rescore::evaluation::{Choice, Judge, System, Tally};
 use lorb_engine::rescore::tune::ScoredList;
 use lorb_engine::rescore::weights::Weights;
@@ -14,14 +13,15 @@ use super::super::Lists;
 
 /// A file of lists.
 pub fn describe(path: &Path, lists: &Lists) -> Result<Map<String, Value>> {
-    let (fields, normalise, unit) = lists.options().over(None);
+    let options = lists.options();
+    let (fields, normalise, unit) = options.over(None);
     let normaliser = &Normaliser::new(&normalise)?;
     let systems = vec![
         (System::FirstPass, Choice::Combined(Weights::default())),
         (System::Oracle, Choice::FewestErrors),
     ];
     let judge = Judge { normaliser, unit, systems };
-    let mut reader = ListReader::open(Some(path), &fields)?;
+    let mut reader = ListReader::open_as(Some(path), &fields, &options.reading)?;
     let mut tally = Tally::default();
     let (mut hypotheses, mut lengths) = (Counts::default(), Counts::default());
     let mut scores = BTreeMap::new();

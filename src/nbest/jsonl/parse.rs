@@ -1,151 +1,31 @@
-//! One line of an N-best list: checked, and turned into an utterance.
-
-use std::collections::HashSet;
+//! One line of JSON lines: checked, and turned into a record.
 
 use serde_json::{Map, Value};
 
-use super::{Fields, LORB, PRUNED};
-use crate::nbest::{Hypothesis, Utterance};
-
-/// What is wrong with a line, and what to do about it.
-#[derive(Debug)]
-pub(super) struct Defect {
-    pub problem: String,
-    pub hint: String,
-}
-
-impl Defect {
-    pub fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
-        Defect { problem: problem.into(), hint: hint.into() }
-    }
-
-    fn expected(place: &str, expected: &str, found: &Value, hint: &str) -> Self {
-        Defect::new(format!("{place}: expected {expected}, found {}", described(found)), hint)
-    }
-}
+use crate::nbest::lines::utf8;
+use crate::nbest::record::{Defect, Record};
 
 /// Parses the bytes of one line, without its newline.
-pub(super) fn utterance(line: &[u8], names: &Fields) -> Result<Utterance, Defect> {
-    let text = std::str::from_utf8(line).map_err(|e| {
-        Defect::new(
-            format!("invalid UTF-8 at byte {} of the line", e.valid_up_to()),
-            "save the file as UTF-8",
-        )
-    })?;
-    of_value(serde_json::from_str(text).map_err(|e| broken_json(text, &e))?, names)
+pub(super) fn record(line: &[u8]) -> Result<Record, Defect> {
+    Record::new(object(line)?)
+}
+
+/// The object that a line is.
+pub(in crate::nbest) fn object(line: &[u8]) -> Result<Map<String, Value>, Defect> {
+    let text = utf8(line)?;
+    as_object(serde_json::from_str(text).map_err(|e| broken_json(text, &e))?)
 }
 
 /// Checks what a line holds.
-pub(super) fn of_value(value: Value, names: &Fields) -> Result<Utterance, Defect> {
-    let mut fields = match value {
-        Value::Object(fields) => fields,
-        other => return Err(Defect::expected("the line", "an object", &other, "write one utterance a line")),
-    };
+pub(super) fn of_value(value: Value) -> Result<Record, Defect> {
+    Record::new(as_object(value)?)
+}
 
-    let id = match fields.get("id") {
-        Some(Value::String(id)) => id.clone(),
-        Some(Value::Number(id)) => id.to_string(),
-        Some(other) => {
-            return Err(Defect::expected("id", "a string or a number", other, "give each utterance a name"));
-        }
-        None => return Err(Defect::new("\"id\" is missing", "give each utterance a name in \"id\"")),
-    };
-    let reference = match fields.get("ref") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(reference)) => Some(reference.clone()),
-        Some(other) => {
-            return Err(Defect::expected(
-                "ref",
-                "a string",
-                other,
-                "write what was said, or leave \"ref\" out",
-            ));
-        }
-    };
-
-    const HYPS: &str = "give \"hyps\" a list of at least one {\"text\": …, scores …}";
-    let hypotheses = match fields.get_mut("hyps").map(Value::take) {
-        None => return Err(Defect::new("\"hyps\" is missing", HYPS)),
-        Some(Value::Array(list)) if list.is_empty() => return Err(Defect::new("\"hyps\" is empty", HYPS)),
-        Some(Value::Array(list)) => list,
-        Some(other) => return Err(Defect::expected("hyps", "a list", &other, HYPS)),
-    };
-    let hypotheses = hypotheses.into_iter().enumerate().map(|(i, value)| hypothesis(i, value, names));
-    let hypotheses = hypotheses.collect::<Result<Vec<_>, _>>()?;
-    if let Some(lm) = &names.lm {
-        all_or_none(hypotheses.iter().map(|h| h.lm.is_some()).enumerate(), lm)?;
+fn as_object(value: Value) -> Result<Map<String, Value>, Defect> {
+    match value {
+        Value::Object(fields) => Ok(fields),
+        other => Err(Defect::expected("the line", "an object", &other, "write one utterance a line")),
     }
-    let pruned = pruned(&fields);
-    let scored = hypotheses.iter().map(|h| h.lorb.is_some()).enumerate();
-    all_or_none(scored.filter(|(i, scored)| *scored || !pruned.contains(i)), LORB)?;
-    Ok(Utterance { id, reference, hypotheses, fields })
-}
-
-fn hypothesis(i: usize, value: Value, names: &Fields) -> Result<Hypothesis, Defect> {
-    let fields = match value {
-        Value::Object(fields) => fields,
-        other => {
-            let hint = "write each hypothesis as {\"text\": …, scores …}";
-            return Err(Defect::expected(&format!("hyps[{i}]"), "an object", &other, hint));
-        }
-    };
-    const TEXT: &str = "write the words of the hypothesis in \"text\"";
-    let text = match fields.get("text") {
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => return Err(Defect::expected(&format!("hyps[{i}].text"), "a string", other, TEXT)),
-        None => return Err(missing(i, "text", &fields, TEXT)),
-    };
-    let first_pass = score(i, &names.first_pass, &fields)?.ok_or_else(|| {
-        missing(i, &names.first_pass, &fields, "name the first pass's log-score with --first-pass NAME")
-    })?;
-    let lm = match &names.lm {
-        None => None,
-        Some(name) => match score(i, name, &fields)? {
-            None if names.lm_required => {
-                return Err(missing(i, name, &fields, "name a score that is there, or do without it"));
-            }
-            lm => lm,
-        },
-    };
-    let lorb = score(i, LORB, &fields)?;
-    Ok(Hypothesis { text, first_pass, lm, lorb, fields })
-}
-
-/// The score `name`, `None` where it is absent or null. What parses as JSON is finite.
-fn score(i: usize, name: &str, fields: &Map<String, Value>) -> Result<Option<f64>, Defect> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or_else(|| {
-            Defect::expected(&format!("hyps[{i}].{name}"), "a number", value, "write scores as plain numbers")
-        }),
-    }
-}
-
-/// The hypotheses that rescoring did not score; in lists from elsewhere the field may hold anything.
-fn pruned(fields: &Map<String, Value>) -> HashSet<usize> {
-    let list = fields.get(PRUNED).and_then(Value::as_array).into_iter().flatten();
-    list.filter_map(|i| usize::try_from(i.as_u64()?).ok()).collect()
-}
-
-/// A score that only some hypotheses have cannot rank the list. `there` says of each whether it has `name`.
-fn all_or_none(mut there: impl Iterator<Item = (usize, bool)> + Clone, name: &str) -> Result<(), Defect> {
-    match (there.clone().find(|(_, there)| *there), there.find(|(_, there)| !there)) {
-        (Some((with, _)), Some((without, _))) => Err(Defect::new(
-            format!("hyps[{without}] has no \"{name}\", while hyps[{with}] has"),
-            "give it to all hypotheses of a list or to none",
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn missing(i: usize, name: &str, fields: &Map<String, Value>, hint: &str) -> Defect {
-    let present: Vec<String> = fields.keys().map(|key| format!("\"{key}\"")).collect();
-    let present = if present.is_empty() { "nothing".into() } else { present.join(", ") };
-    let problem = match fields.get(name) {
-        Some(_) => format!("hyps[{i}].{name} is null; the hypothesis has {present}"),
-        None => format!("hyps[{i}] has no \"{name}\"; it has {present}"),
-    };
-    Defect::new(problem, hint)
 }
 
 /// Explains a syntax error. Python's json module writes NaN and infinities bare, which JSON does not know,
@@ -180,22 +60,16 @@ fn last_key(text: &str) -> Option<&str> {
     key.get(open..)
 }
 
-fn described(value: &Value) -> String {
-    match value {
-        Value::Null => "null".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Number(n) => format!("the number {n}"),
-        Value::String(s) if s.chars().count() <= 40 => format!("the string {s:?}"),
-        Value::String(_) => "a string".into(),
-        Value::Array(_) => "a list".into(),
-        Value::Object(_) => "an object".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nbest::Utterance;
+    use crate::nbest::jsonl::Fields;
     use proptest::prelude::*;
+
+    fn utterance(line: &[u8], names: &Fields) -> Result<Utterance, Defect> {
+        record(line)?.utterance(names)
+    }
 
     fn problem(line: &str) -> String {
         problem_with(line, &Fields::default())

@@ -1,0 +1,84 @@
+//! A file of lists: one that appears whole, compressed by its name, or a stream that someone reads as it comes.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::write::GzEncoder;
+
+use crate::atomic::{AtomicFile, is_special};
+use crate::{Error, Result};
+
+/// Where lists are written.
+pub(super) struct ListFile {
+    path: PathBuf,
+    sink: Sink,
+}
+
+enum Sink {
+    Plain(AtomicFile),
+    Gzip(GzEncoder<AtomicFile>),
+    Zstd(zstd::stream::write::Encoder<'static, AtomicFile>),
+    /// The standard output or a pipe: someone may read each line as it comes.
+    Stream(Box<dyn Write + Send>),
+}
+
+impl ListFile {
+    /// Opens `path`, compressed if its name ends in `.gz` or `.zst`; the file takes its name only on
+    /// [`finish`](Self::finish). `None` and `-` are the standard output; there, and in a device or a named
+    /// pipe, what is written is flushed at once.
+    pub fn create(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            return Ok(ListFile::stream("<stdout>".into(), Box::new(io::stdout())));
+        };
+        if is_special(path) {
+            let stream = File::options().write(true).open(path);
+            let stream = stream.map_err(|e| Error::io(path, "open it", e))?;
+            return Ok(ListFile::stream(path.into(), Box::new(stream)));
+        }
+        let file = AtomicFile::create(path)?;
+        let sink = match path.extension().and_then(|e| e.to_str()) {
+            Some("gz") => Sink::Gzip(GzEncoder::new(file, flate2::Compression::default())),
+            Some("zst") => {
+                let encoder = zstd::stream::write::Encoder::new(file, zstd::DEFAULT_COMPRESSION_LEVEL);
+                Sink::Zstd(encoder.map_err(|e| Error::io(path, "compress it", e))?)
+            }
+            _ => Sink::Plain(file),
+        };
+        Ok(ListFile { path: path.into(), sink })
+    }
+
+    pub fn stream(path: PathBuf, stream: Box<dyn Write + Send>) -> Self {
+        ListFile { path, sink: Sink::Stream(stream) }
+    }
+
+    /// Writes `bytes`, the whole of an utterance.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; of kind [`io::ErrorKind::BrokenPipe`] if whoever read the output has gone.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = match &mut self.sink {
+            Sink::Plain(file) => file.write_all(bytes),
+            Sink::Gzip(file) => file.write_all(bytes),
+            Sink::Zstd(file) => file.write_all(bytes),
+            Sink::Stream(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        };
+        written.map_err(|e| self.error(e))
+    }
+
+    /// That it could not be written.
+    pub fn error(&self, error: io::Error) -> Error {
+        Error::io(&self.path, "write it", error)
+    }
+
+    /// Ends the compression and gives the file its name; without this there is no file.
+    pub fn finish(self) -> Result<()> {
+        let file = match self.sink {
+            Sink::Plain(file) => Ok(file),
+            Sink::Gzip(file) => file.finish(),
+            Sink::Zstd(file) => file.finish(),
+            Sink::Stream(_) => return Ok(()),
+        };
+        file.map_err(|e| Error::io(&self.path, "write it", e))?.commit()
+    }
+}

@@ -1,0 +1,88 @@
+//! Memory does not grow with the lists, whatever their format.
+
+use std::fs;
+use std::process::Stdio;
+
+use crate::support::cli::{Desk, lists};
+
+/// The most memory that a conversion took, in KiB.
+fn peak(desk: &Desk, arguments: &str) -> u64 {
+    let mut child = desk.command(arguments).stderr(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        // A zombie has no memory any more, and no line about it.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak = line.map_or(peak, |kib| kib.trim_end_matches("kB").trim().parse().unwrap());
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{arguments}");
+            return peak;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// Lists of at least `bytes` bytes, all with two hypotheses, as NeMo needs it.
+fn write_lists(desk: &Desk, bytes: usize) {
+    use std::io::Write;
+    let part = lists(7, 2000);
+    let two: Vec<&str> = part.lines().filter(|line| line.matches("\"text\"").count() == 2).collect();
+    let mut file = std::io::BufWriter::new(fs::File::create(desk.path("in.jsonl")).unwrap());
+    let (mut written, mut n) = (0, 0);
+    while written < bytes {
+        for line in &two {
+            let line = line.replacen("\"u", &format!("\"{n}u"), 1);
+            writeln!(file, "{line}").unwrap();
+            written += line.len() + 1;
+        }
+        n += 1;
+    }
+}
+
+fn peaks(bytes: usize) -> Vec<(String, u64)> {
+    let desk = Desk::new();
+    write_lists(&desk, bytes);
+    let mut peaks = Vec::new();
+    for (name, format) in TARGETS {
+        for arguments in [
+            format!("convert in.jsonl {name} --to {format}"),
+            format!("convert {name} back.jsonl --from {format}"),
+        ] {
+            peaks.push((arguments.clone(), peak(&desk, &arguments)));
+        }
+        let path = desk.path(name);
+        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    }
+    peaks
+}
+
+const TARGETS: [(&str, &str); 6] = [
+    ("out.jsonl", "jsonl"),
+    ("decode", "espnet"),
+    ("nbest", "kaldi"),
+    ("out.tsv", "nemo"),
+    ("out.json", "mlm"),
+    ("out.csv", "csv"),
+];
+
+fn compare(small: usize, large: usize) {
+    for ((arguments, small), (_, large)) in peaks(small).into_iter().zip(peaks(large)) {
+        eprintln!("{arguments}: {small} KiB, with the large lists {large} KiB");
+        assert!(large < small + (8 << 10), "{arguments}: {small} KiB, with the large lists {large} KiB");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_lists() {
+    compare(1 << 20, 16 << 20);
+}
+
+/// Takes some minutes and 3 GB of disk: `cargo test --release --test formats gigabyte -- --ignored --nocapture`.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "takes minutes"]
+fn a_gigabyte_takes_no_more_memory_than_a_megabyte() {
+    compare(1 << 20, 1 << 30);
+}
