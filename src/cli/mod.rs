@@ -8,6 +8,7 @@ mod inspect;
 mod merge;
 mod output;
 mod profile;
+mod report;
 mod rescore;
 mod scoring;
 mod serve;
@@ -44,6 +45,7 @@ enum Command {
     Serve(serve::Serve),
     Evaluate(evaluate::Evaluate),
     Merge(merge::Merge),
+    Report(report::Report),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
@@ -59,6 +61,7 @@ pub fn run() -> Result<()> {
         Command::Serve(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Merge(command) => command.run(),
+        Command::Report(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(command) => command.run(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cpu::{Cpu, Isa};
+use super::cpu::{self, Cpu, Isa};
 use super::cuda::first_use::{FirstUse, Refused};
 use super::cuda::{self, Cuda, Driver, Precision, Unavailable, Variants};
 use crate::profile::Recorder;
@@ -47,6 +47,14 @@ impl AnyDevice {
         match self {
             AnyDevice::Cpu(cpu) => cpu.recorder().clone(),
             AnyDevice::Cuda(_) => Recorder::default(),
+        }
+    }
+
+    /// What the processor is called.
+    pub fn name(&self) -> String {
+        match self {
+            AnyDevice::Cpu(_) => cpu::name(),
+            AnyDevice::Cuda(cuda) => cuda.properties().name.clone(),
         }
     }
 

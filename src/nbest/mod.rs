@@ -1,5 +1,6 @@
 //! N-best lists: utterances, their hypotheses, their files, and word errors.
 
+pub mod alignment;
 pub mod jsonl;
 pub mod normalise;
 pub mod wer;
