@@ -11,6 +11,7 @@ pub mod model;
 pub mod nbest;
 pub mod ops;
 pub mod profile;
+pub mod report;
 pub mod rescore;
 pub mod serve;
 pub mod tape;

@@ -8,7 +8,7 @@ use lorb_engine::bert::floor;
 use lorb_engine::builtin;
 use lorb_engine::card::{open_adapter, own_head};
 use lorb_engine::device::AnyDevice;
-use lorb_engine::device::cpu::peak::fma_peak;
+use lorb_engine::device::cpu::{self, peak::fma_peak};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
@@ -68,7 +68,7 @@ impl Bench {
         let alone = measure(&rescorer, utterances.chunks(1))?;
         let together = measure(&rescorer, utterances.chunks(TOGETHER))?;
         let report = Report {
-            cpu: cpu_name(),
+            cpu: cpu::name(),
             device: device_name,
             threads: rayon::current_num_threads(),
             model: name,
@@ -215,11 +215,4 @@ impl Display for Report {
         }
         Ok(())
     }
-}
-
-/// As the operating system calls it, where it does so in /proc/cpuinfo.
-fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
 }

@@ -9,6 +9,7 @@ mod inspect;
 mod merge;
 mod output;
 mod profile;
+mod report;
 mod rescore;
 mod scoring;
 mod serve;
@@ -46,6 +47,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Convert(convert::Convert),
     Merge(merge::Merge),
+    Report(report::Report),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
@@ -62,6 +64,7 @@ pub fn run() -> Result<()> {
         Command::Evaluate(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Merge(command) => command.run(),
+        Command::Report(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(command) => command.run(),

@@ -1,3 +1,4 @@
+mod command;
 mod progress;
 mod report;
 
@@ -8,7 +9,6 @@ use std::time::Duration;
 
 use clap::Args;
 use lorb_engine::lora::{LoraConfig, Targets};
-use lorb_engine::rescore::tune::tune_weights;
 use lorb_engine::train::job::{Job, Prepared};
 use lorb_engine::train::{Beta, TrainOptions};
 use lorb_engine::{Error, Result};
@@ -66,6 +66,9 @@ pub struct Train {
     /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 4]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
+    /// Stop after N validations in a row without a better epoch; the learning rate still falls over all --epochs
+    #[arg(long, value_name = "N")]
+    patience: Option<u32>,
     /// Hypotheses of an utterance in a step
     #[arg(long, value_name = "N")]
     hyps: Option<usize>,
@@ -137,21 +140,20 @@ impl Train {
             return say(format!("finished {}: nothing is left to do", self.out.display()));
         };
 
-        let without = tune_weights(&trained.validation, false);
-        let table = report::Table { without: &without, with: &trained.weights };
-        say(format!("\n{}", table.header()))?;
-        say(table.line("validation", &trained.validation))?;
-        if !test.is_empty() {
-            let lists = run.score_held_out(device, &trained.adapter)?;
-            say(table.line("held out", &lists))?;
-        }
-        say(format!("\nweights: {}, tuned on the validation lists", trained.weights))?;
+        let result = trained.result;
+        say(format!("\n{}", report::header()))?;
+        result.sets.iter().try_for_each(|set| say(report::line(set)))?;
+        say(format!("\nweights: {}, tuned on the validation lists", result.weights))?;
+        let planned = run.options.epochs;
+        let stopped = match result.epochs < planned {
+            true => format!("stopped after {}, ", result.epochs),
+            false => String::new(),
+        };
         say(format!(
-            "adapter: {} (epoch {} of {}, {:.0} s)",
+            "adapter: {} (epoch {} of {planned}, {stopped}{:.0} s)",
             self.out.display(),
-            trained.epoch,
-            run.options.epochs,
-            trained.seconds
+            result.epoch,
+            result.seconds
         ))?;
         profile.map_or(Ok(()), Profile::finish)
     }
@@ -170,6 +172,7 @@ impl Train {
             checkpoint_every: Duration::from_secs(self.checkpoint_every),
             options: self.options(),
             lists: self.lists.options(),
+            command: Some(command::typed()),
         }
     }
 
@@ -187,6 +190,7 @@ impl Train {
             head_lr: self.head_lr.unwrap_or(d.head_lr),
             weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
             epochs: self.epochs.unwrap_or(d.epochs),
+            patience: self.patience,
             hyps: self.hyps.unwrap_or(d.hyps),
             batch_tokens: self.batch_tokens.unwrap_or(d.batch_tokens),
             beta: self.beta.unwrap_or(d.beta),

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::cpu::{Cpu, Isa};
+use super::cpu::{self, Cpu, Isa};
 use super::cuda::first_use::{FirstUse, Refused};
 use super::cuda::{self, Cuda, Driver, Precision, Unavailable, Variants};
 use crate::profile::Recorder;
@@ -61,6 +61,14 @@ impl AnyDevice {
         match self {
             AnyDevice::Cpu(cpu) => cpu.recorder().clone(),
             AnyDevice::Cuda(_) => Recorder::default(),
+        }
+    }
+
+    /// What the processor is called.
+    pub fn name(&self) -> String {
+        match self {
+            AnyDevice::Cpu(_) => cpu::name(),
+            AnyDevice::Cuda(cuda) => cuda.properties().name.clone(),
         }
     }
 

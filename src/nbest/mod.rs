@@ -1,5 +1,6 @@
 //! N-best lists: utterances, their hypotheses, their files, and word errors.
 
+pub mod alignment;
 mod csv;
 mod espnet;
 mod file;

@@ -180,6 +180,18 @@ pub fn exists(out: &Path) -> Result<bool> {
     Ok(!list(out)?.is_empty())
 }
 
+/// Forgets that the folder holds the result of a run: another begins there.
+///
+/// # Errors
+/// [`Error::Io`] where the note of it cannot be removed.
+pub fn begin(out: &Path) -> Result<()> {
+    let path = out.join(FINISHED);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, "remove it", e)),
+        _ => Ok(()),
+    }
+}
+
 /// Notes that the run is finished, and removes its checkpoints.
 ///
 /// # Errors

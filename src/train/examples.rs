@@ -23,6 +23,22 @@ pub struct Example {
     pub tokens: Vec<Vec<u32>>,
     /// Hypotheses cut at the model's limit.
     pub cut: usize,
+    /// For people.
+    pub texts: Texts,
+}
+
+/// What an utterance's token ids stand for, normalised.
+#[derive(Debug, Clone, Default)]
+pub struct Texts {
+    pub reference: String,
+    pub hypotheses: Vec<String>,
+}
+
+impl Texts {
+    /// The bytes of the longest.
+    pub fn longest(&self) -> usize {
+        self.hypotheses.iter().map(String::len).fold(self.reference.len(), usize::max)
+    }
 }
 
 impl Example {
@@ -79,8 +95,10 @@ impl Preparation<'_> {
     }
 
     fn example(&self, utterance: &Utterance) -> Result<Example> {
-        let encode = |text: &str| self.tokenizer.encode(&self.normaliser.normalise(text), self.max_tokens);
-        let encoded = utterance.hypotheses.iter().map(|h| encode(&h.text)).collect::<Result<Vec<_>>>()?;
+        let normalise = |text: &str| self.normaliser.normalise(text);
+        let hypotheses: Vec<String> = utterance.hypotheses.iter().map(|h| normalise(&h.text)).collect();
+        let encode = |text: &String| self.tokenizer.encode(text, self.max_tokens);
+        let encoded = hypotheses.iter().map(encode).collect::<Result<Vec<_>>>()?;
         let list = ScoredList::new(utterance, None, self.normaliser, self.unit)
             .ok_or_else(|| Error::Usage(format!("utterance {} has no reference", utterance.id)))?;
         Ok(Example {
@@ -88,6 +106,10 @@ impl Preparation<'_> {
             list,
             cut: encoded.iter().filter(|e| e.truncated).count(),
             tokens: encoded.into_iter().map(|e| e.ids).collect(),
+            texts: Texts {
+                reference: utterance.reference.as_deref().map(normalise).unwrap_or_default(),
+                hypotheses,
+            },
         })
     }
 }

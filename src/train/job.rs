@@ -3,27 +3,29 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{self, Identity};
-use super::examples::{Example, Preparation, default_epochs, digest, first_pass_weight, split};
-use super::learner::{CpuLearner, CudaLearner};
-use super::{Beta, Observer, Run, TrainOptions, with_scores};
+use super::examples::{Example, Preparation, Texts, default_epochs, digest, first_pass_weight, split};
+use super::learner::{CpuLearner, CudaLearner, Learner};
+use super::metrics::{Finished, Lists, Metrics, Setting};
+use super::summary::SetSummary;
+use super::{Beta, Observer, Outcome, Run, TrainOptions, with_scores};
 use crate::bert::Encoder;
 use crate::card::{Card, open_adapter};
 use crate::device::AnyDevice;
-use crate::lora::Adapter;
 use crate::lora::adapter::has_classifier;
+use crate::lora::{Adapter, Group};
 use crate::model::BaseModel;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
+use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::rescore::confidence::fit_confidence_scale;
-use crate::rescore::scorer::Scorer;
 use crate::rescore::settings::ListOptions;
-use crate::rescore::tune::{ScoredList, tune_weights};
+use crate::rescore::tune::tune_weights;
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
 use crate::{Error, Result, atomic, builtin};
 
@@ -53,6 +55,8 @@ pub struct Job {
     pub checkpoint_every: Duration,
     pub options: TrainOptions,
     pub lists: ListOptions,
+    /// What was typed to ask for it, where anything was: the metrics keep it.
+    pub command: Option<String>,
 }
 
 /// A [`Job`] whose files were read.
@@ -79,13 +83,7 @@ pub struct Prepared {
 /// A finished run, whose adapter is saved.
 pub struct Trained {
     pub adapter: Adapter,
-    /// The epoch that it followed, from 1.
-    pub epoch: u32,
-    pub seconds: f64,
-    /// The validation lists with the adapter's scores.
-    pub validation: Vec<ScoredList>,
-    /// Tuned on them.
-    pub weights: Weights,
+    pub result: Finished,
 }
 
 impl Job {
@@ -128,7 +126,9 @@ impl Job {
             ),
             false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
         };
-        let (train, valid) = self.keep_for_validation(train, &preparation)?;
+        let (mut train, valid) = self.keep_for_validation(train, &preparation)?;
+        // Nobody will read them.
+        train.iter_mut().for_each(|e| e.texts = Texts::default());
         let by_lists = || if embedded { EMBEDDED_EPOCHS } else { default_epochs(&train) };
         options.epochs = self.epochs.unwrap_or_else(by_lists);
 
@@ -196,6 +196,7 @@ impl Job {
             "lm-weight": o.lm_weight,
             "corr-weight": o.correlation_weight,
             "seed": o.seed,
+            "patience": o.patience,
             "fresh-pooler": self.fresh_pooler,
             "threads": rayon::current_num_threads(),
         })
@@ -228,7 +229,8 @@ impl Job {
 }
 
 impl Prepared {
-    /// Trains, and writes the adapter with its card and the weights; `None` where `out` holds the result already.
+    /// Trains, and writes the metrics, the adapter with its card and the weights; `None` where `out` holds the result
+    /// already.
     ///
     /// # Errors
     /// As for [`Run::train`], and [`Error::Io`] where a file cannot be written.
@@ -243,6 +245,10 @@ impl Prepared {
         if self.job.resume && resumed.is_none() && checkpoint::is_finished(out, &self.identity)? {
             return Ok(None);
         }
+        if resumed.is_none() {
+            checkpoint::begin(out)?;
+        }
+        let mut metrics = Metrics::open(out, &self.setting(device), resumed.as_ref().map(|s| &s.position))?;
         let run = Run {
             options,
             fit_head: self.fit_head,
@@ -254,23 +260,30 @@ impl Prepared {
             identity: self.identity.clone(),
             stop,
         };
-        let adapter = self.adapter.clone();
-        let outcome = match device {
+        let observer = &mut (&mut metrics, observer);
+        let train = |learner: &mut dyn Learner| -> Result<(Outcome, Vec<f32>)> {
+            let outcome = run.train(self.adapter.clone(), learner, resumed, observer)?;
+            let values = &outcome.adapter.values;
+            learner.restore(values, &Adamw::new(AdamwOptions::default(), values.len()));
+            let held_out: Vec<&[u32]> =
+                self.test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
+            let scores = if held_out.is_empty() { Vec::new() } else { learner.scores(&held_out)? };
+            Ok((outcome, scores))
+        };
+        let (outcome, held_out) = match device {
             AnyDevice::Cpu(cpu) => {
                 let encoder = Encoder::load(cpu, &model.config, &model.checkpoint, true)?;
-                let mut learner = CpuLearner::new(cpu, &encoder, options, adapter.clone());
-                run.train(adapter, &mut learner, resumed, observer)?
+                train(&mut CpuLearner::new(cpu, &encoder, options, self.adapter.clone()))?
             }
             AnyDevice::Cuda(cuda) => {
                 cuda.accept(&model.config)?;
                 let encoder = Encoder::load(cuda, &model.config, &model.checkpoint, true)?;
-                let mut learner = CudaLearner::new(cuda, &encoder, options, adapter.clone());
-                run.train(adapter, &mut learner, resumed, observer)?
+                train(&mut CudaLearner::new(cuda, &encoder, options, self.adapter.clone()))?
             }
         };
-        let adapter = outcome.adapter;
+        let Outcome { adapter, epoch, epochs, validation, seconds, .. } = outcome;
 
-        let weights = tune_weights(&outcome.validation, true);
+        let weights = tune_weights(&validation, true);
         adapter.save(out)?;
         let w_a = self.first_pass_weight;
         let beta = adapter.beta().map_or(options.beta.initial(), f64::from);
@@ -291,26 +304,58 @@ impl Prepared {
         let utterances = self.valid.len() as u64;
         let rescoring = RescoringFile {
             weights,
-            confidence_scale: fit_confidence_scale(&outcome.validation, &weights),
+            confidence_scale: fit_confidence_scale(&validation, &weights),
             fields: self.fields.clone(),
             normalise: self.normalise.clone(),
             unit: self.unit,
             tuned_on: vec![TunedOn { list: self.job.validation_name(), utterances }],
         };
         rescoring.save(out)?;
+        let weights_without_lorb = tune_weights(&validation, false);
+        let summary = |name: &str, examples: &[Example], lists| {
+            SetSummary::new(name, examples, lists, &weights_without_lorb, &weights)
+        };
+        let mut sets = vec![summary("validation", &self.valid, &validation)];
+        if !self.test.is_empty() {
+            sets.push(summary("held out", &self.test, &with_scores(&self.test, &held_out)));
+        }
+        let result = Finished { epoch, epochs, seconds, weights, weights_without_lorb, sets };
+        metrics.finish(result.clone())?;
         checkpoint::finish(out, &self.identity)?;
-        let (epoch, seconds) = (outcome.epoch, outcome.seconds);
-        Ok(Some(Trained { adapter, epoch, seconds, validation: outcome.validation, weights }))
+        Ok(Some(Trained { adapter, result }))
     }
 
-    /// The held-out lists with the scores of an adapter.
-    ///
-    /// # Errors
-    /// As for [`Scorer::new`], and [`Error::Device`] where a GPU fails.
-    pub fn score_held_out(&self, device: AnyDevice, adapter: &Adapter) -> Result<Vec<ScoredList>> {
-        let scorer = Scorer::new(device, &self.model, &[adapter])?;
-        let tokens: Vec<&[u32]> = self.test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
-        Ok(with_scores(&self.test, &scorer.scores(&tokens)?))
+    /// What the metrics say first.
+    fn setting(&self, device: &AnyDevice) -> Setting {
+        let names = |paths: &[PathBuf]| {
+            let names: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+            if names.is_empty() { "embedded".into() } else { names.join(", ") }
+        };
+        let lists = |role: &str, name: String, examples: &[Example]| Lists {
+            role: role.into(),
+            name,
+            utterances: examples.len(),
+            hypotheses: examples.iter().map(|e| e.tokens.len()).sum(),
+        };
+        let held_out = (!self.test.is_empty()).then(|| lists("held out", names(&self.job.test), &self.test));
+        let (train, valid) = (names(&self.job.train), self.job.validation_name());
+        Setting {
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            command: self.job.command.clone(),
+            device: device.name(),
+            instruction_set: device.description(),
+            threads: rayon::current_num_threads(),
+            base: self.model.name.clone(),
+            base_parameters: self.model.parameters(),
+            trained_parameters: self.adapter.layout.len() - self.adapter.layout.count(Group::Beta),
+            options: self.identity.options.clone(),
+            unit: self.unit,
+            lists: [lists("training", train, &self.train), lists("validation", valid, &self.valid)]
+                .into_iter()
+                .chain(held_out)
+                .collect(),
+        }
     }
 }
 

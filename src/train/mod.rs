@@ -6,16 +6,20 @@ pub mod examples;
 pub mod head_fit;
 pub mod job;
 pub mod learner;
+pub mod metrics;
 pub mod options;
 pub mod sampling;
 pub mod schedule;
 pub mod step;
+pub mod summary;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::lora::{Adapter, Group};
 use crate::ops::adamw::{Adamw, AdamwOptions, ParameterGroup};
@@ -55,17 +59,25 @@ pub struct Run<'a> {
 }
 
 /// What happened in one step, for whoever watches.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
+    /// That it belongs to, from 1.
     pub epoch: u32,
+    /// From 1.
     pub step: u64,
+    /// Of all epochs.
     pub steps: u64,
+    #[serde(flatten)]
     pub losses: Losses,
     pub tokens: usize,
+    /// The learning rate of the low-rank matrices; that of the head has the same share of its peak.
+    pub lr: f64,
+    /// Of the run, when its losses were known.
+    pub seconds: f64,
 }
 
 /// The losses of one step, and the norm of its gradient before clipping.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Losses {
     /// The mean over the step's utterances.
     pub mwer: f64,
@@ -76,10 +88,12 @@ pub struct Losses {
 }
 
 /// What a validation found.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// After this epoch, from 1.
     pub epoch: u32,
+    /// Steps done until then.
+    pub step: u64,
     /// Errors on the validation lists with the weights that are tuned on them.
     pub errors: u64,
     /// The expected errors that tuning makes least, and the least that they can be without g: less noisy than
@@ -100,12 +114,37 @@ pub trait Observer {
     fn validation(&mut self, validation: Validation);
 }
 
+/// Both are told, one after the other.
+impl<A: Observer + ?Sized, B: Observer + ?Sized> Observer for (&mut A, &mut B) {
+    fn start(&mut self, done: u64, steps: u64) {
+        self.0.start(done, steps);
+        self.1.start(done, steps);
+    }
+
+    fn fitting(&mut self, done: usize, lists: usize) {
+        self.0.fitting(done, lists);
+        self.1.fitting(done, lists);
+    }
+
+    fn step(&mut self, report: StepReport) {
+        self.0.step(report);
+        self.1.step(report);
+    }
+
+    fn validation(&mut self, validation: Validation) {
+        self.0.validation(validation);
+        self.1.validation(validation);
+    }
+}
+
 /// A finished run.
 pub struct Outcome {
     /// The adapter that validated best.
     pub adapter: Adapter,
     /// The epoch it followed, from 1.
     pub epoch: u32,
+    /// The epochs that were trained.
+    pub epochs: u32,
     /// The validation lists with its scores.
     pub validation: Vec<ScoredList>,
     pub steps: u64,
@@ -152,7 +191,7 @@ impl Run<'_> {
         if state.position.fitted.is_some() {
             self.fit(&plan(0), &adapter, learner, &mut state, &mut clock, observer)?;
         }
-        while state.position.epoch < o.epochs {
+        while state.position.epoch < o.epochs && !self.out_of_patience(&state.position) {
             if !state.position.validating {
                 self.epoch(&plan(state.position.epoch), steps, learner, &mut state, &mut clock, observer)?;
             }
@@ -162,10 +201,17 @@ impl Run<'_> {
         Ok(Outcome {
             adapter,
             epoch: state.position.best.map_or(0, |(_, epoch)| epoch),
+            epochs: state.position.epoch,
             validation: with_scores(self.valid, &state.best_scores),
             steps,
             seconds: clock.seconds(),
         })
+    }
+
+    /// Whether as many validations in a row as are waited for were not the best.
+    fn out_of_patience(&self, position: &Position) -> bool {
+        let since = position.best.map_or(0, |(_, best)| position.epoch - best);
+        self.options.patience.is_some_and(|patience| since >= patience)
     }
 
     /// Fits the classifier to the lists of the first steps of `plan` that are left.
@@ -229,7 +275,7 @@ impl Run<'_> {
         let mut untold = VecDeque::new();
         let mut told = state.position.step;
         let epoch = state.position.epoch + 1;
-        let mut tell = |losses: Vec<Losses>, untold: &mut VecDeque<usize>| {
+        let mut tell = |losses: Vec<Losses>, untold: &mut VecDeque<usize>, seconds: f64| {
             for losses in losses {
                 told += 1;
                 if !losses.gradient_norm.is_finite() {
@@ -238,7 +284,8 @@ impl Run<'_> {
                     )));
                 }
                 let tokens = untold.pop_front().unwrap_or(0);
-                observer.step(StepReport { epoch, step: told, steps, losses, tokens });
+                let lr = f64::from(self.options.lr * lr_factor(told - 1, steps, self.options.warmup));
+                observer.step(StepReport { epoch, step: told, steps, losses, tokens, lr, seconds });
             }
             Ok(())
         };
@@ -249,13 +296,13 @@ impl Run<'_> {
             untold.push_back(batch.tokens());
             state.position.step += 1;
             state.position.step_in_epoch += 1;
-            tell(learner.losses(false)?, &mut untold)?;
+            tell(learner.losses(false)?, &mut untold, clock.seconds())?;
             if self.must_pause(clock) {
-                tell(learner.losses(true)?, &mut untold)?;
+                tell(learner.losses(true)?, &mut untold, clock.seconds())?;
                 self.pause(learner, state, clock)?;
             }
         }
-        tell(learner.losses(true)?, &mut untold)?;
+        tell(learner.losses(true)?, &mut untold, clock.seconds())?;
         state.position.validating = true;
         Ok(())
     }
@@ -317,6 +364,7 @@ impl Run<'_> {
         state.validated.clear();
         Ok(Validation {
             epoch: state.position.epoch,
+            step: state.position.step,
             errors: total_errors(&lists, &chosen(&lists, &weights)),
             expected,
             expected_without,

@@ -37,6 +37,9 @@ pub struct TrainOptions {
     /// The share of all steps over which the learning rate rises.
     pub warmup: f32,
     pub epochs: u32,
+    /// Stop after so many validations in a row that were not the best; `None` trains all epochs. The learning rate
+    /// falls over all of them in any case, so that a run which stops early is a longer one's beginning.
+    pub patience: Option<u32>,
     /// Hypotheses of an utterance that take part in a step: the first pass's best, and others at random.
     pub hyps: usize,
     /// The tokens of a step, at most, unless a single utterance has more.
@@ -61,6 +64,7 @@ impl Default for TrainOptions {
             weight_decay: 0.01,
             warmup: 0.05,
             epochs: 1,
+            patience: None,
             hyps: 16,
             batch_tokens: 1600,
             beta: Beta::Learned(1.0),
@@ -108,6 +112,9 @@ impl TrainOptions {
         }
         if self.epochs == 0 {
             return refuse("epochs", 0.0, "at least 1");
+        }
+        if self.patience == Some(0) {
+            return refuse("patience", 0.0, "at least 1");
         }
         if self.hyps < 2 {
             return refuse("hyps", self.hyps as f64, "at least 2: one hypothesis alone teaches nothing");

@@ -1,11 +1,12 @@
 //! `serve`: the program itself on loopback.
 
+#[path = "../support/browser.rs"]
+mod browser;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod adapters;
 mod bad_requests;
-mod browser;
 mod clients;
 mod compute;
 mod drain;

@@ -2,9 +2,8 @@
 
 use lorb_engine::lora::{Adapter, Group};
 use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::wer::{Interval, Pair, bootstrap_relative_change};
-use lorb_engine::rescore::tune::{ScoredList, chosen, oracle, total_errors};
-use lorb_engine::rescore::weights::Weights;
+use lorb_engine::nbest::wer::Interval;
+use lorb_engine::train::summary::{SetErrors, SetSummary};
 
 /// The trained parameters, apart by what they are, and their share of the base's.
 pub fn parameters(adapter: &Adapter, model: &BaseModel) -> String {
@@ -26,55 +25,28 @@ pub fn parameters(adapter: &Adapter, model: &BaseModel) -> String {
     )
 }
 
-/// A table of word error rates: a line for each set of lists.
-pub struct Table<'a> {
-    /// The weights that serve the validation lists best without g, and with it.
-    pub without: &'a Weights,
-    pub with: &'a Weights,
+/// The header of a table of word error rates, with a line for each set of lists.
+pub fn header() -> String {
+    format!(
+        "{:12} {:>10} {:>10} {:>10} {:>8}  change against the first pass",
+        "WER", "first pass", "tuned", "with LoRB", "oracle"
+    )
 }
 
-impl Table<'_> {
-    pub fn header(&self) -> String {
-        format!(
-            "{:12} {:>10} {:>10} {:>10} {:>8}  change against the first pass",
-            "WER", "first pass", "tuned", "with LoRB", "oracle"
-        )
-    }
-
-    pub fn line(&self, name: &str, lists: &[ScoredList]) -> String {
-        let units: u64 = lists.iter().map(|l| l.reference_units).sum();
-        let first = chosen(lists, &Weights::default());
-        let rescored = chosen(lists, self.with);
-        let wer = |chosen: &[usize]| {
-            let errors = total_errors(lists, chosen);
-            format!("{:.2} %", 100.0 * errors as f64 / units.max(1) as f64)
-        };
-        format!(
-            "{name:12} {:>10} {:>10} {:>10} {:>8}  {}",
-            wer(&first),
-            wer(&chosen(lists, self.without)),
-            wer(&rescored),
-            wer(&oracle(lists)),
-            change(lists, &first, &rescored),
-        )
-    }
-}
-
-/// The relative change of WER with its bootstrap interval.
-fn change(lists: &[ScoredList], before: &[usize], after: &[usize]) -> String {
-    const SAMPLES: usize = 10_000;
-    const SEED: u64 = 1;
-    let pairs: Vec<Pair> = lists
-        .iter()
-        .zip(before.iter().zip(after))
-        .map(|(list, (&before, &after))| Pair {
-            reference_units: list.reference_units,
-            errors_before: list.hypotheses[before].errors,
-            errors_after: list.hypotheses[after].errors,
-        })
-        .collect();
-    match bootstrap_relative_change(&pairs, SAMPLES, SEED).and_then(|c| c.relative) {
+/// A line of it.
+pub fn line(set: &SetSummary) -> String {
+    let wer = |errors: u64| format!("{:.2} %", 100.0 * errors as f64 / set.reference_units.max(1) as f64);
+    let SetErrors { first_pass, tuned, rescored, oracle } = set.errors;
+    let change = match set.change.and_then(|c| c.relative) {
         Some(Interval { low, point, high }) => format!("{point:+.1} % [{low:+.1}, {high:+.1}]"),
         None => "undefined".into(),
-    }
+    };
+    format!(
+        "{:12} {:>10} {:>10} {:>10} {:>8}  {change}",
+        set.name,
+        wer(first_pass),
+        wer(tuned),
+        wer(rescored),
+        wer(oracle),
+    )
 }

@@ -129,3 +129,10 @@ impl Memory for Cpu {
 }
 
 impl Device for Cpu {}
+
+/// What the processor is called, where /proc/cpuinfo says so; else its architecture.
+pub fn name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
+}

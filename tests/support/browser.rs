@@ -1,4 +1,5 @@
 //! Headless Chromium by its own protocol (Chrome DevTools), as much of it as a page's test needs.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
