@@ -1,11 +1,13 @@
 mod prune;
 mod report;
+mod transcripts;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::rescore::confidence::fit_confidence_scale;
 use lorb_engine::rescore::evaluation::{Choice, Judge, Lists as Judged, System, Tally};
 use lorb_engine::rescore::prune::{Comparison, Costs, Margin};
@@ -17,7 +19,8 @@ use lorb_engine::{Error, Result};
 
 use self::prune::{Prune, Pruning};
 use self::report::{FileReport, Report};
-use super::output::print;
+use self::transcripts::Transcripts;
+use super::output::{note, print};
 use super::scoring::Scoring;
 use super::{Compute, Lists};
 
@@ -39,6 +42,13 @@ pub struct Evaluate {
     /// at most 0.01 points of WER on the lists of --tune
     #[arg(long, value_name = "MARGIN", value_parser = Prune::parse, allow_negative_numbers = true)]
     prune: Option<Prune>,
+    /// Align as sclite does, so that substitutions, deletions and insertions are those that sclite -s counts, rather
+    /// than count the fewest errors
+    #[arg(long, value_name = "levenshtein|sclite", default_value = "levenshtein", value_parser = parse_alignment)]
+    align: Alignment,
+    /// Write what was said and what each system chose into this folder, as .trn files for sclite
+    #[arg(long, value_name = "DIR")]
+    trn: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -46,6 +56,14 @@ pub struct Evaluate {
     lists: Lists,
     #[command(flatten)]
     compute: Compute,
+}
+
+fn parse_alignment(text: &str) -> Result<Alignment, String> {
+    match text {
+        "levenshtein" => Ok(Alignment::Levenshtein),
+        "sclite" => Ok(Alignment::Sclite),
+        _ => Err("expected levenshtein or sclite".into()),
+    }
 }
 
 /// This engine's choice.
@@ -148,8 +166,12 @@ impl Evaluate {
         let without_lorb = tune_weights(&scored, false);
         rescoring.weights = if lorb { tune_weights(&scored, true) } else { without_lorb };
         rescoring.confidence_scale = fit_confidence_scale(&scored, &rescoring.weights);
-        if let Some(dir) = dir {
-            rescoring.save(dir)?;
+        match dir {
+            Some(dir) => rescoring.save(dir)?,
+            None if lists.rescorer.is_some() => {
+                note("the weights are not saved: what the Hub's cache holds is not changed");
+            }
+            None => {}
         }
         let on: Vec<&str> = rescoring.tuned_on.iter().map(|t| t.list.as_str()).collect();
         Ok(Plan {
@@ -168,6 +190,8 @@ impl Evaluate {
         let fields = if weights.is_some() { rescoring.required_fields() } else { rescoring.fields };
         let (mut files, mut all, mut all_costs) = (Vec::new(), Tally::default(), Costs::default());
         lists.comparison = pruning.map(|p| Comparison::new(p.margin));
+        let mut transcripts = self.trn.as_deref().map(Transcripts::create).transpose()?;
+        let alignment = self.align;
         for path in &self.files {
             let mut tally = Tally::default();
             let (normaliser, unit) = (lists.normaliser, lists.unit);
@@ -184,15 +208,20 @@ impl Evaluate {
                 systems.extend(rescored.map(|choice| (System::Rescored, choice)));
                 let pruned = pruning.map(|p| Choice::Scored(rescoring.weights, p.margin));
                 systems.extend(pruned.map(|choice| (System::Pruned, choice)));
-                Judge { normaliser, unit, systems }.add(utterance, &list, &mut tally)
+                let chosen =
+                    Judge { normaliser, unit, alignment, systems }.add(utterance, &list, &mut tally)?;
+                let transcripts = transcripts.as_mut();
+                transcripts.map_or(Ok(()), |files| files.add(utterance, &chosen, normaliser, unit))
             })?;
             let costs = lists.comparison.as_mut().map(Comparison::take);
             files.push(FileReport::new(path.display().to_string(), &tally, costs));
             all.extend(&tally);
             all_costs += costs.unwrap_or_default();
         }
+        transcripts.map_or(Ok(()), Transcripts::finish)?;
         Ok(Report {
             unit: lists.unit,
+            alignment,
             weights,
             weights_from: source,
             weights_without_lorb: without_lorb.filter(|_| rescored.is_some()),

@@ -2,6 +2,7 @@
 
 pub mod jsonl;
 pub mod normalise;
+pub mod trn;
 pub mod wer;
 pub mod word_errors;
 

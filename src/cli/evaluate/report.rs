@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lorb_engine::nbest::normalise::Unit;
 use lorb_engine::nbest::wer::{Change, Interval, Wer};
-use lorb_engine::nbest::word_errors::Errors;
+use lorb_engine::nbest::word_errors::{Alignment, Errors};
 use lorb_engine::rescore::evaluation::{System, Tally};
 use lorb_engine::rescore::prune::{Cost, Costs};
 use lorb_engine::rescore::weights::Weights;
@@ -17,6 +17,7 @@ use super::prune::{Pruning, TunedWer};
 #[derive(Serialize)]
 pub struct Report {
     pub unit: Unit,
+    pub alignment: Alignment,
     pub weights: Option<Weights>,
     pub weights_from: Option<String>,
     pub weights_without_lorb: Option<Weights>,
@@ -201,6 +202,9 @@ impl Report {
         }
         if let Some(path) = &self.saved_to {
             writeln!(text, "saved to {}", path.display())?;
+        }
+        if self.alignment == Alignment::Sclite {
+            text.push_str("errors: on sclite's alignment\n");
         }
         for file in self.files.iter().chain(&self.all) {
             file.write(self.unit, text)?;

@@ -5,6 +5,7 @@ use lorb_engine::Result;
 use lorb_engine::nbest::Utterance;
 use lorb_engine::nbest::jsonl::ListReader;
 use lorb_engine::nbest::normalise::{Normaliser, units};
+use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::rescore::evaluation::{Choice, Judge, System, Tally};
 use lorb_engine::rescore::tune::ScoredList;
 use lorb_engine::rescore::weights::Weights;
@@ -20,7 +21,8 @@ pub fn describe(path: &Path, options: &Lists) -> Result<Map<String, Value>> {
         (System::FirstPass, Choice::Combined(Weights::default())),
         (System::Oracle, Choice::FewestErrors),
     ];
-    let judge = Judge { normaliser, unit, systems };
+    let alignment = Alignment::default();
+    let judge = Judge { normaliser, unit, alignment, systems };
     let mut reader = ListReader::open(Some(path), &fields)?;
     let mut tally = Tally::default();
     let (mut hypotheses, mut lengths) = (Counts::default(), Counts::default());
