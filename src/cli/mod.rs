@@ -6,6 +6,7 @@ mod doctor;
 mod evaluate;
 mod inspect;
 mod merge;
+mod named;
 mod output;
 mod profile;
 mod rescore;
@@ -15,13 +16,10 @@ mod train;
 
 pub use output::note;
 
-use std::path::{Path, PathBuf};
-
 use clap::{Args, Parser, Subcommand};
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::{AnyDevice, Choice, select};
-use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{Case, NormaliseOptions, Unit};
 use lorb_engine::rescore::prune::Margin;
@@ -29,6 +27,7 @@ use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
 use check_kernels::with_first_use;
+use named::{find_adapter, find_model, open_found, open_model};
 
 /// Second-pass rescoring of N-best lists with low-rank adapted BERT (LoRB).
 #[derive(Parser)]
@@ -201,11 +200,4 @@ fn parse_unit(text: &str) -> Result<Unit, String> {
         "char" => Ok(Unit::Char),
         _ => Err("expected word or char".into()),
     }
-}
-
-/// The base that `--model` names.
-fn open_model(model: &Option<PathBuf>) -> Result<BaseModel> {
-    let folder: &Path =
-        model.as_deref().ok_or_else(|| Error::Usage("give a BERT with --model DIR".into()))?;
-    BaseModel::open(folder)
 }

@@ -9,16 +9,16 @@ use lorb_engine::lora::Adapter;
 use lorb_engine::model::BaseModel;
 use lorb_engine::rescore::settings::Settings;
 
-use super::{Lists, open_model};
+use super::{Lists, find_adapter, find_model, open_found};
 
 /// Which model scores.
 #[derive(Args)]
 pub struct Scoring {
-    /// The folder of a Hugging Face BERT
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face BERT: its folder, or its id on the Hub, ORG/NAME or ORG/NAME@REVISION
+    #[arg(long, value_name = "DIR|ID")]
     pub model: Option<PathBuf>,
-    /// The folder of an adapter; without one the model's own head scores, as a merged model has it
-    #[arg(long, value_name = "DIR")]
+    /// An adapter: its folder, or its id on the Hub; without one the model's own head scores, as a merged model has it
+    #[arg(long, value_name = "DIR|ID")]
     pub adapter: Option<PathBuf>,
 }
 
@@ -26,7 +26,7 @@ pub struct Scoring {
 pub struct Head {
     pub model: BaseModel,
     pub adapter: Adapter,
-    /// Where its settings are kept.
+    /// Where its settings are kept, and may be changed: not in the cache of the Hub.
     pub dir: Option<PathBuf>,
     pub settings: Settings,
 }
@@ -34,14 +34,18 @@ pub struct Head {
 impl Scoring {
     /// Opens the files; the options in `lists` come before what they say.
     pub fn open(&self, lists: &Lists) -> Result<Head> {
-        let model = open_model(&self.model)?;
-        let adapter = match &self.adapter {
-            Some(dir) => open_adapter(dir, &model)?.0,
-            None => own_head(&model)?,
+        let base = find_model(&self.model)?;
+        let model = open_found(base.clone())?;
+        let (adapter, home) = match &self.adapter {
+            Some(adapter) => {
+                let found = find_adapter(adapter)?;
+                (open_adapter(&found.dir, &model)?.0, found)
+            }
+            None => (own_head(&model)?, base),
         };
-        let dir = self.adapter.clone().or_else(|| model.dir.clone());
-        let mut settings = Settings::of(dir.as_deref())?;
+        let mut settings = Settings::of(Some(&home.dir))?;
         lists.override_in(&mut settings.rescoring);
+        let dir = home.id.is_none().then_some(home.dir);
         Ok(Head { model, adapter, dir, settings })
     }
 }

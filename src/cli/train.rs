@@ -1,3 +1,4 @@
+mod model_card;
 mod progress;
 mod report;
 
@@ -26,9 +27,10 @@ use lorb_engine::train::{Beta, Run, TrainOptions, with_scores};
 use lorb_engine::{Error, Result, atomic};
 use serde_json::json;
 
+use self::model_card::{ModelCard, Row};
 use super::output::print;
 use super::profile::{Profile, ProfileOption};
-use super::{Compute, Lists, open_model};
+use super::{Compute, Lists, find_adapter, find_model, open_found};
 
 /// Of the embedded default, which is to end soon.
 const EMBEDDED_EPOCHS: u32 = 2;
@@ -36,8 +38,9 @@ const EMBEDDED_EPOCHS: u32 = 2;
 /// Train an adapter on N-best lists with references
 #[derive(Args)]
 pub struct Train {
-    /// A Hugging Face BERT folder [default, without --train: a small embedded one]
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face BERT: its folder, or its id on the Hub, ORG/NAME or ORG/NAME@REVISION [default, without
+    /// --train: a small embedded one]
+    #[arg(long, value_name = "DIR|ID")]
     model: Option<PathBuf>,
     /// N-best lists to train on (.jsonl, .gz, .zst) [default, without --model: embedded ones]
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -54,8 +57,8 @@ pub struct Train {
     /// Go on with the unfinished run that --out holds, or start if it holds none
     #[arg(long)]
     resume: bool,
-    /// Start from this adapter (domain adaptation); its rank, alpha and targets apply
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["rank", "alpha", "targets"])]
+    /// Start from this adapter, a folder or an id on the Hub (domain adaptation); its rank, alpha and targets apply
+    #[arg(long, value_name = "DIR|ID", conflicts_with_all = ["rank", "alpha", "targets"])]
     init_adapter: Option<PathBuf>,
     /// Rank of the low-rank matrices [default: 8]
     #[arg(long, value_name = "R")]
@@ -133,8 +136,14 @@ impl Train {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }
         let embedded = self.model.is_none() && self.train.is_empty();
-        let model = if embedded { builtin::model()? } else { open_model(&self.model)? };
-        let initial = self.init_adapter.as_deref().map(|dir| open_adapter(dir, &model)).transpose()?;
+        let found = if embedded { None } else { Some(find_model(&self.model)?) };
+        let id = found.as_ref().and_then(|found| found.id.clone());
+        let model = found.map_or_else(builtin::model, open_found)?;
+        let initial = self
+            .init_adapter
+            .as_deref()
+            .map(|name| open_adapter(&find_adapter(name)?.dir, &model))
+            .transpose()?;
         let card = initial.as_ref().and_then(|(_, card)| card.as_ref());
         let (fields, normalise, unit) = self.lists.over(card.map(|c| (&c.fields, &c.normalise, c.unit)));
         let normaliser = Normaliser::new(&normalise)?;
@@ -172,7 +181,13 @@ impl Train {
             }
             None => {
                 let lora = options.lora.clone();
-                Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?
+                let mut adapter =
+                    Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?;
+                if let Some(id) = &id {
+                    // PEFT finds it there too.
+                    adapter.base_name = id.repository.clone();
+                }
+                adapter
             }
         };
         if self.fresh_pooler {
@@ -264,18 +279,36 @@ impl Train {
             tuned_on: vec![TunedOn { list: self.validation_name(), utterances: valid.len() as u64 }],
         };
         rescoring.save(&self.out)?;
-        checkpoint::finish(&self.out, &identity)?;
 
         let without = tune_weights(&outcome.validation, false);
         let table = report::Table { without: &without, with: &weights };
         say(format!("\n{}", table.header()))?;
         say(table.line("validation", &outcome.validation))?;
+        let mut rows = vec![Row { lists: "validation", wer: table.wers(&outcome.validation) }];
         if !test.is_empty() {
             let scorer = Scorer::new(device, &model, &[&adapter])?;
             let tokens: Vec<&[u32]> = test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
             let lists = with_scores(&test, &scorer.scores(&tokens)?);
             say(table.line("held out", &lists))?;
+            rows.push(Row { lists: "held out", wer: table.wers(&lists) });
         }
+        let model_card = ModelCard {
+            base: &model.name,
+            id: id.as_ref(),
+            embedded,
+            parameters: report::parameters(&adapter, &model),
+            train: &self.train,
+            test: &self.test,
+            validation: self.validation_name(),
+            utterances: [train.len(), valid.len(), test.len()],
+            weights: &weights,
+            rows,
+            options: &identity.options,
+            epoch: format!("epoch {} of {}", outcome.epoch, options.epochs),
+        };
+        model_card.save(&self.out)?;
+        // Whoever is killed before this line goes on with --resume, and writes everything again.
+        checkpoint::finish(&self.out, &identity)?;
         say(format!("\nweights: {weights}, tuned on the validation lists"))?;
         say(format!(
             "adapter: {} (epoch {} of {}, {:.0} s)",

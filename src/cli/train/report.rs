@@ -2,7 +2,7 @@
 
 use lorb_engine::lora::{Adapter, Group};
 use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::wer::{Interval, Pair, bootstrap_relative_change};
+use lorb_engine::nbest::wer::{Interval, Pair, bootstrap_relative_change, percent};
 use lorb_engine::rescore::tune::{ScoredList, chosen, oracle, total_errors};
 use lorb_engine::rescore::weights::Weights;
 
@@ -42,21 +42,18 @@ impl Table<'_> {
     }
 
     pub fn line(&self, name: &str, lists: &[ScoredList]) -> String {
-        let units: u64 = lists.iter().map(|l| l.reference_units).sum();
-        let first = chosen(lists, &Weights::default());
-        let rescored = chosen(lists, self.with);
-        let wer = |chosen: &[usize]| {
-            let errors = total_errors(lists, chosen);
-            format!("{:.2} %", 100.0 * errors as f64 / units.max(1) as f64)
-        };
-        format!(
-            "{name:12} {:>10} {:>10} {:>10} {:>8}  {}",
-            wer(&first),
-            wer(&chosen(lists, self.without)),
-            wer(&rescored),
-            wer(&oracle(lists)),
-            change(lists, &first, &rescored),
-        )
+        let [first, tuned, rescored, oracle] =
+            self.wers(lists).map(|wer| format!("{:.2} %", wer.unwrap_or(0.0)));
+        let change = change(lists, &chosen(lists, &Weights::default()), &chosen(lists, self.with));
+        format!("{name:12} {first:>10} {tuned:>10} {rescored:>10} {oracle:>8}  {change}")
+    }
+
+    /// The columns in percent; none where nothing was said.
+    pub fn wers(&self, lists: &[ScoredList]) -> [Option<f64>; 4] {
+        let units = lists.iter().map(|list| list.reference_units).sum();
+        let by = |weights| chosen(lists, weights);
+        [by(&Weights::default()), by(self.without), by(self.with), oracle(lists)]
+            .map(|chosen| percent(total_errors(lists, &chosen), units))
     }
 }
 
