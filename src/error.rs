@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::hub;
+
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -21,6 +23,10 @@ pub enum Error {
     /// A file as a whole is not what it should be.
     #[error("{}: {problem}; {hint}", path.display())]
     File { path: PathBuf, problem: String, hint: String },
+
+    /// A name that is no folder here, and cannot be had from the Hugging Face Hub either.
+    #[error("{name}: no such folder here; on the Hugging Face Hub: {problem}")]
+    Hub { name: String, problem: hub::Problem },
 
     /// Options that contradict each other or the data.
     #[error("{0}")]
@@ -68,7 +74,12 @@ impl Error {
                 | ReadOnlyFilesystem | InvalidFilename => 2,
                 _ => 1,
             },
-            Error::NotFinite(_) | Error::Device(_) | Error::Service(_) | Error::Interrupted(_) => 1,
+            Error::Hub { problem, .. } if problem.is_the_users() => 2,
+            Error::Hub { .. }
+            | Error::NotFinite(_)
+            | Error::Device(_)
+            | Error::Service(_)
+            | Error::Interrupted(_) => 1,
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod builtin;
 pub mod card;
 pub mod device;
 pub mod error;
+pub mod hub;
 pub mod lora;
 pub mod model;
 pub mod nbest;

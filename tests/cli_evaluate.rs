@@ -204,6 +204,61 @@ fn plain_lists_need_no_model() {
 }
 
 #[test]
+fn transcripts_are_what_was_compared() {
+    let desk = Desk::new();
+    let line = |id: &str, said: &str, first: &str, second: &str| {
+        let hyps = serde_json::json!([{"text": first, "am": -1.0}, {"text": second, "am": -2.0}]);
+        format!("{}\n", serde_json::json!({"id": id, "ref": said, "hyps": hyps}))
+    };
+    let lists = line("s-1", "P q  R a b", "a B s t u", "p q r a s") + &line("s-2", "x a b", "p q x", "");
+    desk.write("lists.jsonl", &lists);
+    let report = desk.ok("evaluate lists.jsonl --json --case lower --align sclite --trn out/trn");
+    let read = |name: &str| desk.read(&format!("out/trn/{name}.trn"));
+    assert_eq!(read("reference"), "p q r a b (s-1)\nx a b (s-2)\n");
+    assert_eq!(read("first_pass"), "a b s t u (s-1)\np q x (s-2)\n");
+    assert_eq!(read("oracle"), "p q r a s (s-1)\np q x (s-2)\n");
+    // What sclite 2.10 counts in these files.
+    let counts = |report: &str, system: &str| {
+        let s = &json(report)["files"][0]["systems"][system];
+        ["substitutions", "deletions", "insertions"].map(|kind| s[kind].as_u64().unwrap())
+    };
+    assert_eq!((counts(&report, "first_pass"), counts(&report, "oracle")), ([3, 3, 3], [4, 0, 0]));
+    let fewest = desk.ok("evaluate lists.jsonl --json --case lower");
+    assert_eq!(counts(&fewest, "first_pass"), [8, 0, 0]);
+    assert_eq!(json(&report)["alignment"], "sclite");
+    assert!(desk.ok("evaluate lists.jsonl --align sclite").contains("errors: on sclite's alignment"));
+
+    desk.ok("rescore --model base --adapter adapter --input lists.jsonl --output rescored.jsonl");
+    desk.ok("evaluate rescored.jsonl --trn rescored");
+    let best =
+        |line: &Value| format!("{} ({})\n", line["best"].as_str().unwrap(), line["id"].as_str().unwrap());
+    let expected: String = parsed(&desk.read("rescored.jsonl")).iter().map(best).collect();
+    assert_eq!(desk.read("rescored/rescored.trn"), expected);
+}
+
+#[test]
+fn what_sclite_would_misread_is_refused() {
+    let desk = Desk::new();
+    std::fs::create_dir(desk.path("out")).unwrap();
+    let line = r#"{"id":"s-1","ref":"a","hyps":[{"text":"a","am":0}]}"#;
+    for (line, words) in [
+        (line.replace("\"a\",\"am\"", "\"{a / b}\",\"am\""), &["lists.jsonl:2: utterance s-1", "\"{a\""][..]),
+        (line.replace("\"ref\":\"a\"", "\"ref\":\"a @\""), &["lists.jsonl:2", "\"@\"", "without --trn"]),
+        (line.replace("s-1", "s 1"), &["lists.jsonl:2", "its id \"s 1\""]),
+        (line.replace("s-1", "s-0"), &["lists.jsonl:2", "another utterance has the same id"]),
+    ] {
+        desk.write(
+            "lists.jsonl",
+            format!("{}\n{line}\n", r#"{"id":"s-0","ref":"a","hyps":[{"text":"a","am":0}]}"#),
+        );
+        desk.refused("evaluate lists.jsonl --trn out", 2, words);
+        desk.ok("evaluate lists.jsonl");
+    }
+    assert!(std::fs::read_dir(desk.path("out")).unwrap().next().is_none());
+    desk.refused("evaluate lists.jsonl --align jiwer", 2, &["expected levenshtein or sclite"]);
+}
+
+#[test]
 fn lists_that_do_not_belong_together_are_refused() {
     let desk = desk();
     desk.ok("rescore --model base --adapter adapter --input test.jsonl --output rescored.jsonl");

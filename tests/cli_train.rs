@@ -104,7 +104,9 @@ fn it_learns_and_writes_an_adapter() {
     let line = out.lines().find_map(|l| l.strip_prefix("validation")).unwrap_or_else(|| panic!("{out}"));
     let percents: Vec<f64> = line.split('%').take(3).map(|p| p.trim().parse().unwrap()).collect();
     assert!(percents[2] < percents[0] / 2.0, "{line}");
-    for file in ["adapter_config.json", "adapter_model.safetensors", "lorb.json", "rescoring.json"] {
+    let files =
+        ["adapter_config.json", "adapter_model.safetensors", "lorb.json", "rescoring.json", "README.md"];
+    for file in files {
         assert!(project.path("out").join(file).is_file(), "{file} is missing");
     }
     let left = fs::read_dir(project.path("out")).unwrap();
@@ -145,8 +147,12 @@ fn killed_again_and_again_it_ends_with_the_same_bytes() {
     assert!(kills >= 5, "only {kills} kills hit a run that was under way");
     let out = succeeded(project.train("killed", &[&long[..], &["--resume"]].concat()));
     assert!(project.adapter("whole") == project.adapter("killed"), "{out}");
-    let rescoring = |out: &str| fs::read(project.path(out).join("rescoring.json")).unwrap();
-    assert!(rescoring("whole") == rescoring("killed"));
+    let file = |out: &str, name: &str| fs::read_to_string(project.path(out).join(name)).unwrap();
+    assert_eq!(file("whole", "rescoring.json"), file("killed", "rescoring.json"));
+    assert_eq!(
+        file("whole", "README.md").replace("whole", "killed"),
+        file("killed", "README.md").replace("--checkpoint-every 0 ", "")
+    );
 }
 
 #[test]
@@ -184,9 +190,50 @@ fn a_finished_run_is_not_run_again() {
     let project = Project::new();
     succeeded(project.train("out", &[]));
     let before = project.adapter("out");
+    let card = || fs::read(project.path("out/README.md")).unwrap();
+    let card_before = card();
     let again = succeeded(project.train("out", &["--resume"]));
     assert!(again.contains("nothing is left to do"), "{again}");
     assert!(before == project.adapter("out"));
+    assert_eq!(card_before, card());
+}
+
+#[test]
+fn a_model_card_tells_what_was_done() {
+    let project = Project::new();
+    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    let held_out: Vec<&str> = lists.lines().take(30).collect();
+    fs::write(project.path("held out.jsonl"), held_out.join("\n")).unwrap();
+    let said = succeeded(project.train("an adapter", &["--test", "held out.jsonl", "--valid", "0.25"]));
+    let card = fs::read_to_string(project.path("an adapter/README.md")).unwrap();
+    assert!(card.starts_with("---\nlibrary_name: peft\n") && card.matches("---\n").count() == 2, "{card}");
+    for (name, row) in [("validation", "| validation |"), ("held out", "| held out |")] {
+        let printed = said.lines().find(|line| line.starts_with(name)).unwrap();
+        let written = card.lines().find(|line| line.starts_with(row)).unwrap();
+        assert_eq!(numbers(printed), numbers(written), "{written}");
+    }
+    for words in [
+        "\n- Base: `base`\n",
+        "\n- Lists to train on: `lists.jsonl` (90 utterances)\n",
+        "\n- Lists to choose epoch and weights on: 0.25 of the training lists, seed 1 (30 utterances)\n",
+        "\n- Held out: `held out.jsonl` (30 utterances)\n",
+        "lorb-engine train --model base --train lists.jsonl --out 'an adapter' --test 'held out.jsonl'",
+        "lorb-engine rescore --model base --adapter 'an adapter' --input",
+        "PeftModel.from_pretrained(base, \"an adapter\")",
+        "\n| batch-tokens | `100` |\n",
+    ] {
+        assert!(card.contains(words), "{words:?} is not in: {card}");
+    }
+    let weights = said.lines().find_map(|line| line.strip_prefix("weights: ")).unwrap();
+    let weights = weights.trim_end_matches(", tuned on the validation lists");
+    assert!(card.contains(&format!("\n- Weights of the scores: {weights}\n")), "{card}");
+    // Neither base nor licence is known.
+    assert!(!card.contains("\nbase_model:") && !card.contains("license"), "{card}");
+}
+
+/// The four percentages of a line of the table.
+fn numbers(line: &str) -> Vec<&str> {
+    line.split('%').take(4).map(|part| part.split_whitespace().last().unwrap_or_default()).collect()
 }
 
 #[test]

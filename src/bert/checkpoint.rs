@@ -99,24 +99,39 @@ impl Checkpoint {
 }
 
 fn open_shards(dir: &Path, index: &Path) -> Result<Tensors> {
-    let damaged = |problem: String| Error::file(index, problem, "copy or download the model again");
-    let bytes = fs::read(index).map_err(|e| Error::io(index, "read it", e))?;
-    let ShardIndex { weight_map } =
-        serde_json::from_slice(&bytes).map_err(|e| damaged(format!("not an index of shards: {e}")))?;
+    let ShardIndex { weight_map } = ShardIndex::open(index)?;
     let files: BTreeSet<&String> = weight_map.values().collect();
-    let mut shards = Vec::with_capacity(files.len());
-    for file in files {
-        // Only a plain name: an index must not reach outside its folder.
-        if Path::new(file).file_name() != Some(file.as_ref()) {
-            return Err(damaged(format!("{file} is not the name of a file beside it")));
-        }
-        shards.push(Tensors::open(dir.join(file))?);
-    }
+    let shards = files.into_iter().map(|file| Tensors::open(dir.join(file))).collect::<Result<Vec<_>>>()?;
     let tensors = Tensors::join(shards, dir);
     match weight_map.keys().find(|name| tensors.shape(name).is_none()) {
-        Some(name) => Err(damaged(format!("no shard holds {name}"))),
+        Some(name) => Err(damaged(index, format!("no shard holds {name}"))),
         None => Ok(tensors),
     }
+}
+
+/// The files that a model.safetensors.index.json lists; they lie beside it.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is damaged.
+pub fn shard_files(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(ShardIndex::open(index)?.weight_map.into_values().collect())
+}
+
+impl ShardIndex {
+    fn open(index: &Path) -> Result<ShardIndex> {
+        let bytes = fs::read(index).map_err(|e| Error::io(index, "read it", e))?;
+        let found: ShardIndex = serde_json::from_slice(&bytes)
+            .map_err(|e| damaged(index, format!("not an index of shards: {e}")))?;
+        // Only a plain name: an index must not reach outside its folder.
+        match found.weight_map.values().find(|file| Path::new(file).file_name() != Some(file.as_ref())) {
+            Some(file) => Err(damaged(index, format!("{file} is not the name of a file beside it"))),
+            None => Ok(found),
+        }
+    }
+}
+
+fn damaged(index: &Path, problem: String) -> Error {
+    Error::file(index, problem, "copy or download the model again")
 }
 
 fn convert_hint(dir: &Path) -> String {

@@ -19,16 +19,17 @@ use lorb_engine::rescore::rescorer::Rescorer;
 use serde::Serialize;
 
 use super::output::print;
-use super::{Compute, open_model};
+use super::{Compute, find_adapter, open_model};
 
 /// Measure how fast this machine rescores with a model, in less than 20 seconds
 #[derive(Args)]
 pub struct Bench {
-    /// A Hugging Face BERT folder [default: a small embedded one]
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face BERT: its folder, or its id on the Hub [default: a small embedded one]
+    #[arg(long, value_name = "DIR|ID")]
     model: Option<PathBuf>,
-    /// An adapter [default: the model's own head, or a fresh adapter, which is as fast]
-    #[arg(long, value_name = "DIR")]
+    /// An adapter: its folder, or its id on the Hub [default: the model's own head, or a fresh adapter, which is as
+    /// fast]
+    #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
     /// The lists to rescore [default: embedded ones, of 30 hypotheses or fewer]
     #[arg(long, value_name = "FILE")]
@@ -90,8 +91,8 @@ impl Bench {
     }
 
     fn head(&self, model: &BaseModel) -> Result<Adapter> {
-        if let Some(dir) = &self.adapter {
-            return Ok(open_adapter(dir, model)?.0);
+        if let Some(adapter) = &self.adapter {
+            return Ok(open_adapter(&find_adapter(adapter)?.dir, model)?.0);
         }
         own_head(model).or_else(|_| {
             Adapter::initialise(&model.config, &model.checkpoint, LoraConfig::default(), None, 1)

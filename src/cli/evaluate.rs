@@ -2,9 +2,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lorb_engine::Result;
+use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::rescore::evaluate::{self, Prune};
 
-use super::output::print;
+use super::output::{note, print};
 use super::scoring::Scoring;
 use super::{Compute, Lists};
 
@@ -26,6 +27,13 @@ pub struct Evaluate {
     /// at most 0.01 points of WER on the lists of --tune
     #[arg(long, value_name = "MARGIN", allow_negative_numbers = true)]
     prune: Option<Prune>,
+    /// Align as sclite does, so that substitutions, deletions and insertions are those that sclite -s counts, rather
+    /// than count the fewest errors
+    #[arg(long, value_name = "levenshtein|sclite", default_value = "levenshtein")]
+    align: Alignment,
+    /// Write what was said and what each system chose into this folder, as .trn files for sclite
+    #[arg(long, value_name = "DIR")]
+    trn: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -42,11 +50,16 @@ impl Evaluate {
             files: self.files,
             tune: self.tune,
             prune: self.prune,
+            alignment: self.align,
+            transcripts: self.trn,
             lists: self.lists.options(),
         };
         evaluate.check(scores_anew)?;
         let device = self.compute.start()?;
         let head = scores_anew.then(|| self.scoring.open(&self.lists)).transpose()?;
+        if !evaluate.tune.is_empty() && head.as_ref().is_some_and(|head| head.dir.is_none()) {
+            note("the weights are not saved: what the Hub's cache holds is not changed");
+        }
         let report = evaluate.run(device, head)?;
         let text = if self.json { report.json() } else { report.text() };
         print(&text)

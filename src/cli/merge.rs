@@ -7,17 +7,17 @@ use lorb_engine::lora::merge;
 use lorb_engine::rescore::settings::Settings;
 use lorb_engine::rescore::weights::RescoringFile;
 
-use super::open_model;
 use super::output::print;
+use super::{find_adapter, find_model};
 
 /// Write a base with its adapter folded in, as a Hugging Face folder
 #[derive(Args)]
 pub struct Merge {
-    /// The folder of a Hugging Face BERT
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face BERT: its folder, or its id on the Hub, ORG/NAME or ORG/NAME@REVISION
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
-    /// The folder of the adapter
-    #[arg(long, value_name = "DIR")]
+    /// The adapter: its folder, or its id on the Hub
+    #[arg(long, value_name = "DIR|ID")]
     adapter: PathBuf,
     /// The new folder
     #[arg(long, value_name = "DIR")]
@@ -26,12 +26,14 @@ pub struct Merge {
 
 impl Merge {
     pub fn run(self) -> Result<()> {
-        let model = open_model(&Some(self.model.clone()))?;
-        let (adapter, _) = open_adapter(&self.adapter, &model)?;
-        let settings = Settings::of(Some(&self.adapter))?.rescoring;
+        let base = find_model(&Some(self.model))?;
+        let model = base.base()?;
+        let found = find_adapter(&self.adapter)?;
+        let (adapter, _) = open_adapter(&found.dir, &model)?;
+        let settings = Settings::of(Some(&found.dir))?.rescoring;
         // What the adapter's folder says about text and weights holds for the merged model as well.
         let beside = |dir: &Path| settings.save(dir);
-        merge(&model.checkpoint, &model.config, &self.model, Some(&adapter), &self.output, beside)?;
+        merge(&model.checkpoint, &model.config, &base.dir, Some(&adapter), &self.output, beside)?;
         let output = self.output.display();
         print(&format!(
             "{output}: BertForSequenceClassification of {} layers, F32, with the tokenizer and {}\n",

@@ -7,6 +7,7 @@ mod doctor;
 mod evaluate;
 mod inspect;
 mod merge;
+mod named;
 mod output;
 mod profile;
 mod report;
@@ -23,13 +24,13 @@ use clap::{Args, Parser, Subcommand};
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::{AnyDevice, Choice, select};
-use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::{Case, Unit};
 use lorb_engine::nbest::{Format, Reading};
 use lorb_engine::rescore::settings::ListOptions;
 use lorb_engine::{Error, Result};
 
 use check_kernels::with_first_use;
+use named::{find_adapter, find_model, open_model};
 
 /// Second-pass rescoring of N-best lists with low-rank adapted BERT (LoRB).
 #[derive(Parser)]
@@ -190,13 +191,4 @@ fn parse_from_zero(text: &str) -> Result<f64, String> {
         Ok(number) if (0.0..f64::INFINITY).contains(&number) => Ok(number),
         _ => Err("expected a number from 0".into()),
     }
-}
-
-/// The base that `--model` names.
-fn open_model(model: &Option<PathBuf>) -> Result<BaseModel> {
-    BaseModel::open(model.as_deref().ok_or_else(no_model)?)
-}
-
-fn no_model() -> Error {
-    Error::Usage("give a BERT with --model DIR".into())
 }

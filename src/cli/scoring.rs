@@ -6,22 +6,23 @@ use clap::Args;
 use lorb_engine::Result;
 use lorb_engine::rescore::head::Head;
 
-use super::{Lists, open_model};
+use super::{Lists, find_adapter, find_model};
 
 /// Which model scores.
 #[derive(Args)]
 pub struct Scoring {
-    /// The folder of a Hugging Face BERT
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face BERT: its folder, or its id on the Hub, ORG/NAME or ORG/NAME@REVISION
+    #[arg(long, value_name = "DIR|ID")]
     pub model: Option<PathBuf>,
-    /// The folder of an adapter; without one the model's own head scores, as a merged model has it
-    #[arg(long, value_name = "DIR")]
+    /// An adapter: its folder, or its id on the Hub; without one the model's own head scores, as a merged model has it
+    #[arg(long, value_name = "DIR|ID")]
     pub adapter: Option<PathBuf>,
 }
 
 impl Scoring {
     /// Opens the files; the options in `lists` come before what they say.
     pub fn open(&self, lists: &Lists) -> Result<Head> {
-        Head::open(open_model(&self.model)?, self.adapter.as_deref(), &lists.options())
+        let adapter = self.adapter.as_deref().map(find_adapter).transpose()?;
+        Head::open(Some(find_model(&self.model)?), adapter, &lists.options())
     }
 }

@@ -14,8 +14,8 @@ use super::{Compute, open_model};
 /// all requests that it accepted are answered.
 #[derive(Args)]
 pub struct Serve {
-    /// The folder of a Hugging Face BERT
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face BERT: its folder, or its id on the Hub, ORG/NAME or ORG/NAME@REVISION
+    #[arg(long, value_name = "DIR|ID")]
     model: Option<PathBuf>,
     /// A folder of adapters: each of its folders is one, and its name is the folder's
     #[arg(long, value_name = "DIR")]

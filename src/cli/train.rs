@@ -15,13 +15,14 @@ use lorb_engine::{Error, Result};
 
 use super::output::print;
 use super::profile::{Profile, ProfileOption};
-use super::{Compute, Lists, no_model};
+use super::{Compute, Lists, find_adapter, find_model};
 
 /// Train an adapter on N-best lists with references
 #[derive(Args)]
 pub struct Train {
-    /// A Hugging Face BERT folder [default, without --train: a small embedded one]
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face BERT: its folder, or its id on the Hub, ORG/NAME or ORG/NAME@REVISION [default, without
+    /// --train: a small embedded one]
+    #[arg(long, value_name = "DIR|ID")]
     model: Option<PathBuf>,
     /// N-best lists to train on (.jsonl, .gz, .zst) [default, without --model: embedded ones]
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -38,8 +39,8 @@ pub struct Train {
     /// Go on with the unfinished run that --out holds, or start if it holds none
     #[arg(long)]
     resume: bool,
-    /// Start from this adapter (domain adaptation); its rank, alpha and targets apply
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["rank", "alpha", "targets"])]
+    /// Start from this adapter, a folder or an id on the Hub (domain adaptation); its rank, alpha and targets apply
+    #[arg(long, value_name = "DIR|ID", conflicts_with_all = ["rank", "alpha", "targets"])]
     init_adapter: Option<PathBuf>,
     /// Rank of the low-rank matrices [default: 8]
     #[arg(long, value_name = "R")]
@@ -112,18 +113,14 @@ fn parse_beta(text: &str) -> Result<Beta, String> {
 
 impl Train {
     pub fn run(self) -> Result<()> {
-        let job = self.job();
+        let job = self.job()?;
         job.options.check()?;
         let (device, profile) = self.profile.start(self.compute.start()?)?;
         let stop = stop_on_signals()?;
-        if self.model.is_none() && !self.train.is_empty() {
-            // Whoever has lists of their own wants more than the small embedded base.
-            return Err(no_model());
-        }
         let run = job.prepare(&device)?;
         let Prepared { train, valid, test, model, .. } = &run;
         say(format!("base:    {}", model.name))?;
-        say(format!("trained: {}", report::parameters(&run.adapter, model)))?;
+        say(format!("trained: {}", run.parameters()))?;
         say(format!(
             "lists:   {} utterances to train on, {} to validate, {} held out",
             train.len(),
@@ -158,22 +155,24 @@ impl Train {
         profile.map_or(Ok(()), Profile::finish)
     }
 
-    fn job(&self) -> Job {
-        Job {
-            model: self.model.clone(),
+    fn job(&self) -> Result<Job> {
+        let embedded = self.model.is_none() && self.train.is_empty();
+        Ok(Job {
+            // Whoever has lists of their own wants more than the small embedded base.
+            model: if embedded { None } else { Some(find_model(&self.model)?) },
             train: self.train.clone(),
             valid: self.valid.clone(),
             test: self.test.clone(),
             out: self.out.clone(),
             resume: self.resume,
-            init_adapter: self.init_adapter.clone(),
+            init_adapter: self.init_adapter.as_deref().map(find_adapter).transpose()?,
             fresh_pooler: self.fresh_pooler,
             epochs: self.epochs,
             checkpoint_every: Duration::from_secs(self.checkpoint_every),
             options: self.options(),
             lists: self.lists.options(),
             command: Some(command::typed()),
-        }
+        })
     }
 
     fn options(&self) -> TrainOptions {

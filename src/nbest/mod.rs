@@ -15,6 +15,7 @@ pub mod normalise;
 mod reader;
 mod record;
 mod references;
+pub mod trn;
 pub mod wer;
 pub mod word_errors;
 mod writer;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::AddAssign;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,30 @@ impl AddAssign for Errors {
         self.substitutions += other.substitutions;
         self.deletions += other.deletions;
         self.insertions += other.insertions;
+    }
+}
+
+/// Which alignment of reference and hypothesis the errors are counted on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Alignment {
+    /// One with the fewest errors, as [`word_errors`] says.
+    #[default]
+    Levenshtein,
+    /// The one that NIST's sclite makes: a substitution costs 4, a deletion or an insertion 3. As two words that
+    /// match outweigh a substitution, it may have more errors than the fewest.
+    Sclite,
+}
+
+impl FromStr for Alignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Alignment, String> {
+        match text {
+            "levenshtein" => Ok(Alignment::Levenshtein),
+            "sclite" => Ok(Alignment::Sclite),
+            _ => Err("expected levenshtein or sclite".into()),
+        }
     }
 }
 
@@ -71,6 +96,14 @@ impl<'a> Reference<'a> {
         Errors { substitutions: total - indels, deletions, insertions: indels - deletions }
     }
 
+    /// The errors on an alignment.
+    pub fn errors_on(&self, alignment: Alignment, hypothesis: &[&str]) -> Errors {
+        match alignment {
+            Alignment::Levenshtein => self.errors(hypothesis),
+            Alignment::Sclite => sclite_errors(&self.words, &self.numbered(hypothesis)),
+        }
+    }
+
     /// The total of [`errors`](Self::errors), which is all that training needs.
     pub fn distance(&self, hypothesis: &[&str]) -> u64 {
         edit_cost(&self.words, &self.numbered(hypothesis), 1, 1)
@@ -104,6 +137,33 @@ fn edit_cost(a: &[u32], b: &[u32], substitution: u64, indel: u64) -> u64 {
     row[b.len()]
 }
 
+/// The errors on sclite's alignment, in one row of memory.
+///
+/// Several alignments may cost the same and differ in their errors (three substitutions, or two deletions and two
+/// insertions), so ties are broken as sclite does: a match or substitution before a deletion or insertion, and an
+/// insertion before a deletion.
+fn sclite_errors(reference: &[u32], hypothesis: &[u32]) -> Errors {
+    let cost = |e: &Errors| 4 * e.substitutions + 3 * (e.deletions + e.insertions);
+    let mut row: Vec<Errors> =
+        (0..=hypothesis.len() as u64).map(|insertions| Errors { insertions, ..Errors::default() }).collect();
+    for r in reference {
+        let mut diagonal = row[0];
+        row[0].deletions += 1;
+        let mut left = row[0];
+        for (h, cell) in hypothesis.iter().zip(&mut row[1..]) {
+            let (mut matched, mut deleted, mut inserted) = (diagonal, *cell, left);
+            matched.substitutions += u64::from(r != h);
+            deleted.deletions += 1;
+            inserted.insertions += 1;
+            let indel = if cost(&deleted) < cost(&inserted) { deleted } else { inserted };
+            diagonal = *cell;
+            left = if cost(&matched) <= cost(&indel) { matched } else { indel };
+            *cell = left;
+        }
+    }
+    row[hypothesis.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +187,32 @@ mod tests {
         // Two substitutions, or a deletion and an insertion: the rule takes the substitutions.
         assert_eq!(counts("A B", "B C"), (2, 0, 0));
         assert_eq!(counts("A B C D", "B C D E"), (0, 1, 1));
+    }
+
+    /// What sclite 2.10 counts with -s.
+    #[test]
+    fn sclite_has_the_same_counts() {
+        for (reference, hypothesis, counts) in [
+            ("", "a b", [0, 0, 2]),
+            ("a b", "", [0, 2, 0]),
+            ("a b c", "a c d", [0, 1, 1]),
+            ("a b", "b c", [0, 1, 1]),
+            ("a b c", "d e f", [3, 0, 0]),
+            // Two deletions and two insertions cost as much.
+            ("x a b", "p q x", [3, 0, 0]),
+            ("a b x", "x p q", [3, 0, 0]),
+            // Six errors cost less than five substitutions.
+            ("p q r a b", "a b s t u", [0, 3, 3]),
+            ("d e f a b b c", "a c e b a f", [3, 2, 1]),
+            ("a c c e f c d b", "c b e c b f", [1, 3, 1]),
+            ("a b c a b", "b a a c", [2, 1, 0]),
+            ("c a b d b a", "a c c b d", [1, 2, 1]),
+        ] {
+            let words = |text: &'static str| text.split_whitespace().collect::<Vec<_>>();
+            let errors = Reference::new(&words(reference)).errors_on(Alignment::Sclite, &words(hypothesis));
+            let Errors { substitutions, deletions, insertions } = errors;
+            assert_eq!([substitutions, deletions, insertions], counts, "{reference}: {hypothesis}");
+        }
     }
 
     /// The best (total, deletions + insertions) with its counts, by trying everything.

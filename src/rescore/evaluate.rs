@@ -3,12 +3,14 @@
 
 mod prune;
 mod report;
+mod transcripts;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use self::prune::{Prune, Pruning};
 pub use self::report::{FileReport, Report};
+use self::transcripts::Transcripts;
 use super::confidence::fit_confidence_scale;
 use super::evaluation::{Choice, Judge, Lists as Judged, System, Tally};
 use super::head::Head;
@@ -19,6 +21,7 @@ use super::tune::tune_weights;
 use super::weights::{RescoringFile, TunedOn, Weights};
 use crate::device::AnyDevice;
 use crate::nbest::normalise::Normaliser;
+use crate::nbest::word_errors::Alignment;
 use crate::{Error, Result};
 
 /// What is to be evaluated.
@@ -29,6 +32,9 @@ pub struct Evaluate {
     pub tune: Vec<PathBuf>,
     /// Compare with what pruning would choose and cost.
     pub prune: Option<Prune>,
+    pub alignment: Alignment,
+    /// A folder for .trn files of what was said and of what each system chose.
+    pub transcripts: Option<PathBuf>,
     pub lists: ListOptions,
 }
 
@@ -162,6 +168,8 @@ impl Evaluate {
         let fields = if weights.is_some() { rescoring.required_fields() } else { rescoring.fields };
         let (mut files, mut all, mut all_costs) = (Vec::new(), Tally::default(), Costs::default());
         lists.comparison = pruning.map(|p| Comparison::new(p.margin));
+        let mut transcripts = self.transcripts.as_deref().map(Transcripts::create).transpose()?;
+        let alignment = self.alignment;
         for path in &self.files {
             let mut tally = Tally::default();
             let (normaliser, unit) = (lists.normaliser, lists.unit);
@@ -178,15 +186,20 @@ impl Evaluate {
                 systems.extend(rescored.map(|choice| (System::Rescored, choice)));
                 let pruned = pruning.map(|p| Choice::Scored(rescoring.weights, p.margin));
                 systems.extend(pruned.map(|choice| (System::Pruned, choice)));
-                Judge { normaliser, unit, systems }.add(utterance, &list, &mut tally)
+                let judge = Judge { normaliser, unit, alignment, systems };
+                let chosen = judge.add(utterance, &list, &mut tally)?;
+                let transcripts = transcripts.as_mut();
+                transcripts.map_or(Ok(()), |files| files.add(utterance, &chosen, normaliser, unit))
             })?;
             let costs = lists.comparison.as_mut().map(Comparison::take);
             files.push(FileReport::new(path.display().to_string(), &tally, costs));
             all.extend(&tally);
             all_costs += costs.unwrap_or_default();
         }
+        transcripts.map_or(Ok(()), Transcripts::finish)?;
         Ok(Report {
             unit: lists.unit,
+            alignment,
             weights,
             weights_from: source,
             weights_without_lorb: without_lorb.filter(|_| rescored.is_some()),

@@ -13,7 +13,7 @@ use super::weights::{Weights, order};
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit, units};
 use crate::nbest::wer::{Change, Pair, Wer, bootstrap_relative_change};
-use crate::nbest::word_errors::Reference;
+use crate::nbest::word_errors::{Alignment, Reference};
 use crate::nbest::{Reading, Utterance};
 use crate::{Error, Result};
 
@@ -133,18 +133,26 @@ pub type Refusal = (String, &'static str);
 pub struct Judge<'a> {
     pub normaliser: &'a Normaliser,
     pub unit: Unit,
+    pub alignment: Alignment,
     pub systems: Vec<(System, Choice)>,
 }
 
 impl Judge<'_> {
-    /// Adds an utterance to `tally`; `list` is what [`ScoredList::new`] made of it.
+    /// Adds an utterance to `tally`; `list` is what [`ScoredList::new`] made of it. Gives the index of the
+    /// hypothesis that each system chose.
     ///
     /// # Errors
     /// Where the choice needs what the utterance lacks.
-    pub fn add(&self, utterance: &Utterance, list: &ScoredList, tally: &mut Tally) -> Result<(), Refusal> {
+    pub fn add(
+        &self,
+        utterance: &Utterance,
+        list: &ScoredList,
+        tally: &mut Tally,
+    ) -> Result<Vec<(System, usize)>, Refusal> {
         let reference = self.normaliser.normalise(utterance.reference.as_deref().unwrap_or_default());
         let reference = Reference::new(&units(&reference, self.unit));
         tally.hypotheses += utterance.hypotheses.len() as u64;
+        let mut all_chosen = Vec::with_capacity(self.systems.len());
         for (system, choice) in &self.systems {
             let chosen = match choice {
                 Choice::Combined(weights) => list.chosen(weights),
@@ -153,11 +161,12 @@ impl Judge<'_> {
                 Choice::FewestErrors => list.oracle(),
             };
             let text = self.normaliser.normalise(&utterance.hypotheses[chosen].text);
-            let errors = reference.errors(&units(&text, self.unit));
+            let errors = reference.errors_on(self.alignment, &units(&text, self.unit));
             let wer = Wer { errors, reference_units: list.reference_units };
             tally.systems.entry(*system).or_default().push(wer);
+            all_chosen.push((*system, chosen));
         }
-        Ok(())
+        Ok(all_chosen)
     }
 }
 
@@ -226,7 +235,9 @@ mod tests {
 
     fn tally(lines: &[&str], systems: &[(System, Choice)]) -> Result<Tally> {
         let normaliser = Normaliser::new(&NormaliseOptions::default())?;
-        let judge = Judge { normaliser: &normaliser, unit: Unit::Word, systems: systems.to_vec() };
+        let alignment = Alignment::default();
+        let systems = systems.to_vec();
+        let judge = Judge { normaliser: &normaliser, unit: Unit::Word, alignment, systems };
         let mut lists = Lists {
             rescorer: None,
             reading: &Reading::default(),
@@ -237,7 +248,7 @@ mod tests {
         };
         let mut tally = Tally::default();
         lists.read(write(lines).path(), &Fields::default(), |utterance, list| {
-            judge.add(utterance, &list, &mut tally)
+            judge.add(utterance, &list, &mut tally).map(|_| ())
         })?;
         Ok(tally)
     }

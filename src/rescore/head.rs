@@ -1,35 +1,39 @@
 //! What scores, and how: a base, an adapter, and the settings that belong to them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::settings::{ListOptions, Settings};
-use crate::Result;
 use crate::card::{open_adapter, own_head};
+use crate::hub::Found;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
+use crate::{Result, builtin};
 
 /// A base and what scores with it.
 pub struct Head {
     pub model: BaseModel,
     pub adapter: Adapter,
-    /// Where its settings are kept.
+    /// Where its settings are kept, and may be changed: not in the cache of the Hub.
     pub dir: Option<PathBuf>,
     pub settings: Settings,
 }
 
 impl Head {
-    /// Opens the adapter's folder, or takes the base's own head; `lists` come before what the files say.
+    /// Opens the base, or the embedded one, and the adapter, or takes the base's own head; `lists` come before what
+    /// the files say.
     ///
     /// # Errors
     /// Where the base has no head of its own, and whatever is wrong with a file.
-    pub fn open(model: BaseModel, adapter: Option<&Path>, lists: &ListOptions) -> Result<Head> {
-        let head = match adapter {
-            Some(dir) => open_adapter(dir, &model)?.0,
+    pub fn open(base: Option<Found>, adapter: Option<Found>, lists: &ListOptions) -> Result<Head> {
+        let model = base.as_ref().map_or_else(builtin::model, Found::base)?;
+        let head = match &adapter {
+            Some(found) => open_adapter(&found.dir, &model)?.0,
             None => own_head(&model)?,
         };
-        let dir = adapter.map(PathBuf::from).or_else(|| model.dir.clone());
-        let mut settings = Settings::of(dir.as_deref())?;
+        let home = adapter.or(base);
+        let mut settings = Settings::of(home.as_ref().map(|home| home.dir.as_path()))?;
         lists.override_in(&mut settings.rescoring);
+        let dir = home.and_then(|home| home.id.is_none().then_some(home.dir));
         Ok(Head { model, adapter: head, dir, settings })
     }
 }

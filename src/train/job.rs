@@ -12,11 +12,13 @@ use super::checkpoint::{self, Identity};
 use super::examples::{Example, Preparation, Texts, default_epochs, digest, first_pass_weight, split};
 use super::learner::{CpuLearner, CudaLearner, Learner};
 use super::metrics::{Finished, Lists, Metrics, Setting};
+use super::model_card::ModelCard;
 use super::summary::SetSummary;
 use super::{Beta, Observer, Outcome, Run, TrainOptions, with_scores};
 use crate::bert::Encoder;
 use crate::card::{Card, open_adapter};
 use crate::device::AnyDevice;
+use crate::hub::{Found, Id};
 use crate::lora::adapter::has_classifier;
 use crate::lora::{Adapter, Group};
 use crate::model::BaseModel;
@@ -35,7 +37,7 @@ const EMBEDDED_EPOCHS: u32 = 2;
 /// What is to be trained, on what, and where it goes.
 pub struct Job {
     /// A Hugging Face folder; `None` is the embedded base.
-    pub model: Option<PathBuf>,
+    pub model: Option<Found>,
     /// Without any, with the embedded base: the embedded lists.
     pub train: Vec<PathBuf>,
     /// Lists to choose the best epoch and the weights on, or the fraction of `train` kept for that.
@@ -47,7 +49,7 @@ pub struct Job {
     /// Go on with the unfinished run that `out` holds, or start if it holds none.
     pub resume: bool,
     /// Start from this adapter; its rank, alpha and targets apply.
-    pub init_adapter: Option<PathBuf>,
+    pub init_adapter: Option<Found>,
     /// Train a fresh pooler instead of keeping the base's.
     pub fresh_pooler: bool,
     /// Instead of `options.epochs`, which then say nothing: `None` chooses by the number of lists.
@@ -55,7 +57,7 @@ pub struct Job {
     pub checkpoint_every: Duration,
     pub options: TrainOptions,
     pub lists: ListOptions,
-    /// What was typed to ask for it, where anything was: the metrics keep it.
+    /// What was typed to ask for it, where anything was: the metrics and the model card keep it.
     pub command: Option<String>,
 }
 
@@ -98,8 +100,8 @@ impl Job {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }
         let embedded = self.train.is_empty();
-        let model = self.model.as_deref().map_or_else(builtin::model, BaseModel::open)?;
-        let initial = self.init_adapter.as_deref().map(|dir| open_adapter(dir, &model)).transpose()?;
+        let model = self.model.as_ref().map_or_else(builtin::model, Found::base)?;
+        let initial = self.init_adapter.as_ref().map(|found| open_adapter(&found.dir, &model)).transpose()?;
         let card = initial.as_ref().and_then(|(_, card)| card.as_ref());
         let (fields, normalise, unit) = self.lists.over(card.map(|c| (&c.fields, &c.normalise, c.unit)));
         let normaliser = Normaliser::new(&normalise)?;
@@ -140,7 +142,13 @@ impl Job {
             }
             None => {
                 let lora = options.lora.clone();
-                Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?
+                let mut adapter =
+                    Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?;
+                if let Some(id) = self.id() {
+                    // PEFT finds it there too.
+                    adapter.base_name.clone_from(&id.repository);
+                }
+                adapter
             }
         };
         if self.fresh_pooler {
@@ -218,6 +226,11 @@ impl Job {
             ))),
             Err(_) => Ok((train, preparation.read(&[PathBuf::from(&self.valid)])?)),
         }
+    }
+
+    /// Where the base is on the Hub, if there.
+    fn id(&self) -> Option<&Id> {
+        self.model.as_ref().and_then(|found| found.id.as_ref())
     }
 
     fn validation_name(&self) -> String {
@@ -321,8 +334,45 @@ impl Prepared {
         }
         let result = Finished { epoch, epochs, seconds, weights, weights_without_lorb, sets };
         metrics.finish(result.clone())?;
+        let model_card = ModelCard {
+            base: &model.name,
+            id: self.job.id(),
+            embedded: self.job.train.is_empty(),
+            parameters: self.parameters(),
+            train: &self.job.train,
+            test: &self.job.test,
+            validation: self.job.validation_name(),
+            utterances: [&self.train, &self.valid, &self.test].map(Vec::len),
+            weights: &weights,
+            sets: &result.sets,
+            options: &self.identity.options,
+            epochs: [epoch, options.epochs],
+            command: self.job.command.as_deref(),
+        };
+        model_card.save(out)?;
+        // Whoever is killed before this goes on with --resume, and writes everything again.
         checkpoint::finish(out, &self.identity)?;
         Ok(Some(Trained { adapter, result }))
+    }
+
+    /// The trained parameters, apart by what they are, and their share of the base's.
+    pub fn parameters(&self) -> String {
+        let (adapter, base) = (&self.adapter, self.model.parameters());
+        let line = |group: Group, name: &str| {
+            let count = adapter.layout.count(group);
+            (count > 0).then(|| format!("{name} {count} ({:.3} %)", 100.0 * count as f64 / base as f64))
+        };
+        let groups = [
+            line(Group::Lora, "LoRA"),
+            line(Group::Head, "head"),
+            line(Group::Pooler, "pooler, which the base lacks,"),
+        ];
+        let total: usize = adapter.layout.len() - adapter.layout.count(Group::Beta);
+        format!(
+            "{total} of the base's {base} parameters ({:.3} %): {}",
+            100.0 * total as f64 / base as f64,
+            groups.into_iter().flatten().collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// What the metrics say first.

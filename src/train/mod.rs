@@ -7,6 +7,7 @@ pub mod head_fit;
 pub mod job;
 pub mod learner;
 pub mod metrics;
+mod model_card;
 pub mod options;
 pub mod sampling;
 pub mod schedule;

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use lorb_engine::Result;
 use lorb_engine::nbest::normalise::{Normaliser, units};
+use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::nbest::{ListReader, Utterance};
 use lorb_engine::rescore::evaluation::{Choice, Judge, System, Tally};
 use lorb_engine::rescore::tune::ScoredList;
@@ -20,7 +21,8 @@ pub fn describe(path: &Path, lists: &Lists) -> Result<Map<String, Value>> {
         (System::FirstPass, Choice::Combined(Weights::default())),
         (System::Oracle, Choice::FewestErrors),
     ];
-    let judge = Judge { normaliser, unit, systems };
+    let alignment = Alignment::default();
+    let judge = Judge { normaliser, unit, alignment, systems };
     let mut reader = ListReader::open_as(Some(path), &fields, &options.reading)?;
     let mut tally = Tally::default();
     let (mut hypotheses, mut lengths) = (Counts::default(), Counts::default());

@@ -1,29 +1,7 @@
-//! What `train` prints about its parameters and its result.
+//! What `train` prints about its result.
 
-use lorb_engine::lora::{Adapter, Group};
-use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::wer::Interval;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
-
-/// The trained parameters, apart by what they are, and their share of the base's.
-pub fn parameters(adapter: &Adapter, model: &BaseModel) -> String {
-    let base = model.parameters();
-    let line = |group: Group, name: &str| {
-        let count = adapter.layout.count(group);
-        (count > 0).then(|| format!("{name} {count} ({:.3} %)", 100.0 * count as f64 / base as f64))
-    };
-    let groups = [
-        line(Group::Lora, "LoRA"),
-        line(Group::Head, "head"),
-        line(Group::Pooler, "pooler, which the base lacks,"),
-    ];
-    let total: usize = adapter.layout.len() - adapter.layout.count(Group::Beta);
-    format!(
-        "{total} of the base's {base} parameters ({:.3} %): {}",
-        100.0 * total as f64 / base as f64,
-        groups.into_iter().flatten().collect::<Vec<_>>().join(", ")
-    )
-}
 
 /// The header of a table of word error rates, with a line for each set of lists.
 pub fn header() -> String {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::nbest::normalise::Unit;
 use crate::nbest::wer::{Change, Interval, Wer};
-use crate::nbest::word_errors::Errors;
+use crate::nbest::word_errors::{Alignment, Errors};
 use crate::rescore::evaluation::{System, Tally};
 use crate::rescore::prune::{Cost, Costs};
 use crate::rescore::weights::Weights;
@@ -17,6 +17,7 @@ use super::prune::{Pruning, TunedWer};
 #[derive(Serialize)]
 pub struct Report {
     pub unit: Unit,
+    pub alignment: Alignment,
     pub weights: Option<Weights>,
     pub weights_from: Option<String>,
     pub weights_without_lorb: Option<Weights>,
@@ -201,6 +202,9 @@ impl Report {
         }
         if let Some(path) = &self.saved_to {
             writeln!(text, "saved to {}", path.display())?;
+        }
+        if self.alignment == Alignment::Sclite {
+            text.push_str("errors: on sclite's alignment\n");
         }
         for file in self.files.iter().chain(&self.all) {
             file.write(self.unit, text)?;

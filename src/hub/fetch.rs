@@ -1,0 +1,233 @@
+//! A snapshot of a repository in the shared cache, with the files that are needed and no others.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+use indicatif::HumanBytes;
+use sha2::{Digest, Sha256};
+
+use super::files::INDEX;
+use super::{Id, Kind, Place, Problem};
+use crate::bert::checkpoint::shard_files;
+use crate::{Error, Result};
+
+/// The folder of a snapshot of `id` that has the files of `kind`.
+///
+/// What the revision is at present is asked first, and what of that commit the cache has already is not fetched
+/// again. Where the Hub cannot be reached, the commit that the revision was when it was last seen will do.
+///
+/// # Errors
+/// [`Error::Hub`], and whatever the file system refuses.
+pub fn fetch(id: &Id, kind: Kind, place: &Place, note: &dyn Fn(String)) -> Result<PathBuf> {
+    let hub = Hub { id, kind, place, cache: Cache::new(place.cache.clone()) };
+    if place.offline {
+        return hub
+            .cached()
+            .map_err(|what| hub.error(Problem::NotInCache { what, cache: place.cache.clone() }));
+    }
+    match hub.fetch(note) {
+        Err(Error::Hub { problem: Problem::Network { endpoint, reason }, name }) => match hub.cached() {
+            Ok(dir) => {
+                note(format!(
+                    "{name}: cannot ask {endpoint} ({reason}): taken from the cache as it is there"
+                ));
+                Ok(dir)
+            }
+            Err(_) => Err(hub.error(Problem::Network { endpoint, reason })),
+        },
+        done => done,
+    }
+}
+
+struct Hub<'a> {
+    id: &'a Id,
+    kind: Kind,
+    place: &'a Place,
+    cache: Cache,
+}
+
+impl Hub<'_> {
+    fn error(&self, problem: Problem) -> Error {
+        Error::Hub { name: self.id.to_string(), problem }
+    }
+
+    fn repo(&self, revision: &str) -> Repo {
+        Repo::with_revision(self.id.repository.clone(), RepoType::Model, revision.into())
+    }
+
+    fn snapshot(&self, commit: &str) -> PathBuf {
+        self.cache.repo(self.repo(commit)).pointer_path(commit)
+    }
+
+    /// The snapshot that the cache has of the revision, or what it lacks.
+    fn cached(&self) -> Result<PathBuf, String> {
+        let revision = &self.id.revision;
+        let folder = self.place.cache.join(self.repo(revision).folder_name());
+        let commit = fs::read_to_string(folder.join("refs").join(revision));
+        let commit = commit.map_or(revision.clone(), |commit| commit.trim().to_string());
+        let dir = self.snapshot(&commit);
+        if !is_commit(&commit) || !dir.is_dir() {
+            return Err(format!("revision {revision} of it"));
+        }
+        let missing = |what: String| format!("all of it ({what})");
+        let files = self.kind.files(|file| dir.join(file).exists());
+        let files = files.map_err(|problem| missing(problem.to_string()))?;
+        if files.contains(&INDEX) {
+            let shards = shard_files(&dir.join(INDEX)).map_err(|e| missing(e.to_string()))?;
+            if let Some(shard) = shards.iter().find(|shard| !dir.join(shard).exists()) {
+                return Err(missing(format!("it has no {shard}")));
+            }
+        }
+        Ok(dir)
+    }
+
+    fn fetch(&self, note: &dyn Fn(String)) -> Result<PathBuf> {
+        let api = self.api()?;
+        let info = api.repo(self.repo(&self.id.revision)).info().map_err(|e| self.failed(e))?;
+        let commit = info.sha;
+        if !is_commit(&commit) {
+            return Err(self.network(format!("its answer names the commit {commit:?}")));
+        }
+        let files = self.kind.files(|file| info.siblings.iter().any(|s| s.rfilename == file));
+        let files = files.map_err(|problem| self.error(problem))?;
+        // By the commit: a branch may move on between two files.
+        let snapshot =
+            Snapshot { hub: self, repo: api.repo(self.repo(&commit)), api, dir: self.snapshot(&commit) };
+        for file in &files {
+            snapshot.ensure(file, note)?;
+        }
+        if files.contains(&INDEX) {
+            for shard in shard_files(&snapshot.dir.join(INDEX))? {
+                snapshot.ensure(&shard, note)?;
+            }
+        }
+        let revision = self.cache.repo(self.repo(&self.id.revision));
+        revision
+            .create_ref(&commit)
+            .map_err(|e| Error::io(self.cache.path(), "write a reference into it", e))?;
+        Ok(snapshot.dir)
+    }
+
+    fn api(&self) -> Result<Api> {
+        let builder = ApiBuilder::from_cache(self.cache.clone())
+            .with_endpoint(self.place.endpoint.clone())
+            .with_token(self.place.token.clone())
+            .with_retries(2)
+            .with_progress(io::stderr().is_terminal())
+            .with_user_agent("lorb-engine", env!("CARGO_PKG_VERSION"));
+        builder.build().map_err(|e| self.failed(e))
+    }
+
+    fn network(&self, reason: String) -> Error {
+        self.error(Problem::Network { endpoint: self.place.endpoint.clone(), reason })
+    }
+
+    fn failed(&self, error: ApiError) -> Error {
+        use io::ErrorKind::*;
+        match error {
+            ApiError::RequestError(e) => match *e {
+                ureq::Error::StatusCode(404) => self.error(Problem::NotFound),
+                ureq::Error::StatusCode(status @ (401 | 403)) => {
+                    let hint = match self.place.token {
+                        None => "set HF_TOKEN to a token that may read it",
+                        Some(_) => "the token that is set may not read it",
+                    };
+                    self.error(Problem::NeedsToken { status, hint })
+                }
+                e => self.network(e.to_string()),
+            },
+            ApiError::TooManyRetries(e) => self.failed(*e),
+            // One kind of error for both ends of a copy: what a disk can say is the disk's.
+            ApiError::IoError(e) => match e.kind() {
+                NotFound | PermissionDenied | ReadOnlyFilesystem | NotADirectory | StorageFull
+                | QuotaExceeded | FileTooLarge => Error::io(self.cache.path(), "fetch into it", e),
+                _ => self.network(e.to_string()),
+            },
+            ApiError::LockAcquisition(lock) => {
+                self.network(format!("another program fetches it, and has locked {}", lock.display()))
+            }
+            e => self.network(e.to_string()),
+        }
+    }
+}
+
+/// A commit as files of it are fetched.
+struct Snapshot<'a> {
+    hub: &'a Hub<'a>,
+    api: Api,
+    repo: ApiRepo,
+    dir: PathBuf,
+}
+
+impl Snapshot<'_> {
+    /// Fetches `file` unless it is there.
+    fn ensure(&self, file: &str, note: &dyn Fn(String)) -> Result<()> {
+        let path = self.dir.join(file);
+        if path.exists() {
+            return Ok(());
+        }
+        let Hub { id, cache, .. } = self.hub;
+        let metadata = self.api.metadata(&self.repo.url(file)).map_err(|e| self.hub.failed(e))?;
+        let etag = metadata.etag();
+        // It becomes the name of a file.
+        if etag.is_empty() || !etag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(self.hub.network(format!("its answer has the ETag {etag:?}")));
+        }
+        let blob = cache.repo(self.hub.repo(metadata.commit_hash())).blob_path(etag);
+        if blob.exists() {
+            // Another commit has the same content.
+            fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, "create it", e))?;
+            let blob = Path::new("../../blobs").join(etag);
+            return symlink(blob, &path).map_err(|e| Error::io(&path, "link it", e));
+        }
+        discard_what_cannot_go_on(&blob.with_extension("part"), metadata.size() as u64)?;
+        note(format!("fetching {id}: {file}, {}", HumanBytes(metadata.size() as u64)));
+        self.repo.download(file).map_err(|e| self.hub.failed(e))?;
+        if !is_whole(&path, metadata.size() as u64, etag)? {
+            for path in [&path, &blob] {
+                fs::remove_file(path).map_err(|e| Error::io(path, "remove it", e))?;
+            }
+            return Err(self.hub.network(format!("{file} arrived damaged")));
+        }
+        Ok(())
+    }
+}
+
+/// A download that was broken off goes on where it ended, but not where nothing is left to ask for.
+fn discard_what_cannot_go_on(part: &Path, size: u64) -> Result<()> {
+    match fs::metadata(part) {
+        Ok(found) if found.len() >= size => {
+            fs::remove_file(part).map_err(|e| Error::io(part, "remove it", e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `path` has this size and, where the ETag is a SHA-256, this content.
+fn is_whole(path: &Path, size: u64, etag: &str) -> Result<bool> {
+    let failed = |e| Error::io(path, "read it", e);
+    let mut file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() != size {
+        return Ok(false);
+    }
+    if etag.len() != 64 {
+        return Ok(true);
+    }
+    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut chunk).map_err(failed)? {
+            0 => break,
+            read => hash.update(&chunk[..read]),
+        }
+    }
+    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(digest.eq_ignore_ascii_case(etag))
+}
+
+fn is_commit(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit())
+}
