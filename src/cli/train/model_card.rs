@@ -53,7 +53,7 @@ impl ModelCard<'_> {
             text,
             "A LoRB adapter ([arXiv 2309.15223](https://arxiv.org/abs/2309.15223)) for the second pass of speech \
              recognition: low-rank matrices in a BERT that scores the hypotheses of N-best lists, trained on word \
-             errors with [lorb-engine](https://crates.io/crates/lorb-engine).\n"
+             errors with lorb-engine.\n"
         )?;
         writeln!(text, "- Base: {}", code(self.base))?;
         writeln!(text, "- Trained: {}", self.parameters)?;
