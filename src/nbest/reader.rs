@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_directory_is_the_users_mistake() {
         let error = read_all(&[Path::new("/")], &Fields::default()).unwrap_err();
-        assert!(matches!(error, Error::Io { .. }) && error.exit_code() == 2, "{error}");
+        assert!(matches!(error, Error::File { .. }) && error.exit_code() == 2, "{error}");
     }
 
     proptest! {

@@ -18,6 +18,9 @@ pub struct Limits {
     pub scores: &'static [&'static str],
 }
 
+/// An id, a reference, and hypotheses with their scores.
+type Drawn = (String, Option<String>, Vec<(String, Vec<f64>)>);
+
 /// Utterances with ids of their own, any text, and all of the scores.
 pub fn utterances(limits: Limits) -> impl Strategy<Value = Vec<Value>> {
     let text = match limits.keyed {
@@ -37,25 +40,20 @@ pub fn utterances(limits: Limits) -> impl Strategy<Value = Vec<Value>> {
     };
     let reference = proptest::option::of(text);
     proptest::collection::vec((id, reference, hypotheses), 1..8).prop_map(move |list| {
-        let utterance =
-            |(i, (id, reference, hypotheses)): (usize, (String, Option<String>, Vec<(String, Vec<f64>)>))| {
-                let hypotheses = hypotheses.into_iter().map(|(text, scores)| {
-                    let mut fields = Map::from_iter([("text".to_owned(), json!(text))]);
-                    fields.extend(
-                        limits
-                            .scores
-                            .iter()
-                            .zip(scores)
-                            .map(|(name, score)| ((*name).to_owned(), json!(score))),
-                    );
-                    Value::Object(fields)
-                });
-                let mut utterance = json!({"id": format!("{i}{id}"), "hyps": hypotheses.collect::<Vec<_>>()});
-                if let Some(reference) = reference.filter(|_| limits.references) {
-                    utterance["ref"] = json!(reference);
-                }
-                utterance
-            };
+        let utterance = |(i, (id, reference, hypotheses)): (usize, Drawn)| {
+            let hypotheses = hypotheses.into_iter().map(|(text, scores)| {
+                let mut fields = Map::from_iter([("text".to_owned(), json!(text))]);
+                fields.extend(
+                    limits.scores.iter().zip(scores).map(|(name, score)| ((*name).to_owned(), json!(score))),
+                );
+                Value::Object(fields)
+            });
+            let mut utterance = json!({"id": format!("{i}{id}"), "hyps": hypotheses.collect::<Vec<_>>()});
+            if let Some(reference) = reference.filter(|_| limits.references) {
+                utterance["ref"] = json!(reference);
+            }
+            utterance
+        };
         list.into_iter().enumerate().map(utterance).collect()
     })
 }
