@@ -22,7 +22,8 @@ pub struct Scoring {
 impl Scoring {
     /// Opens the files; the options in `lists` come before what they say.
     pub fn open(&self, lists: &Lists) -> Result<Head> {
+        let base = find_model(&self.model)?;
         let adapter = self.adapter.as_deref().map(find_adapter).transpose()?;
-        Head::open(Some(find_model(&self.model)?), adapter, &lists.options())
+        Head::open(Some(base), adapter, &lists.options())
     }
 }

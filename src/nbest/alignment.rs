@@ -61,8 +61,16 @@ mod tests {
         use Edit::*;
         let words = |text: &'static str| text.split_whitespace().collect::<Vec<_>>();
         assert_eq!(
-            align(&words("A B C D"), &words("A X D E")),
-            [Same("A"), Substituted { said: "B", heard: "X" }, Deleted("C"), Same("D"), Inserted("E")]
+            align(&words("A B C D E F"), &words("A X D E F G")),
+            [
+                Same("A"),
+                Deleted("B"),
+                Substituted { said: "C", heard: "X" },
+                Same("D"),
+                Same("E"),
+                Same("F"),
+                Inserted("G"),
+            ]
         );
         assert_eq!(align(&[], &["A"]), [Inserted("A")]);
         assert_eq!(align(&["A"], &[]), [Deleted("A")]);

@@ -84,8 +84,8 @@ mod tests {
     fn errors_are_marked_and_text_stays_text() {
         let html = |said: &str, heard: &str, unit| marked(&units(said, unit), heard, unit).into_string();
         assert_eq!(
-            html("a b c d", "a x d e", Unit::Word),
-            r#"a <span class="sub" title="said: b">x</span> <del>c</del> d <ins>e</ins>"#
+            html("a b c d e f", "a x d e f g", Unit::Word),
+            r#"a <del>b</del> <span class="sub" title="said: c">x</span> d e f <ins>g</ins>"#
         );
         assert_eq!(html("你 好", "你们好", Unit::Char), "你<ins>们</ins>好");
         assert_eq!(

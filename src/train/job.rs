@@ -328,9 +328,9 @@ impl Prepared {
         let summary = |name: &str, examples: &[Example], lists| {
             SetSummary::new(name, examples, lists, &weights_without_lorb, &weights)
         };
-        let mut sets = vec![summary("validation", &self.valid, &validation)];
+        let mut sets = vec![summary(SetSummary::VALIDATION, &self.valid, &validation)];
         if !self.test.is_empty() {
-            sets.push(summary("held out", &self.test, &with_scores(&self.test, &held_out)));
+            sets.push(summary(SetSummary::HELD_OUT, &self.test, &with_scores(&self.test, &held_out)));
         }
         let result = Finished { epoch, epochs, seconds, weights, weights_without_lorb, sets };
         metrics.finish(result.clone())?;

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any, Optional, Sequence, Union
+
+from . import _engine
+from . import _options as options
+
+
+def evaluate(
+    files: Union[options.Path, Sequence[options.Path]],
+    *,
+    model: Optional[options.Path] = None,
+    adapter: Optional[options.Path] = None,
+    tune: Union[options.Path, Sequence[options.Path]] = (),
+    prune: Union[float, str, None] = None,
+    align: str = "levenshtein",
+    trn: Optional[options.Path] = None,
+    device: str = "auto",
+    threads: Optional[int] = None,
+    dtype: str = "bf16",
+    first_pass: Optional[str] = None,
+    lm: Optional[str] = None,
+    case: Optional[str] = None,
+    noise: Optional[str] = None,
+    fillers: Optional[Sequence[str]] = None,
+    unit: Optional[str] = None,
+) -> dict[str, Any]:
+    """Counts the word errors of lists, as ``lorb-engine evaluate --json`` does.
+
+    With ``model`` or ``adapter`` the lists are scored anew (an adapter alone is one of the embedded model); without,
+    their own scores count. ``tune`` are lists to tune the weights on first, which are saved beside the adapter.
+    ``prune`` is a margin, or "auto"; ``align`` is "levenshtein" or "sclite"; ``trn`` is a folder for transcripts that
+    sclite reads.
+    """
+    return _engine.evaluate(
+        {
+            "files": options.paths(files),
+            "model": options.path(model),
+            "adapter": options.path(adapter),
+            "tune": options.paths(tune),
+            "prune": None if prune is None else str(prune),
+            "align": align,
+            "transcripts": options.path(trn),
+            "lists": options.lists(first_pass, lm, case, noise, fillers, unit),
+            "compute": options.compute(threads, device, dtype),
+        }
+    )

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Sequence, TypedDict, Union
+
+from . import _engine
+from . import _options as options
+
+
+class StepReport(TypedDict):
+    """What happened in one step."""
+
+    epoch: int
+    step: int
+    steps: int
+    mwer: float
+    """The mean over the step's utterances."""
+    mwer_without: float
+    """What it would be by the first pass alone."""
+    correlation: float
+    gradient_norm: float
+    """Before clipping."""
+    tokens: int
+    lr: float
+    """Of the low-rank matrices."""
+    seconds: float
+    """Since the run began."""
+
+
+def train(
+    *,
+    model: Optional[options.Path] = None,
+    train: Union[options.Path, Sequence[options.Path]] = (),
+    valid: Union[float, options.Path] = 0.2,
+    test: Union[options.Path, Sequence[options.Path]] = (),
+    out: options.Path = "lorb-adapter",
+    resume: bool = False,
+    init_adapter: Optional[options.Path] = None,
+    rank: Optional[int] = None,
+    alpha: Optional[float] = None,
+    targets: Optional[str] = None,
+    dropout: Optional[float] = None,
+    lr: Optional[float] = None,
+    head_lr: Optional[float] = None,
+    weight_decay: Optional[float] = None,
+    epochs: Optional[int] = None,
+    patience: Optional[int] = None,
+    hyps: Optional[int] = None,
+    batch_tokens: Optional[int] = None,
+    beta: Optional[float] = None,
+    first_pass_weight: Optional[float] = None,
+    lm_weight: Optional[float] = None,
+    fresh_pooler: bool = False,
+    corr_weight: Optional[float] = None,
+    seed: Optional[int] = None,
+    checkpoint_every: int = 15,
+    device: str = "auto",
+    threads: Optional[int] = None,
+    dtype: str = "bf16",
+    first_pass: Optional[str] = None,
+    lm: Optional[str] = None,
+    case: Optional[str] = None,
+    noise: Optional[str] = None,
+    fillers: Optional[Sequence[str]] = None,
+    unit: Optional[str] = None,
+    callback: Optional[Callable[[StepReport], object]] = None,
+) -> Optional[dict[str, Any]]:
+    """Trains an adapter into the folder ``out``, as ``lorb-engine train`` does; ``lorb-engine train --help`` explains
+    the options. None leaves a choice to the engine (``beta``: it is learned); without ``model`` the base is the
+    embedded one, and without ``train`` too the lists are.
+
+    ``callback`` is called after each step, on the thread that called. What it raises ends the training, and so does
+    Ctrl-C: the state is saved after the step under way, and ``resume=True`` goes on from there. A second Ctrl-C does
+    not wait for that.
+
+    Returns a dict: "adapter", "epoch" of "epochs", "seconds", "weights" tuned on the validation lists, and the word
+    error rates in percent of "validation" and "held_out" (None without ``test``): "first_pass",
+    "tuned_without_lorb", "rescored", "oracle". None where ``resume`` found that nothing was left to do.
+    """
+    request = {
+        "model": options.path(model),
+        "train": options.paths(train),
+        "valid": str(valid) if isinstance(valid, (int, float)) else options.path(valid),
+        "test": options.paths(test),
+        "out": options.path(out),
+        "resume": resume,
+        "init_adapter": options.path(init_adapter),
+        "rank": rank,
+        "alpha": alpha,
+        "targets": targets,
+        "dropout": dropout,
+        "lr": lr,
+        "head_lr": head_lr,
+        "weight_decay": weight_decay,
+        "epochs": epochs,
+        "patience": patience,
+        "hyps": hyps,
+        "batch_tokens": batch_tokens,
+        "beta": beta,
+        "first_pass_weight": first_pass_weight,
+        "lm_weight": lm_weight,
+        "fresh_pooler": fresh_pooler,
+        "corr_weight": corr_weight,
+        "seed": seed,
+        "checkpoint_every": checkpoint_every,
+        "lists": options.lists(first_pass, lm, case, noise, fillers, unit),
+        "compute": options.compute(threads, device, dtype),
+    }
+    return _engine.train(request, callback)

@@ -1,0 +1,170 @@
+//! Work off the interpreter: on workers of its own, while the caller waits for it and for Ctrl-C.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lorb_engine::Result;
+use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cuda::Precision;
+use lorb_engine::device::cuda::first_use::{Child, FirstUse};
+use lorb_engine::device::{AnyDevice, Choice, select};
+use lorb_engine::hub::{self, Found, Kind};
+use lorb_engine::nbest::Reading;
+use lorb_engine::nbest::normalise::{Case, Unit};
+use lorb_engine::rescore::settings::ListOptions;
+use pyo3::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use serde::Deserialize;
+
+use crate::errors::{exception, panicked, usage};
+
+/// Between two looks for signals.
+const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+
+/// Where it is computed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compute {
+    threads: Option<u16>,
+    device: String,
+    dtype: String,
+}
+
+impl Compute {
+    /// Starts the workers.
+    pub fn workers(&self, py: Python<'_>) -> PyResult<Workers> {
+        let threads = match self.threads {
+            Some(threads @ 1..=1024) => threads.into(),
+            // Rayon's own choice.
+            None => 0,
+            Some(threads) => return Err(usage(py, format!("threads: expected 1 to 1024, not {threads}"))),
+        };
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|e| usage(py, format!("cannot start the worker threads: {e}")))?;
+        Ok(Workers { pool: Arc::new(pool), process: process::id() })
+    }
+
+    /// Opens the device; LORB_ISA forces an instruction set.
+    pub fn device(&self, py: Python<'_>) -> PyResult<AnyDevice> {
+        let choice: Choice = self.device.parse().map_err(|e| usage(py, format!("device: {e}")))?;
+        let precision: Precision = self.dtype.parse().map_err(|e| usage(py, format!("dtype: {e}")))?;
+        let (device, notes) = py.detach(|| open(choice, precision)).map_err(|e| exception(py, e))?;
+        let log = py.import("logging")?.call_method1("getLogger", ("lorb_engine",))?;
+        notes.iter().try_for_each(|note| log.call_method1("info", (note,)).map(drop))?;
+        Ok(device)
+    }
+}
+
+fn open(choice: Choice, precision: Precision) -> Result<(AnyDevice, Vec<String>)> {
+    let cpu = Cpu::new(Isa::detect()?);
+    // Kernels are tried in a process of its own: Python is none that could, the command line is.
+    let attempt = |trial| {
+        let child = Child { program: "lorb-engine".into(), limit: Child::LIMIT };
+        child.run(trial, "production").map(|ran| ran.verdict)
+    };
+    select(choice, cpu, precision, &FirstUse { folder: FirstUse::folder(), attempt: &attempt })
+}
+
+/// The base that was named, a folder or an id on the Hub.
+pub fn model(given: Option<PathBuf>) -> Result<Option<Found>> {
+    locate(given, Kind::Model)
+}
+
+/// The adapter that was named.
+pub fn adapter(given: Option<PathBuf>) -> Result<Option<Found>> {
+    locate(given, Kind::Adapter)
+}
+
+fn locate(given: Option<PathBuf>, kind: Kind) -> Result<Option<Found>> {
+    given.map(|given| hub::locate(&given, kind, &|note| eprintln!("{note}"))).transpose()
+}
+
+/// How lists are read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lists {
+    first_pass: Option<String>,
+    lm: Option<String>,
+    case: Option<Case>,
+    noise: Option<String>,
+    fillers: Option<Vec<String>>,
+    unit: Option<Unit>,
+}
+
+impl From<Lists> for ListOptions {
+    fn from(lists: Lists) -> ListOptions {
+        let Lists { first_pass, lm, case, noise, fillers, unit } = lists;
+        ListOptions { reading: Reading::default(), first_pass, lm, case, noise, fillers, unit }
+    }
+}
+
+/// Threads that compute.
+#[derive(Clone)]
+pub struct Workers {
+    pool: Arc<ThreadPool>,
+    process: u32,
+}
+
+/// Work that was begun. The lock is for Python, which shares its objects between threads; one alone waits.
+pub struct Pending<T>(Mutex<Receiver<Result<T>>>);
+
+impl Workers {
+    /// Begins `work`. What it was for may be dropped: it then ends for nobody.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> PyResult<Pending<T>> {
+        if self.process != process::id() {
+            return Err(usage(
+                py,
+                "this was made before the process forked, and its threads stayed behind: make another one here",
+            ));
+        }
+        let (done, pending) = channel();
+        self.pool.spawn_fifo(move || {
+            // Nobody may listen any more; and a panic must not end the interpreter: its sender falls with it.
+            if let Ok(result) = catch_unwind(AssertUnwindSafe(work)) {
+                let _ = done.send(result);
+            }
+        });
+        Ok(Pending(Mutex::new(pending)))
+    }
+
+    /// Does `work` and waits for it.
+    pub fn run<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> PyResult<T> {
+        self.begin(py, work)?.wait(py)
+    }
+}
+
+impl<T: Send> Pending<T> {
+    /// Waits without the interpreter's lock; on Ctrl-C the exception comes at once.
+    pub fn wait(self, py: Python<'_>) -> PyResult<T> {
+        let mut receiver = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let received;
+            (receiver, received) = receive(py, receiver);
+            match received {
+                Ok(result) => return result.map_err(|e| exception(py, e)),
+                Err(RecvTimeoutError::Timeout) => py.check_signals()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(panicked(py)),
+            }
+        }
+    }
+}
+
+/// What comes next, without the interpreter's lock, until it is time to look for signals.
+pub fn receive<T: Send>(py: Python<'_>, receiver: Receiver<T>) -> (Receiver<T>, Result<T, RecvTimeoutError>) {
+    py.detach(move || {
+        let received = receiver.recv_timeout(SIGNALS_EVERY);
+        (receiver, received)
+    })
+}

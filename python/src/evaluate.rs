@@ -1,0 +1,52 @@
+//! Word errors of lists.
+
+use std::path::PathBuf;
+
+use lorb_engine::nbest::word_errors::Alignment;
+use lorb_engine::rescore::evaluate::{Evaluate, Prune};
+use lorb_engine::rescore::head::Head;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde::Deserialize;
+
+use crate::compute::{self, Compute, Lists};
+use crate::convert::{options, to_python};
+use crate::errors::usage;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    files: Vec<PathBuf>,
+    model: Option<PathBuf>,
+    adapter: Option<PathBuf>,
+    tune: Vec<PathBuf>,
+    prune: Option<String>,
+    align: String,
+    transcripts: Option<PathBuf>,
+    lists: Lists,
+    compute: Compute,
+}
+
+/// What `lorb-engine evaluate --json` prints, as a dict.
+#[pyfunction]
+pub fn evaluate<'py>(py: Python<'py>, request: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
+    let Request { files, model, adapter, tune, prune, align, transcripts, lists, compute } =
+        options(request)?;
+    if files.is_empty() {
+        return Err(usage(py, "give lists to evaluate"));
+    }
+    let prune = prune.map(|prune| prune.parse::<Prune>()).transpose();
+    let prune = prune.map_err(|expected| usage(py, format!("prune: {expected}")))?;
+    let alignment: Alignment = align.parse().map_err(|expected| usage(py, format!("align: {expected}")))?;
+    let evaluate = Evaluate { files, tune, prune, alignment, transcripts, lists: lists.into() };
+    let workers = compute.workers(py)?;
+    let device = compute.device(py)?;
+    let work = move || {
+        let scores_anew = model.is_some() || adapter.is_some();
+        evaluate.check(scores_anew)?;
+        let open = || Head::open(compute::model(model)?, compute::adapter(adapter)?, &evaluate.lists);
+        let head = scores_anew.then(open).transpose()?;
+        Ok(serde_json::to_value(evaluate.run(device, head)?).expect("a report is plain data"))
+    };
+    to_python(py, &workers.run(py, work)?)
+}

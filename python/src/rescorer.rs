@@ -1,0 +1,274 @@
+//! Scoring of texts and of N-best lists.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lorb_engine::nbest::jsonl::{Fields, Scores, rescored, utterance};
+use lorb_engine::nbest::normalise::Normaliser;
+use lorb_engine::nbest::{Format, ListWriter, Reading, Utterance};
+use lorb_engine::rescore::head::Head;
+use lorb_engine::rescore::prune::Margin;
+use lorb_engine::rescore::read_ahead::{MAX_TEXT_BYTES, MAX_UTTERANCES, ReadAhead};
+use lorb_engine::rescore::rescorer as engine;
+use lorb_engine::rescore::settings::ListOptions;
+use lorb_engine::rescore::stream::stream;
+use lorb_engine::rescore::weights::{Features, RescoringFile};
+use lorb_engine::{Error, Result};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyDict, PyIterator};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::compute::{self, Compute, Lists, Pending, Workers};
+use crate::convert::{Unfit, dict, options, to_json};
+use crate::errors::{exception, usage};
+
+/// Texts of a block, whose scoring Ctrl-C leaves to end by itself.
+const BLOCK: usize = 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    model: Option<PathBuf>,
+    adapter: Option<PathBuf>,
+    beta: Option<f64>,
+    lists: Lists,
+    compute: Compute,
+}
+
+/// A model with its head, and what it does to lists.
+#[pyclass(frozen)]
+pub struct Rescorer {
+    workers: Workers,
+    shared: Arc<Shared>,
+    /// What decides the last bits of a score.
+    #[pyo3(get)]
+    device: String,
+}
+
+/// Rescored utterances, as the command writes them.
+type Lines = Vec<Map<String, Value>>;
+
+struct Shared {
+    rescorer: engine::Rescorer,
+    settings: RescoringFile,
+}
+
+#[pymethods]
+impl Rescorer {
+    #[new]
+    fn new(py: Python<'_>, request: &Bound<'_, PyDict>) -> PyResult<Rescorer> {
+        let Request { model, adapter, beta, lists, compute: wanted } = options(request)?;
+        if beta.is_some_and(|beta| beta < 0.0) {
+            return Err(usage(py, "beta: expected a number from 0"));
+        }
+        let workers = wanted.workers(py)?;
+        let device = wanted.device(py)?;
+        let description = device.description();
+        let lists = ListOptions::from(lists);
+        let open = move || {
+            let head = Head::open(compute::model(model)?, compute::adapter(adapter)?, &lists)?;
+            let mut settings = head.settings.rescoring;
+            settings.weights.lorb = beta.unwrap_or(settings.weights.lorb);
+            settings.required_fields().check_kept_by_rescoring()?;
+            let normaliser = Normaliser::new(&settings.normalise)?;
+            let rescorer =
+                engine::Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
+            Ok(Shared { rescorer, settings })
+        };
+        let shared = Arc::new(workers.run(py, open)?);
+        Ok(Rescorer { workers, shared, device: description })
+    }
+
+    /// g of each text, as the bytes of float32 numbers.
+    fn score<'py>(&self, py: Python<'py>, texts: Vec<String>) -> PyResult<Bound<'py, PyByteArray>> {
+        let mut scores: Vec<f32> = Vec::with_capacity(texts.len());
+        let mut texts = texts.into_iter();
+        loop {
+            let block: Vec<String> = texts.by_ref().take(BLOCK).collect();
+            if block.is_empty() {
+                let bytes: Vec<u8> = scores.iter().flat_map(|score| score.to_ne_bytes()).collect();
+                return Ok(PyByteArray::new(py, &bytes));
+            }
+            let shared = self.shared.clone();
+            scores.extend(self.workers.run(py, move || shared.rescorer.score_texts(&block))?);
+        }
+    }
+
+    /// The rescored utterances of an iterator, as an iterator.
+    fn rescore(
+        &self,
+        py: Python<'_>,
+        lists: Bound<'_, PyIterator>,
+        prune: Option<f64>,
+    ) -> PyResult<Rescored> {
+        Ok(Rescored {
+            workers: self.workers.clone(),
+            shared: self.shared.clone(),
+            fields: self.shared.settings.required_fields(),
+            margin: margin(py, prune)?,
+            input: Some(lists.unbind()),
+            read: 0,
+            pending: None,
+            done: VecDeque::new(),
+            failure: None,
+        })
+    }
+
+    /// A file into another, as the command does; the counts of what was done.
+    fn rescore_file<'py>(
+        &self,
+        py: Python<'py>,
+        input: PathBuf,
+        output: PathBuf,
+        prune: Option<f64>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (shared, margin) = (self.shared.clone(), margin(py, prune)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let work = move || shared.rescore_file(&input, &output, margin, &stopped);
+        let counts = self.workers.run(py, work).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+        dict(py, &counts)
+    }
+}
+
+fn margin(py: Python<'_>, prune: Option<f64>) -> PyResult<Margin> {
+    let refused = || usage(py, "prune: expected a number from 0");
+    prune.map_or(Ok(Margin::NONE), |margin| Margin::new(margin).ok_or_else(refused))
+}
+
+/// Lists that are rescored as they are asked for: one batch is read while another is scored.
+#[pyclass]
+pub struct Rescored {
+    workers: Workers,
+    shared: Arc<Shared>,
+    fields: Fields,
+    margin: Margin,
+    /// `None` where it has ended.
+    input: Option<Py<PyIterator>>,
+    read: u64,
+    pending: Option<Pending<Lines>>,
+    done: VecDeque<Map<String, Value>>,
+    /// What ended the input, to be told after all that came before.
+    failure: Option<PyErr>,
+}
+
+#[pymethods]
+impl Rescored {
+    fn __iter__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        while self.done.is_empty() {
+            let next = self.begin(py)?;
+            let ended = next.is_none();
+            match std::mem::replace(&mut self.pending, next) {
+                Some(pending) => match pending.wait(py) {
+                    Ok(lines) => self.done = lines.into(),
+                    Err(error) => {
+                        // As a generator: what raised has ended.
+                        (self.input, self.pending, self.failure) = (None, None, None);
+                        return Err(error);
+                    }
+                },
+                None if ended => return self.failure.take().map_or(Ok(None), Err),
+                None => {}
+            }
+        }
+        self.done.pop_front().map(|line| dict(py, &line)).transpose()
+    }
+}
+
+impl Rescored {
+    /// Reads a batch and begins to score it; `None` at the end of the input.
+    fn begin(&mut self, py: Python<'_>) -> PyResult<Option<Pending<Lines>>> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(input) = &self.input
+            && batch.len() < MAX_UTTERANCES
+            && bytes < MAX_TEXT_BYTES
+        {
+            let mut input = input.bind(py).clone();
+            match input.next().map(|next| next.and_then(|next| self.utterance(py, &next))) {
+                Some(Ok(utterance)) => {
+                    bytes += utterance.hypotheses.iter().map(|h| h.text.len()).sum::<usize>();
+                    batch.push(utterance);
+                }
+                ended => {
+                    self.input = None;
+                    self.failure = ended.and_then(PyResult::err);
+                }
+            }
+        }
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        let (shared, margin) = (self.shared.clone(), self.margin);
+        self.workers.begin(py, move || shared.rescore(&batch, margin)).map(Some)
+    }
+
+    fn utterance(&mut self, py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Utterance> {
+        self.read += 1;
+        let list = Path::new("lists");
+        let value = to_json(given).map_err(|Unfit(problem, hint)| Error::List {
+            path: list.into(),
+            line: self.read,
+            problem,
+            hint: hint.into(),
+        });
+        let utterance = value.and_then(|value| utterance(value, &self.fields, list, self.read));
+        utterance.map_err(|e| exception(py, e))
+    }
+}
+
+impl Shared {
+    fn rescore(&self, batch: &[Utterance], margin: Margin) -> Result<Lines> {
+        let scored = self.rescorer.score(batch, margin)?;
+        batch.iter().zip(&scored.features).map(|(utterance, f)| self.line(utterance, f)).collect()
+    }
+
+    /// An utterance as the command writes it.
+    fn line(&self, utterance: &Utterance, features: &[Option<Features>]) -> Result<Map<String, Value>> {
+        let scores = |f: &Features| Scores { lorb: f.lorb, total: self.settings.weights.combined(f) };
+        let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
+        rescored(utterance, &scores, self.settings.confidence_scale)
+    }
+
+    fn rescore_file(
+        &self,
+        input: &Path,
+        output: &Path,
+        margin: Margin,
+        stop: &AtomicBool,
+    ) -> Result<Map<String, Value>> {
+        // What came in another format goes out as JSON lines.
+        let mut writer = ListWriter::create(Some(output), Format::Jsonl)?;
+        let reading = Reading::default();
+        let mut input = ReadAhead::start(Some(input), &self.settings.required_fields(), &reading);
+        let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
+        stream(&self.rescorer, margin, &mut input, |batch, scored| {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted("nobody waits for it any more".into()));
+            }
+            for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
+                writer.write_rescored(self.line(utterance, features)?)?;
+                hypotheses += features.iter().flatten().count();
+            }
+            utterances += batch.utterances.len();
+            tokens += scored.tokens;
+            cut += scored.cut;
+            batch.failure.map_or(Ok(()), |failure| Err(failure.error))
+        })?;
+        writer.finish()?;
+        let counts = [
+            ("utterances", utterances as u64),
+            ("hypotheses", hypotheses as u64),
+            ("tokens", tokens),
+            ("cut", cut),
+        ];
+        Ok(counts.into_iter().map(|(name, count)| (name.into(), count.into())).collect())
+    }
+}

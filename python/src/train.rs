@@ -1,0 +1,244 @@
+//! Training, which tells the calling thread of every step.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use lorb_engine::Result;
+use lorb_engine::device::AnyDevice;
+use lorb_engine::lora::LoraConfig;
+use lorb_engine::nbest::wer::percent;
+use lorb_engine::train::job::Job;
+use lorb_engine::train::summary::{SetErrors, SetSummary};
+use lorb_engine::train::{Beta, Observer, StepReport, TrainOptions, Validation};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::compute::{self, Compute, Lists, receive};
+use crate::convert::{dict, options};
+use crate::errors::{exception, panicked, usage};
+
+/// The options of the command line, by their names; those that are `None` are the engine's to choose.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    model: Option<PathBuf>,
+    train: Vec<PathBuf>,
+    valid: String,
+    test: Vec<PathBuf>,
+    out: PathBuf,
+    resume: bool,
+    init_adapter: Option<PathBuf>,
+    rank: Option<usize>,
+    alpha: Option<f32>,
+    targets: Option<String>,
+    dropout: Option<f32>,
+    lr: Option<f32>,
+    head_lr: Option<f32>,
+    weight_decay: Option<f32>,
+    epochs: Option<u32>,
+    patience: Option<u32>,
+    hyps: Option<usize>,
+    batch_tokens: Option<usize>,
+    beta: Option<f64>,
+    first_pass_weight: Option<f64>,
+    lm_weight: Option<f64>,
+    fresh_pooler: bool,
+    corr_weight: Option<f64>,
+    seed: Option<u64>,
+    checkpoint_every: u64,
+    lists: Lists,
+    compute: Compute,
+}
+
+impl Request {
+    fn job(self) -> Result<(Job, Compute)> {
+        let d = TrainOptions::default();
+        let targets = self.targets.map(|targets| targets.parse()).transpose()?;
+        let options = TrainOptions {
+            lora: LoraConfig {
+                rank: self.rank.unwrap_or(d.lora.rank),
+                alpha: self.alpha.unwrap_or(d.lora.alpha),
+                dropout: self.dropout.unwrap_or(d.lora.dropout),
+                targets: targets.unwrap_or(d.lora.targets),
+                ..d.lora
+            },
+            lr: self.lr.unwrap_or(d.lr),
+            head_lr: self.head_lr.unwrap_or(d.head_lr),
+            weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
+            epochs: self.epochs.unwrap_or(d.epochs),
+            hyps: self.hyps.unwrap_or(d.hyps),
+            batch_tokens: self.batch_tokens.unwrap_or(d.batch_tokens),
+            beta: self.beta.map_or(d.beta, Beta::Fixed),
+            first_pass_weight: self.first_pass_weight,
+            lm_weight: self.lm_weight.unwrap_or(d.lm_weight),
+            correlation_weight: self.corr_weight.unwrap_or(d.correlation_weight),
+            seed: self.seed.unwrap_or(d.seed),
+            patience: self.patience,
+            ..d
+        };
+        let job = Job {
+            model: compute::model(self.model)?,
+            train: self.train,
+            valid: self.valid,
+            test: self.test,
+            out: self.out,
+            resume: self.resume,
+            init_adapter: compute::adapter(self.init_adapter)?,
+            fresh_pooler: self.fresh_pooler,
+            epochs: self.epochs,
+            checkpoint_every: Duration::from_secs(self.checkpoint_every),
+            options,
+            lists: self.lists.into(),
+            command: None,
+        };
+        Ok((job, self.compute))
+    }
+}
+
+/// What comes from the thread that trains.
+enum Event {
+    /// It goes on when the sender answers.
+    Step(StepReport, SyncSender<()>),
+    /// `None` where the result was there already.
+    End(Box<Result<Option<Value>>>),
+}
+
+/// Trains an adapter; the result is a dict, or `None` where `out` holds it already.
+#[pyfunction]
+pub fn train<'py>(
+    py: Python<'py>,
+    request: &Bound<'py, PyDict>,
+    callback: Option<Bound<'py, PyAny>>,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let request: Request = options(request)?;
+    if request.init_adapter.is_some()
+        && (request.rank.is_some() || request.alpha.is_some() || request.targets.is_some())
+    {
+        return Err(usage(py, "rank, alpha and targets are those of init_adapter: leave them out"));
+    }
+    let (job, compute) = request.job().map_err(|e| exception(py, e))?;
+    let workers = compute.workers(py)?;
+    let device = compute.device(py)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (events, mut receiver) = sync_channel(0);
+    let work = {
+        let stop = stop.clone();
+        move || {
+            let ended = run(job, device, &stop, &mut Teller(events.clone()));
+            // Whoever waited may have gone.
+            let _ = events.send(Event::End(Box::new(ended)));
+            Ok(())
+        }
+    };
+    workers.begin(py, work)?;
+
+    // What ends the training before it is done: it stops after the step under way and saves, and is waited for.
+    let mut reason: Option<PyErr> = None;
+    loop {
+        let received;
+        (receiver, received) = receive(py, receiver);
+        let told = match received {
+            Ok(Event::End(ended)) => {
+                let ended = match (*ended, reason) {
+                    (Ok(ended), _) => ended,
+                    (Err(lorb_engine::Error::Interrupted(_)), Some(reason)) => return Err(reason),
+                    (Err(error), _) => return Err(exception(py, error)),
+                };
+                let report = ended.as_ref().and_then(Value::as_object);
+                return report.map(|report| dict(py, report)).transpose();
+            }
+            Ok(Event::Step(report, go_on)) => {
+                let told = match &callback {
+                    Some(callback) if reason.is_none() => {
+                        callback.call1((dict(py, &described(report))?,)).map(drop)
+                    }
+                    _ => Ok(()),
+                };
+                if told.is_err() {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                let _ = go_on.send(());
+                told.and_then(|()| py.check_signals())
+            }
+            Err(RecvTimeoutError::Timeout) => py.check_signals(),
+            Err(RecvTimeoutError::Disconnected) => return Err(panicked(py)),
+        };
+        if let Err(error) = told {
+            stop.store(true, Ordering::Relaxed);
+            match reason {
+                // Whoever presses Ctrl-C again does not want to wait.
+                Some(_) => return Err(error),
+                None => reason = Some(error),
+            }
+        }
+    }
+}
+
+fn run(job: Job, device: AnyDevice, stop: &AtomicBool, teller: &mut Teller) -> Result<Option<Value>> {
+    let out = job.out.clone();
+    let run = job.prepare(&device)?;
+    let Some(trained) = run.train(&device, stop, teller)? else { return Ok(None) };
+    let result = trained.result;
+    let rates = |name: &str| {
+        let set = result.sets.iter().find(|set| set.name == name)?;
+        let SetErrors { first_pass, tuned, rescored, oracle } = set.errors;
+        let wer = |errors| percent(errors, set.reference_units);
+        Some(json!({
+            "first_pass": wer(first_pass),
+            "tuned_without_lorb": wer(tuned),
+            "rescored": wer(rescored),
+            "oracle": wer(oracle),
+        }))
+    };
+    Ok(Some(json!({
+        "adapter": out,
+        "epoch": result.epoch,
+        "epochs": run.options.epochs,
+        "seconds": result.seconds,
+        "weights": result.weights,
+        "validation": rates(SetSummary::VALIDATION),
+        "held_out": rates(SetSummary::HELD_OUT),
+    })))
+}
+
+fn described(report: StepReport) -> Map<String, Value> {
+    let StepReport { epoch, step, steps, losses, tokens, lr, seconds } = report;
+    let described = json!({
+        "epoch": epoch,
+        "step": step,
+        "steps": steps,
+        "mwer": losses.mwer,
+        "mwer_without": losses.mwer_without,
+        "correlation": losses.correlation,
+        "gradient_norm": losses.gradient_norm,
+        "tokens": tokens,
+        "lr": lr,
+        "seconds": seconds,
+    });
+    let Value::Object(described) = described else { unreachable!("it is an object") };
+    described
+}
+
+/// Tells the thread that called of each step, and waits until it has heard.
+struct Teller(SyncSender<Event>);
+
+impl Observer for Teller {
+    fn start(&mut self, _done: u64, _steps: u64) {}
+
+    fn fitting(&mut self, _done: usize, _lists: usize) {}
+
+    fn step(&mut self, report: StepReport) {
+        let (go_on, heard) = sync_channel(1);
+        // Nobody listens where the caller would not wait for the end.
+        if self.0.send(Event::Step(report, go_on)).is_ok() {
+            let _ = heard.recv();
+        }
+    }
+
+    fn validation(&mut self, _validation: Validation) {}
+}

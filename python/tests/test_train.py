@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lorb_engine
+from conftest import BUILTIN, CommandLine
+
+SMALL: dict[str, Any] = {"epochs": 1, "hyps": 4, "batch_tokens": 800}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """But those that say when it was, and how it was called."""
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.name not in ["metrics.jsonl", "README.md"]}
+
+
+def test_the_bytes_are_those_of_the_command_line(command_line: CommandLine, tmp_path: Path) -> None:
+    reports: list[lorb_engine.StepReport] = []
+    result = lorb_engine.train(out=tmp_path / "here", threads=2, callback=reports.append, **SMALL)
+    options = ["--epochs", 1, "--hyps", 4, "--batch-tokens", 800, "--threads", 2]
+    ran = command_line("train", "--out", tmp_path / "there", *options)
+    assert ran.returncode == 0, ran.stderr
+    assert files(tmp_path / "here") == files(tmp_path / "there")
+
+    assert result is not None and result["adapter"] == str(tmp_path / "here")
+    for lists in ["validation", "held out"]:
+        line = next(line for line in ran.stdout.splitlines() if line.startswith(lists))
+        shown = [float(part.split()[-1]) for part in line.split("%")[:4]]
+        rates = result[lists.replace(" ", "_")]
+        found = [rates[k] for k in ["first_pass", "tuned_without_lorb", "rescored", "oracle"]]
+        assert [round(rate, 2) for rate in found] == shown
+    assert [r["step"] for r in reports] == list(range(1, reports[0]["steps"] + 1))
+    assert set(reports[0]) == set(lorb_engine.StepReport.__annotations__)
+
+
+def test_a_callback_that_raises_stops_and_resume_ends_the_same(tmp_path: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    def at_five(report: lorb_engine.StepReport) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        if report["step"] == 5:
+            raise Enough
+
+    with pytest.raises(Enough):
+        lorb_engine.train(out=tmp_path / "stopped", callback=at_five, **SMALL)
+    assert any(f.name.startswith("checkpoint-") for f in (tmp_path / "stopped").iterdir())
+    with pytest.raises(lorb_engine.UsageError, match="unfinished run"):
+        lorb_engine.train(out=tmp_path / "stopped", **SMALL)
+    steps: list[int] = []
+    lorb_engine.train(
+        out=tmp_path / "stopped", resume=True, callback=lambda report: steps.append(report["step"]), **SMALL
+    )
+    assert steps[0] == 6
+    lorb_engine.train(out=tmp_path / "whole", **SMALL)
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+    assert lorb_engine.train(out=tmp_path / "whole", resume=True, **SMALL) is None
+
+
+def interrupt_after(seconds: float) -> list[float]:
+    """Presses Ctrl-C in a while; the list gets the time at which it did."""
+    pressed: list[float] = []
+
+    def press() -> None:
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(seconds, press).start()
+    return pressed
+
+
+def test_ctrl_c_ends_training_soon_and_saved(tmp_path: Path) -> None:
+    pressed = interrupt_after(1.5)
+    with pytest.raises(KeyboardInterrupt):
+        lorb_engine.train(out=tmp_path / "out", epochs=50)
+    assert time.monotonic() - pressed[0] < 3
+    assert any(f.name.startswith("checkpoint-") for f in (tmp_path / "out").iterdir())
+
+
+def test_ctrl_c_ends_scoring_at_once(rescorer: lorb_engine.Rescorer, lists: list[dict[str, Any]]) -> None:
+    texts = [h["text"] for u in lists for h in u["hyps"]]
+    pressed = interrupt_after(0.5)
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            rescorer.score([f"{text} {number}" for number in range(100) for text in texts])
+    assert time.monotonic() - pressed[0] < 1
+    pressed = interrupt_after(0.5)
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            rescorer.rescore(lists * 20)
+    assert time.monotonic() - pressed[0] < 1
+    assert rescorer.score(["still there"]).shape == (1,)
+
+
+def test_other_threads_run_while_it_computes(rescorer: lorb_engine.Rescorer, lists: list[dict[str, Any]]) -> None:
+    done = threading.Event()
+    ticks: list[float] = []
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks.append(time.monotonic())
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    texts = [f"{h['text']} {i}" for i, u in enumerate(lists) for h in u["hyps"]]
+    start = time.monotonic()
+    rescorer.score(texts)
+    seconds = time.monotonic() - start
+    done.set()
+    thread.join()
+    during = [t for t in ticks if start <= t <= start + seconds]
+    # With the lock held there would be next to none.
+    assert len(during) > seconds / 0.01 / 10
+
+
+def test_evaluate_is_that_of_the_command_line(adapter: Path, command_line: CommandLine, tmp_path: Path) -> None:
+    valid, train = BUILTIN / "valid.jsonl.gz", BUILTIN / "train.jsonl.gz"
+    # Tuning changes the weights beside it.
+    adapter = shutil.copytree(adapter, tmp_path / "adapter")
+    here = lorb_engine.evaluate(valid, model=BUILTIN / "model", adapter=adapter, tune=train)
+    arguments = ["--model", BUILTIN / "model", "--adapter", adapter, "--tune", train, "--json"]
+    ran = command_line("evaluate", valid, *arguments)
+    assert ran.returncode == 0, ran.stderr
+    assert here == json.loads(ran.stdout)
+    embedded = lorb_engine.evaluate([valid, train], adapter=adapter)
+    assert embedded["files"][0]["systems"] == {
+        name: rates for name, rates in here["files"][0]["systems"].items() if name != "tuned_without_lorb"
+    }
+    plain = lorb_engine.evaluate(valid)
+    assert set(plain["files"][0]["systems"]) == {"first_pass", "oracle"}
