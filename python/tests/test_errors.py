@@ -19,6 +19,10 @@ def test_the_text_is_that_of_the_command_line(command_line: CommandLine, tmp_pat
     nowhere, bad = tmp_path / "nowhere", tmp_path / "bad.jsonl"
     bad.write_text('{"id": 1, "hyps": [{"text": "a"}]}\n')
     model = BUILTIN / "model"
+    with pytest.raises(lorb_engine.UsageError) as neither:
+        lorb_engine.Rescorer(model=nowhere)
+    assert str(neither.value) == said("rescore", "--model", nowhere)
+    nowhere.mkdir()
     with pytest.raises(lorb_engine.FileError) as opened:
         lorb_engine.Rescorer(model=nowhere)
     assert str(opened.value) == said("rescore", "--model", nowhere)
