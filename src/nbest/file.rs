@@ -9,6 +9,11 @@ use flate2::write::GzEncoder;
 use crate::atomic::{AtomicFile, is_special};
 use crate::{Error, Result};
 
+/// A file's name without the ending of its compression.
+pub(super) fn uncompressed(name: &str) -> &str {
+    name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(name)
+}
+
 /// Where lists are written.
 pub(super) struct ListFile {
     path: PathBuf,

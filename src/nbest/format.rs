@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::file::uncompressed;
 use super::lines::Source;
 use super::{csv, espnet, kaldi, mlm, nemo};
 use crate::atomic::is_special;
@@ -80,8 +81,7 @@ impl Format {
 
     /// What a file of this name should be; `None` where the name does not tell.
     pub fn of_name(path: &Path) -> Option<Format> {
-        let name = path.file_name()?.to_str()?;
-        let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(name);
+        let name = uncompressed(path.file_name()?.to_str()?);
         match name.rsplit_once('.').map(|(_, extension)| extension) {
             _ if path == Path::new("-") => Some(Format::Jsonl),
             Some("jsonl") => Some(Format::Jsonl),

@@ -59,17 +59,13 @@ impl Keyed {
 
     /// The value of `key`, which must come next.
     pub fn expect(&mut self, key: &str) -> Result<String> {
-        match self.take()? {
-            Some(entry) if entry.key == key => Ok(entry.value),
-            Some(entry) => {
-                let problem = format!("expected {key}, found {}", entry.key);
-                Err(self.defect(problem, "the files of a folder must have the same ids in the same order"))
-            }
-            None => {
-                let problem = format!("expected {key}, found the end of the file");
-                Err(self.defect(problem, "the files of a folder must have the same ids in the same order"))
-            }
-        }
+        let found = match self.take()? {
+            Some(entry) if entry.key == key => return Ok(entry.value),
+            Some(entry) => entry.key,
+            None => "the end of the file".into(),
+        };
+        let hint = "the files of a folder must have the same ids in the same order";
+        Err(self.defect(format!("expected {key}, found {found}"), hint))
     }
 
     /// The finite number that `key`, which must come next, has.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::file::ListFile;
+use super::file::{ListFile, uncompressed};
 use super::jsonl::parse::object;
 use super::keyed::{NOT_FINITE, check_text, json, number};
 use super::lines::{Lines, Origin, Source};
@@ -23,7 +23,7 @@ pub(super) fn recognise(line: &str) -> bool {
 /// The manifest beside a list: of `beams.tsv.gz` that is `beams.manifest.json`.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+    let name = uncompressed(&name);
     path.with_file_name(format!("{}.manifest.json", name.strip_suffix(".tsv").unwrap_or(name)))
 }
 

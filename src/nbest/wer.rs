@@ -95,6 +95,14 @@ fn relative(pair: Pair) -> Option<f64> {
     Some(percent(pair.errors_after, pair.errors_before)? - 100.0)
 }
 
+/// A relative change as people read it.
+pub fn relative_text(change: Option<Interval>) -> String {
+    match change {
+        Some(Interval { low, point, high }) => format!("{point:+.1} % [{low:+.1}, {high:+.1}]"),
+        None => "undefined".into(),
+    }
+}
+
 /// `part` in percent of `whole`; `None` where that is 0.
 pub fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| 100.0 * part as f64 / whole as f64)

@@ -47,10 +47,13 @@ fn broken_json(text: &str, error: &serde_json::Error) -> Defect {
         let hint = "leave hypotheses without a finite score out of the list";
         return Defect::new(format!("{key} is {token}, not a finite number"), hint);
     }
-    let message = error.to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    let problem = format!("broken JSON at column {}: {message}", error.column());
+    let problem = format!("broken JSON at column {}: {}", error.column(), without_place(error));
     Defect::new(problem, "write one JSON object a line")
+}
+
+/// What is wrong with JSON, without where: its own count of lines begins with what it was given.
+pub(in crate::nbest) fn without_place(error: &serde_json::Error) -> String {
+    error.to_string().split(" at line ").next().unwrap_or_default().into()
 }
 
 /// The key, in its quotes, of the value that would follow `text`.

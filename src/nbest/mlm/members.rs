@@ -4,6 +4,7 @@ use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
+use crate::nbest::jsonl::parse::without_place;
 use crate::nbest::lines::{MAX_LINE_BYTES, Origin, Source};
 use crate::nbest::record::Defect;
 use crate::{Error, Result};
@@ -172,9 +173,8 @@ impl Members {
     /// In what was read since `line`.
     fn broken(&self, error: &serde_json::Error) -> Error {
         let line = self.line + (error.line() as u64).saturating_sub(1);
-        let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default();
-        self.source.origin.defect(line, Defect::new(format!("broken JSON: {message}"), SHAPE))
+        let problem = format!("broken JSON: {}", without_place(error));
+        self.source.origin.defect(line, Defect::new(problem, SHAPE))
     }
 }
 
