@@ -16,6 +16,7 @@ pub mod report;
 pub mod rescore;
 pub mod serve;
 pub mod tape;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::files::INDEX;
 use super::{Id, Kind, Place, Problem};
 use crate::bert::checkpoint::shard_files;
+use crate::text::hex;
 use crate::{Error, Result};
 
 /// The folder of a snapshot of `id` that has the files of `kind`.
@@ -224,8 +225,7 @@ fn is_whole(path: &Path, size: u64, etag: &str) -> Result<bool> {
             read => hash.update(&chunk[..read]),
         }
     }
-    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(digest.eq_ignore_ascii_case(etag))
+    Ok(hex(&hash.finalize()).eq_ignore_ascii_case(etag))
 }
 
 fn is_commit(text: &str) -> bool {

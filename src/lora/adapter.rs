@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Group, Layout, LoraConfig, Target};
+use super::{Layout, LoraConfig, Target};
 use crate::bert::{self, Checkpoint};
 use crate::{Error, Result};
 
@@ -100,7 +100,7 @@ impl Adapter {
             return Err(Error::Usage(format!("a learned beta must start above 0, not at {beta}")));
         }
         self.layout = Layout::new(config, &self.config, self.layout.pooler().is_some(), true);
-        self.values.truncate(self.layout.len() - self.layout.count(Group::Beta));
+        self.values.truncate(self.layout.of_network());
         self.values.push(beta.ln());
         Ok(self)
     }

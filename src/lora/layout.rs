@@ -130,6 +130,11 @@ impl Layout {
         self.entries.last().map_or(0, |e| e.range().end)
     }
 
+    /// The parameters of the network: all but theta.
+    pub fn of_network(&self) -> usize {
+        self.len() - self.count(Group::Beta)
+    }
+
     /// The number of parameters in `group`.
     pub fn count(&self, group: Group) -> usize {
         self.entries.iter().filter(|e| e.group == group).map(|e| e.range().len()).sum()

@@ -3,8 +3,8 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::curve::{smoothed, thinned};
+use super::page::rate_name;
 use super::plot::{BLUE, Line, ORANGE, Plot};
-use crate::nbest::normalise::Unit;
 use crate::train::metrics::History;
 use crate::train::{StepReport, Validation};
 
@@ -54,15 +54,11 @@ fn validations(history: &History) -> Markup {
     let line = |name, colour, dashed, points| Line { name, colour, dashed, dots: !dashed, points };
     let expected = by_epoch(|v| v.expected);
     let kept = kept(history).and_then(|kept| expected.iter().copied().find(|(x, _)| *x == f64::from(kept)));
-    let wer = match history.setting.unit {
-        Unit::Word => "WER",
-        Unit::Char => "CER",
-    };
     let plot = Plot {
         x: "epoch",
         lines: vec![
             line("expected errors", BLUE, false, expected),
-            line(wer, ORANGE, false, by_epoch(|v| v.errors as f64)),
+            line(rate_name(history.setting.unit), ORANGE, false, by_epoch(|v| v.errors as f64)),
             line("expected, first pass alone", BLUE, true, by_epoch(|v| v.expected_without)),
         ],
         kept,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::charts::{charts, kept};
 use super::examples::{examples, legend};
 use crate::nbest::normalise::Unit;
-use crate::nbest::wer::{Interval, percent};
+use crate::nbest::wer::{percent, relative_text};
 use crate::rescore::weights::Weights;
 use crate::train::metrics::{Finished, History, Setting};
 use crate::train::summary::SetSummary;
@@ -187,7 +187,7 @@ fn facts(setting: &Setting) -> Markup {
     }
 }
 
-fn rate_name(unit: Unit) -> &'static str {
+pub(super) fn rate_name(unit: Unit) -> &'static str {
     match unit {
         Unit::Word => "WER",
         Unit::Char => "CER",
@@ -203,10 +203,7 @@ fn two(percent: f64) -> String {
 }
 
 fn change(set: &SetSummary) -> String {
-    match set.change.and_then(|c| c.relative) {
-        Some(Interval { low, point, high }) => format!("{point:+.1} % [{low:+.1}, {high:+.1}]"),
-        None => "undefined".into(),
-    }
+    relative_text(set.change.and_then(|c| c.relative))
 }
 
 /// To four significant digits.

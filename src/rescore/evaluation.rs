@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::prune::{Comparison, Margin};
 use super::read_ahead::ReadAhead;
@@ -18,8 +18,7 @@ use crate::nbest::{Reading, Utterance};
 use crate::{Error, Result};
 
 /// What errors are counted for, in the order of reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum System {
     /// The highest first-pass score.
     FirstPass,
@@ -31,6 +30,25 @@ pub enum System {
     Pruned,
     /// The fewest errors in each list.
     Oracle,
+}
+
+impl System {
+    /// As JSON and the names of files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            System::FirstPass => "first_pass",
+            System::TunedWithoutLorb => "tuned_without_lorb",
+            System::Rescored => "rescored",
+            System::Pruned => "pruned",
+            System::Oracle => "oracle",
+        }
+    }
+}
+
+impl Serialize for System {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 /// How one hypothesis is chosen from a list.

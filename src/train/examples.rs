@@ -11,6 +11,7 @@ use crate::nbest::normalise::{Normaliser, Unit};
 use crate::nbest::{ListReader, Reading, Utterance};
 use crate::rescore::tune::{CONFIDENCE, ScoredList, sharpness};
 use crate::rescore::weights::Weights;
+use crate::text::hex;
 use crate::{Error, Result};
 
 /// An utterance with everything that training needs of it.
@@ -149,7 +150,7 @@ pub fn digest(sets: &[&[Example]]) -> String {
             }
         }
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// The w_a of the loss at which softmax(w_a (a + lm_weight l)) is as sure on average as

@@ -29,6 +29,7 @@ use crate::rescore::confidence::fit_confidence_scale;
 use crate::rescore::settings::ListOptions;
 use crate::rescore::tune::tune_weights;
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
+use crate::text::hex;
 use crate::{Error, Result, atomic, builtin};
 
 /// Of the embedded lists, which are to end soon.
@@ -367,7 +368,7 @@ impl Prepared {
             line(Group::Head, "head"),
             line(Group::Pooler, "pooler, which the base lacks,"),
         ];
-        let total: usize = adapter.layout.len() - adapter.layout.count(Group::Beta);
+        let total = adapter.layout.of_network();
         format!(
             "{total} of the base's {base} parameters ({:.3} %): {}",
             100.0 * total as f64 / base as f64,
@@ -387,7 +388,8 @@ impl Prepared {
             utterances: examples.len(),
             hypotheses: examples.iter().map(|e| e.tokens.len()).sum(),
         };
-        let held_out = (!self.test.is_empty()).then(|| lists("held out", names(&self.job.test), &self.test));
+        let held_out =
+            (!self.test.is_empty()).then(|| lists(SetSummary::HELD_OUT, names(&self.job.test), &self.test));
         let (train, valid) = (names(&self.job.train), self.job.validation_name());
         Setting {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -398,10 +400,10 @@ impl Prepared {
             threads: rayon::current_num_threads(),
             base: self.model.name.clone(),
             base_parameters: self.model.parameters(),
-            trained_parameters: self.adapter.layout.len() - self.adapter.layout.count(Group::Beta),
+            trained_parameters: self.adapter.layout.of_network(),
             options: self.identity.options.clone(),
             unit: self.unit,
-            lists: [lists("training", train, &self.train), lists("validation", valid, &self.valid)]
+            lists: [lists("training", train, &self.train), lists(SetSummary::VALIDATION, valid, &self.valid)]
                 .into_iter()
                 .chain(held_out)
                 .collect(),
@@ -415,5 +417,5 @@ fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
     let fingerprint = model.checkpoint.fingerprint(&model.config)?;
     hash.update(json!(fingerprint).to_string());
     hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }

@@ -7,6 +7,7 @@ use super::summary::{SetErrors, SetSummary};
 use crate::hub::Id;
 use crate::nbest::wer::percent;
 use crate::rescore::weights::Weights;
+use crate::text::shell_quoted;
 use crate::{Result, atomic};
 
 /// What an adapter was made of, and what it is worth.
@@ -123,8 +124,8 @@ impl ModelCard<'_> {
             text,
             "```\nlorb-engine rescore --model {} --adapter {} --input lists.jsonl.gz --output \
              rescored.jsonl.gz\n```\n",
-            quoted(self.base),
-            quoted(name),
+            shell_quoted(self.base),
+            shell_quoted(name),
         )?;
         writeln!(text, "In Python its scores are those of PEFT:\n")?;
         let [base, name] = [base, name].map(|text| serde_json::json!(text).to_string());
@@ -150,13 +151,4 @@ impl ModelCard<'_> {
 fn code(text: &str) -> String {
     let text = text.replace('|', "\\|").replace(['\n', '\r'], " ");
     if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
-}
-
-/// For a shell.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./=:,@+%".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.into(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
 }

@@ -1,6 +1,6 @@
 //! What `train` prints about its result.
 
-use lorb_engine::nbest::wer::Interval;
+use lorb_engine::nbest::wer::relative_text;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
 
 /// The header of a table of word error rates, with a line for each set of lists.
@@ -15,10 +15,7 @@ pub fn header() -> String {
 pub fn line(set: &SetSummary) -> String {
     let wer = |errors: u64| format!("{:.2} %", 100.0 * errors as f64 / set.reference_units.max(1) as f64);
     let SetErrors { first_pass, tuned, rescored, oracle } = set.errors;
-    let change = match set.change.and_then(|c| c.relative) {
-        Some(Interval { low, point, high }) => format!("{point:+.1} % [{low:+.1}, {high:+.1}]"),
-        None => "undefined".into(),
-    };
+    let change = relative_text(set.change.and_then(|c| c.relative));
     format!(
         "{:12} {:>10} {:>10} {:>10} {:>8}  {change}",
         set.name,

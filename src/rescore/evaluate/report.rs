@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::nbest::normalise::Unit;
-use crate::nbest::wer::{Change, Interval, Wer};
+use crate::nbest::wer::{Change, Interval, Wer, relative_text};
 use crate::nbest::word_errors::{Alignment, Errors};
 use crate::rescore::evaluation::{System, Tally};
 use crate::rescore::prune::{Cost, Costs};
@@ -112,10 +112,7 @@ impl FileReport {
             writeln!(text, "  {name:18} {wer:>9} {substitutions:8} {deletions:8} {insertions:8}")?;
         }
         for ChangeReport { from, to, change, excludes_zero } in &self.changes {
-            let relative = match change.relative {
-                Some(Interval { low, point, high }) => format!("{point:+.1} % [{low:+.1}, {high:+.1}]"),
-                None => "undefined".into(),
-            };
+            let relative = relative_text(change.relative);
             let Interval { low, point, high } = change.absolute;
             let verdict = if *excludes_zero { "excludes" } else { "contains" };
             writeln!(
@@ -153,14 +150,9 @@ impl PruningReport {
     }
 }
 
-fn name(system: System) -> &'static str {
-    match system {
-        System::FirstPass => "first pass",
-        System::TunedWithoutLorb => "tuned without lorb",
-        System::Rescored => "rescored",
-        System::Pruned => "pruned",
-        System::Oracle => "oracle",
-    }
+/// As people read it.
+fn name(system: System) -> String {
+    system.name().replace('_', " ")
 }
 
 impl Report {

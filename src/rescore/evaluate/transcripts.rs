@@ -38,7 +38,7 @@ impl Transcripts {
         }
         let reference = ("reference", utterance.reference.as_deref().unwrap_or_default());
         let hypotheses =
-            chosen.iter().map(|&(system, i)| (name(system), utterance.hypotheses[i].text.as_str()));
+            chosen.iter().map(|&(system, i)| (system.name(), utterance.hypotheses[i].text.as_str()));
         for (name, text) in std::iter::once(reference).chain(hypotheses) {
             let text = normaliser.normalise(text);
             let line = line(&units(&text, unit), &utterance.id);
@@ -54,15 +54,5 @@ impl Transcripts {
             atomic::write(self.dir.join(format!("{name}.trn")), text.as_bytes())
         };
         self.files.iter().try_for_each(write)
-    }
-}
-
-fn name(system: System) -> &'static str {
-    match system {
-        System::FirstPass => "first_pass",
-        System::TunedWithoutLorb => "tuned_without_lorb",
-        System::Rescored => "rescored",
-        System::Pruned => "pruned",
-        System::Oracle => "oracle",
     }
 }

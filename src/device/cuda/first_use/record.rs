@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Finding, Verdict};
 use crate::device::cuda::images::IMAGES;
 use crate::device::cuda::{Properties, Trial, driver_version};
+use crate::text::hex;
 use crate::{Result, atomic};
 
 /// What findings hold for.
@@ -48,10 +49,6 @@ impl Key {
         let text = serde_json::to_string(self).expect("a key is plain data");
         format!("kernels-{}.json", &hex(&Sha256::digest(text))[..16])
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A fault may have come of something that passes, such as a GPU that others had filled: it does not count
