@@ -2,6 +2,7 @@
 //! Criterion's "elements" are multiply-adds counted twice: Gelem/s read as GFLOP/s.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use lorb_engine::device::Dtype;
 use lorb_engine::device::cpu::Isa;
 use lorb_engine::device::cpu::gemm::{Gemm, Packed, Right, Term, gemm};
 
@@ -16,7 +17,7 @@ fn product(c: &mut Criterion) {
             // Values without structure; their size does not matter to the hardware.
             let value = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16 & 0xffff) as f32 / 65536.0 - 0.5;
             let left: Vec<f32> = (0..m * k).map(value).collect();
-            let right = Packed::new(isa, k, n, |i, j| value(i * n + j));
+            let right = Packed::new(isa, Dtype::F32, k, n, |i, j| value(i * n + j));
             let mut out = vec![0.0; m * n];
             group.throughput(Throughput::Elements((2 * m * k * n) as u64));
             group.bench_function(BenchmarkId::from_parameter(format!("{m}x{k}x{n}")), |b| {

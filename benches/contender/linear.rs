@@ -23,7 +23,7 @@ pub struct Linear {
 
 impl Linear {
     pub fn run(self, gelu: bool) -> Result<()> {
-        let (device, name) = start(if gelu { "linear-gelu" } else { "linear" }, self.device)?;
+        let (device, name) = start(if gelu { "linear-gelu" } else { "linear" }, self.device, None)?;
         let model = BaseModel::open(&self.model)?;
         match &device {
             AnyDevice::Cpu(cpu) => self.products(&name, cpu, &model, gelu, || Ok(())),

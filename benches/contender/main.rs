@@ -22,9 +22,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use lorb_engine::card::{open_adapter, own_head};
 use lorb_engine::device::cpu::{Cpu, Isa};
-use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::cuda::first_use::{Child, FirstUse};
-use lorb_engine::device::{AnyDevice, Choice, select};
+use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::Reading;
@@ -63,6 +62,9 @@ struct Inputs {
     count: usize,
     #[arg(default_value = "cpu", value_parser = parse_device)]
     device: Choice,
+    /// f32, bf16 or int8 [default: f32 on the CPU, bf16 on a GPU]
+    #[arg(long)]
+    dtype: Option<Dtype>,
     /// The folder of an adapter [default: a fresh one of rank 8 on query and value]
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -93,13 +95,13 @@ fn parse_device(text: &str) -> std::result::Result<Choice, String> {
 }
 
 /// The device, and the name of a contender that does `what` there.
-fn start(what: &str, choice: Choice) -> Result<(AnyDevice, String)> {
+fn start(what: &str, choice: Choice, dtype: Option<Dtype>) -> Result<(AnyDevice, String)> {
     // Where this was built, unless it has been carried to another machine.
     let program = std::env::var_os("LORB_ENGINE").unwrap_or(env!("CARGO_BIN_EXE_lorb-engine").into());
     let child = Child { program: program.into(), limit: Child::LIMIT };
     let attempt = |trial| child.run(trial, "production").map(|ran| ran.verdict);
     let first_use = FirstUse { folder: FirstUse::folder(), attempt: &attempt };
-    let (device, notes) = select(choice, Cpu::new(Isa::detect()?), Precision::Bf16, &first_use)?;
+    let (device, notes) = select(choice, Cpu::new(Isa::detect()?), dtype, &first_use)?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let name = format!("lorb-engine {what} {}", device.description());
     Ok((device, name))

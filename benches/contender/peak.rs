@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::Args;
 use lorb_engine::Result;
 use lorb_engine::bert::Config;
+use lorb_engine::device::Dtype;
 use lorb_engine::device::cpu::Isa;
 use lorb_engine::device::cpu::bandwidth::read_bandwidth;
 use lorb_engine::device::cpu::peak::fma_peak;
@@ -29,7 +30,7 @@ impl Peak {
         serve(|| {
             Ok(object(json!({
                 "contender": format!("peak {}", isa.name()),
-                "flop_per_s": fma_peak(isa, EACH),
+                "flop_per_s": fma_peak(isa, Dtype::F32, EACH),
                 "bytes_per_s": read_bandwidth(isa, floats * size_of::<f32>(), EACH),
             })))
         })

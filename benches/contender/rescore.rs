@@ -27,7 +27,7 @@ fn parse_together(text: &str) -> std::result::Result<usize, String> {
 impl Rescore {
     pub fn run(self, merged: bool) -> Result<()> {
         let what = if merged { "rescore-merged" } else { "rescore" };
-        let (device, name) = start(what, self.inputs.device)?;
+        let (device, name) = start(what, self.inputs.device, self.inputs.dtype)?;
         let model = self.inputs.model()?;
         let adapter = self.inputs.adapter(&model, merged)?;
         let examples = self.inputs.examples(&model)?;

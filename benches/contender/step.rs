@@ -24,7 +24,7 @@ pub struct Step {
 
 impl Step {
     pub fn run(self) -> Result<()> {
-        let (device, name) = start("step", self.inputs.device)?;
+        let (device, name) = start("step", self.inputs.device, self.inputs.dtype)?;
         let model = self.inputs.model()?;
         let adapter = self.inputs.adapter(&model, false)?;
         let batches = batches(&self.inputs.examples(&model)?, self.utterances, self.inputs.count);

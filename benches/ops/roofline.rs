@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use lorb_engine::bert::Weights;
+use lorb_engine::device::Dtype;
 use lorb_engine::device::cpu::bandwidth::read_bandwidth;
 use lorb_engine::device::cpu::peak::fma_peak;
 use lorb_engine::device::cpu::{Cpu, Isa};
@@ -40,7 +41,7 @@ impl Work {
 impl Machine {
     pub fn measured() -> Machine {
         let isa = Isa::detect().unwrap_or_else(|e| panic!("{e}"));
-        let flop_per_s = fma_peak(isa, Duration::from_millis(500));
+        let flop_per_s = fma_peak(isa, Dtype::F32, Duration::from_millis(500));
         println!("{}, one core: {:.1} GFLOP/s", isa.name(), flop_per_s / 1e9);
         Machine { cpu: Cpu::new(isa), flop_per_s, bytes_per_s: Mutex::default() }
     }

@@ -17,7 +17,7 @@ def evaluate(
     trn: Optional[options.Path] = None,
     device: str = "auto",
     threads: Optional[int] = None,
-    dtype: str = "bf16",
+    dtype: Optional[str] = None,
     first_pass: Optional[str] = None,
     lm: Optional[str] = None,
     case: Optional[str] = None,

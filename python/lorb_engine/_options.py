@@ -29,5 +29,5 @@ def lists(
     return {"first_pass": first_pass, "lm": lm, "case": case, "noise": noise, "fillers": words, "unit": unit}
 
 
-def compute(threads: Optional[int], device: str, dtype: str) -> dict[str, Any]:
+def compute(threads: Optional[int], device: str, dtype: Optional[str]) -> dict[str, Any]:
     return {"threads": threads, "device": device, "dtype": dtype}

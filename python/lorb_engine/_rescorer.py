@@ -16,10 +16,11 @@ class Rescorer:
 
     ``model`` is a Hugging Face folder or an id on the Hub, or None for the small embedded one; without ``adapter`` the model's own head
     scores. ``device`` is "auto", "cpu" or "cuda", ``threads`` the number of workers (None: one per core), ``dtype``
-    what a GPU keeps activations in ("bf16" or "f32"; the CPU has f32 alone). ``beta`` weighs the engine's score in
+    what the base's weights are kept and multiplied in: "f32", "bf16" or, on the CPU, "int8" (None: f32 on the CPU, bf16
+    on a GPU). ``beta`` weighs the engine's score in
     place of what was tuned; the rest says how lists are read in place of what the adapter was trained with.
 
-    Many threads may use one Rescorer at once; a score depends on its text and the instruction set alone.
+    Many threads may use one Rescorer at once; a score depends on its text, the instruction set and ``dtype`` alone.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Rescorer:
         adapter: Optional[options.Path] = None,
         device: str = "auto",
         threads: Optional[int] = None,
-        dtype: str = "bf16",
+        dtype: Optional[str] = None,
         *,
         beta: Optional[float] = None,
         first_pass: Optional[str] = None,

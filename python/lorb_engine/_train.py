@@ -55,7 +55,7 @@ def train(
     checkpoint_every: int = 15,
     device: str = "auto",
     threads: Optional[int] = None,
-    dtype: str = "bf16",
+    dtype: Optional[str] = None,
     first_pass: Optional[str] = None,
     lm: Optional[str] = None,
     case: Optional[str] = None,

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use lorb_engine::Result;
 use lorb_engine::device::cpu::{Cpu, Isa};
-use lorb_engine::device::cuda::Precision;
 use lorb_engine::device::cuda::first_use::{Child, FirstUse};
-use lorb_engine::device::{AnyDevice, Choice, select};
+use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::hub::{self, Found, Kind};
 use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::normalise::{Case, Unit};
@@ -31,7 +30,7 @@ const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 pub struct Compute {
     threads: Option<u16>,
     device: String,
-    dtype: String,
+    dtype: Option<String>,
 }
 
 impl Compute {
@@ -51,22 +50,23 @@ impl Compute {
     /// Opens the device; LORB_ISA forces an instruction set.
     pub fn device(&self, py: Python<'_>) -> PyResult<AnyDevice> {
         let choice: Choice = self.device.parse().map_err(|e| usage(py, format!("device: {e}")))?;
-        let precision: Precision = self.dtype.parse().map_err(|e| usage(py, format!("dtype: {e}")))?;
-        let (device, notes) = py.detach(|| open(choice, precision)).map_err(|e| exception(py, e))?;
+        let dtype = self.dtype.as_deref().map(str::parse::<Dtype>).transpose();
+        let dtype = dtype.map_err(|e| usage(py, format!("dtype: {e}")))?;
+        let (device, notes) = py.detach(|| open(choice, dtype)).map_err(|e| exception(py, e))?;
         let log = py.import("logging")?.call_method1("getLogger", ("lorb_engine",))?;
         notes.iter().try_for_each(|note| log.call_method1("info", (note,)).map(drop))?;
         Ok(device)
     }
 }
 
-fn open(choice: Choice, precision: Precision) -> Result<(AnyDevice, Vec<String>)> {
+fn open(choice: Choice, dtype: Option<Dtype>) -> Result<(AnyDevice, Vec<String>)> {
     let cpu = Cpu::new(Isa::detect()?);
     // Kernels are tried in a process of its own: Python is none that could, the command line is.
     let attempt = |trial| {
         let child = Child { program: "lorb-engine".into(), limit: Child::LIMIT };
         child.run(trial, "production").map(|ran| ran.verdict)
     };
-    select(choice, cpu, precision, &FirstUse { folder: FirstUse::folder(), attempt: &attempt })
+    select(choice, cpu, dtype, &FirstUse { folder: FirstUse::folder(), attempt: &attempt })
 }
 
 /// The base that was named, a folder or an id on the Hub.

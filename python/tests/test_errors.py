@@ -72,7 +72,7 @@ def test_what_has_no_end_is_refused(rescorer: lorb_engine.Rescorer) -> None:
 def test_options_are_checked(adapter: Path, rescorer: lorb_engine.Rescorer, tmp_path: Path) -> None:
     for options, problem in [
         ({"device": "tpu"}, "device: expected auto, cpu or cuda"),
-        ({"dtype": "int8"}, "dtype: expected bf16 or f32"),
+        ({"dtype": "int4"}, "dtype: expected f32, bf16 or int8"),
         ({"threads": 0}, "threads: expected 1 to 1024"),
         ({"threads": "many"}, "compute.threads: invalid type"),
         ({"unit": "phone"}, "lists.unit: unknown variant"),

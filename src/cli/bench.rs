@@ -61,7 +61,7 @@ impl Bench {
         let work = Work::of(&model, &normaliser, &utterances)?;
         let (device_name, name) = (device.description(), model.name.clone());
         let peak = match &device {
-            AnyDevice::Cpu(cpu) => Some(fma_peak(cpu.isa(), PEAK)),
+            AnyDevice::Cpu(cpu) => Some(fma_peak(cpu.isa(), cpu.dtype(), PEAK)),
             AnyDevice::Cuda(_) => None,
         };
         let rescorer = Rescorer::new(device, model, &adapter, normaliser, Unit::Word)?;

@@ -22,8 +22,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use lorb_engine::device::cpu::{Cpu, Isa};
-use lorb_engine::device::cuda::Precision;
-use lorb_engine::device::{AnyDevice, Choice, select};
+use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::nbest::normalise::{Case, Unit};
 use lorb_engine::nbest::{Format, Reading};
 use lorb_engine::rescore::settings::ListOptions;
@@ -81,9 +80,10 @@ struct Compute {
     threads: Option<u16>,
     #[command(flatten)]
     device: DeviceOption,
-    /// What a GPU keeps activations and base weights in: bf16 or f32
-    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
-    dtype: Precision,
+    /// What the base's weights are kept and multiplied in: f32, bf16, or int8 (on the CPU, not for training) [default: f32
+    /// on the CPU, bf16 on a GPU]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<Dtype>,
 }
 
 impl Compute {

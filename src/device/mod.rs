@@ -5,8 +5,10 @@
 
 pub mod cpu;
 pub mod cuda;
+mod dtype;
 mod select;
 
+pub use dtype::Dtype;
 pub use select::{AnyDevice, Choice, Chosen, choose, select};
 
 use crate::Result;

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::Dtype;
 use super::cpu::{self, Cpu, Isa};
 use super::cuda::first_use::{FirstUse, Refused};
 use super::cuda::{self, Cuda, Driver, Precision, Unavailable, Variants};
@@ -72,11 +73,18 @@ impl AnyDevice {
         }
     }
 
-    /// What decides the last bits of a result: the CPU's instruction set, or the GPU's kind, precision and
+    /// What decides the last bits of a result: the CPU's instruction set and the type of the weights, or the GPU's kind, precision and
     /// variants.
     pub fn description(&self) -> String {
         match self {
-            AnyDevice::Cpu(cpu) => cpu.isa().name().into(),
+            AnyDevice::Cpu(cpu) => {
+                let (isa, dtype) = (cpu.isa(), cpu.dtype());
+                match dtype {
+                    Dtype::F32 => isa.name().into(),
+                    _ if isa.multiplies(dtype) => format!("{} {}", isa.name(), dtype.name()),
+                    _ => format!("{} f32, {} weights", isa.name(), dtype.name()),
+                }
+            }
             AnyDevice::Cuda(cuda) => {
                 let (major, minor) = cuda.properties().compute_capability;
                 let Variants { linear, attention } = cuda.limits();
@@ -96,8 +104,8 @@ pub struct Chosen {
     pub notes: Vec<String>,
 }
 
-/// The device for `choice`, the GPU's with activations of `precision` and the kernels that `first_use` finds
-/// good, and the notes of [`Chosen`].
+/// The device for `choice` with the base's weights in `dtype`, by default bf16 on a GPU, whose activations are of that type
+/// too, and f32 on the CPU. A GPU has the kernels that `first_use` finds good. And the notes of [`Chosen`].
 ///
 /// # Errors
 /// [`Error::Usage`] where the GPU was asked for and something is missing, [`Error::Device`] where its kernels
@@ -105,13 +113,23 @@ pub struct Chosen {
 pub fn select(
     choice: Choice,
     cpu: Cpu,
-    precision: Precision,
+    dtype: Option<Dtype>,
     first_use: &FirstUse<'_>,
 ) -> Result<(AnyDevice, Vec<String>)> {
+    let (choice, precision) = match (choice, dtype) {
+        (Choice::Cuda, Some(Dtype::Int8)) => {
+            return Err(Error::Usage(
+                "--dtype int8 is for the CPU: give --device cpu, or --dtype bf16".into(),
+            ));
+        }
+        (_, Some(Dtype::Int8)) => (Choice::Cpu, Precision::Bf16),
+        (_, Some(Dtype::F32)) => (choice, Precision::F32),
+        (_, Some(Dtype::Bf16) | None) => (choice, Precision::Bf16),
+    };
     let Chosen { gpu, notes } = choose(choice, precision, first_use, &cuda::open)?;
     let device = match gpu {
         Some((driver, limits)) => AnyDevice::Cuda(Cuda::new(driver, precision).limited(limits)),
-        None => AnyDevice::Cpu(cpu),
+        None => AnyDevice::Cpu(cpu.with_dtype(dtype.unwrap_or(Dtype::F32))),
     };
     Ok((device, notes))
 }

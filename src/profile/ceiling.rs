@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Total;
+use crate::device::Dtype;
 use crate::device::cpu::Isa;
 use crate::device::cpu::bandwidth::read_bandwidth;
 use crate::device::cpu::peak::fma_peak;
@@ -20,7 +21,7 @@ pub struct Ceiling {
 
 impl Ceiling {
     pub fn measure(isa: Isa) -> Ceiling {
-        Ceiling { isa, flop_per_s: fma_peak(isa, PEAK) / threads() }
+        Ceiling { isa, flop_per_s: fma_peak(isa, Dtype::F32, PEAK) / threads() }
     }
 
     /// Of all threads together.

@@ -17,7 +17,7 @@ use super::summary::SetSummary;
 use super::{Beta, Observer, Outcome, Run, TrainOptions, with_scores};
 use crate::bert::Encoder;
 use crate::card::{Card, open_adapter};
-use crate::device::AnyDevice;
+use crate::device::{AnyDevice, Dtype};
 use crate::hub::{Found, Id};
 use crate::lora::adapter::has_classifier;
 use crate::lora::{Adapter, Group};
@@ -97,6 +97,9 @@ impl Job {
     pub fn prepare(self, device: &AnyDevice) -> Result<Prepared> {
         let mut options = self.options.clone();
         options.check()?;
+        if matches!(device, AnyDevice::Cpu(cpu) if cpu.dtype() == Dtype::Int8) {
+            return Err(Error::Usage("--dtype int8 is for rescoring: train with f32 or bf16".into()));
+        }
         if self.train.is_empty() && self.model.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }

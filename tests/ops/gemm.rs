@@ -1,3 +1,5 @@
+use half::bf16;
+use lorb_engine::device::Dtype;
 use lorb_engine::device::cpu::Isa;
 use lorb_engine::device::cpu::gemm::{Activation, Addend, Gemm, Packed, Right, Term, gemm};
 
@@ -38,6 +40,8 @@ enum Then {
 struct Case {
     m: usize,
     n: usize,
+    /// Of the first term's packed matrix.
+    dtype: Dtype,
     terms: [Option<Factor>; 2],
     bias: bool,
     added: Added,
@@ -59,12 +63,38 @@ impl Case {
         Case {
             m,
             n,
+            dtype: Dtype::F32,
             terms: [terms[0], terms[1].filter(|_| second)],
             bias: random.below(2) == 0,
             added: random.pick(&[Added::Nothing, Added::Itself, Added::Rows]),
             then: random.pick(&[Then::Nothing, Then::Nothing, Then::Gelu, Then::GeluWithSlope]),
             gap: random.below(3) * 7,
         }
+    }
+
+    /// The same with a first term of this type, which is then packed and not transposed, as a second one is not packed.
+    fn with_dtype(mut self, dtype: Dtype) -> Case {
+        self.dtype = dtype;
+        let first = self.terms[0].as_mut().unwrap();
+        (first.packed, first.transposed) = (true, false);
+        if let Some(second) = &mut self.terms[1] {
+            second.packed = false;
+        }
+        self
+    }
+
+    /// The operands as a CPU with these instructions multiplies them.
+    fn rounded(&self, isa: Isa, x: &[f32]) -> Vec<f32> {
+        let mut x = x.to_vec();
+        let k = self.terms[0].unwrap().k;
+        let (left, right) = x[..k * (self.m + self.n)].split_at_mut(self.m * k);
+        let columns = transposed(right, self.n);
+        let columns: Vec<f32> = columns.chunks(k.max(1)).flat_map(|c| rounded(self.dtype, c)).collect();
+        right.copy_from_slice(&transposed(&columns, k.max(1)));
+        if isa.multiplies(self.dtype) {
+            left.chunks_mut(k.max(1)).for_each(|row| row.copy_from_slice(&rounded(self.dtype, row)));
+        }
+        x
     }
 
     fn factors(&self) -> impl Iterator<Item = Factor> {
@@ -139,6 +169,19 @@ fn transposed(x: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|j| x.iter().skip(j).step_by(columns).copied()).collect()
 }
 
+/// Values that share a scale, in `dtype` and back.
+fn rounded(dtype: Dtype, x: &[f32]) -> Vec<f32> {
+    let scale = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
+    let of = |x: &f32| match dtype {
+        Dtype::F32 => *x,
+        Dtype::Bf16 => bf16::from_f32(*x).to_f32(),
+        Dtype::Int8 if scale == 0.0 => 0.0,
+        // As the engine has it: the reciprocal is rounded before it is used, for weights there is none.
+        Dtype::Int8 => (x / scale).round_ties_even() * scale,
+    };
+    x.iter().map(of).collect()
+}
+
 /// Memory of which a matrix is a part.
 struct Guarded {
     memory: Vec<f32>,
@@ -185,12 +228,14 @@ fn run(isa: Isa, case: &Case, x: &[f32]) -> Vec<f32> {
     let of_terms: Vec<_> = pairs
         .chunks_exact(2)
         .zip(case.factors())
-        .map(|(pair, t)| {
+        .enumerate()
+        .map(|(i, (pair, t))| {
+            let dtype = if i == 0 { case.dtype } else { Dtype::F32 };
             let left = match t.transposed {
                 true => spread(&transposed(pair[0], t.k), case.m, t.gap),
                 false => spread(pair[0], t.k, t.gap),
             };
-            let packed = t.packed.then(|| Packed::new(isa, t.k, n, |k, j| pair[1][k * n + j]));
+            let packed = t.packed.then(|| Packed::new(isa, dtype, t.k, n, |k, j| pair[1][k * n + j]));
             (t, left, packed, spread(pair[1], n, t.gap))
         })
         .collect();
@@ -260,8 +305,27 @@ fn products_are_those_of_the_oracle() {
 }
 
 #[test]
-fn a_row_does_not_depend_on_the_others() {
+fn products_of_low_precision_are_those_of_rounded_operands() {
     for (case, x) in cases() {
+        for dtype in [Dtype::Bf16, Dtype::Int8] {
+            let case = case.with_dtype(dtype);
+            for &isa in Isa::available() {
+                let x = case.rounded(isa, &x);
+                let oracle = Oracle::forward(&case, &x);
+                let name = format!("gemm on {}, {case:?}", isa.name());
+                oracle.check(name, &run(isa, &case, &x), case.floor(&x));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    let dtypes = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
+    let with_dtype = |(case, x): (Case, Vec<f32>)| {
+        dtypes.map(|d| (if d == Dtype::F32 { case } else { case.with_dtype(d) }, x.clone()))
+    };
+    for (case, x) in cases().into_iter().flat_map(with_dtype) {
         let alone = Case { m: 1, ..case };
         for &isa in Isa::available() {
             let all = run(isa, &case, &x);

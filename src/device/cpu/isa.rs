@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use crate::device::Dtype;
 use crate::{Error, Result};
 
 /// An instruction set that this CPU has: a value exists only where it may be used.
@@ -68,6 +69,19 @@ impl Isa {
             Set::Avx512 => "avx512",
             Set::Avx2 => "avx2",
             Set::Portable => "portable",
+        }
+    }
+
+    /// Whether operands of this type are multiplied as they are; others become f32 first. The sets with 512 bits have
+    /// instructions for bf16 (AVX512-BF16) and int8 (AVX512-VNNI) on some CPUs.
+    pub fn multiplies(self, dtype: Dtype) -> bool {
+        match (self.0, dtype) {
+            (_, Dtype::F32) => true,
+            #[cfg(target_arch = "x86_64")]
+            (Set::Avx512, Dtype::Bf16) => is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            (Set::Avx512, Dtype::Int8) => is_x86_feature_detected!("avx512vnni"),
+            _ => false,
         }
     }
 

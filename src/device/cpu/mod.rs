@@ -21,7 +21,7 @@ pub use buffer::Buffer;
 pub use isa::Isa;
 pub use matrix::Matrix;
 
-use super::{Device, Memory, Run};
+use super::{Device, Dtype, Memory, Run};
 use crate::Result;
 use crate::profile::{Recorder, Work};
 use buffer::Pool;
@@ -30,18 +30,24 @@ use buffer::Pool;
 #[derive(Debug, Clone)]
 pub struct Cpu {
     isa: Isa,
+    dtype: Dtype,
     pool: Arc<Pool>,
     recorder: Recorder,
 }
 
 impl Cpu {
     pub fn new(isa: Isa) -> Cpu {
-        Cpu { isa, pool: Arc::new(Pool::new(false)), recorder: Recorder::default() }
+        Cpu { isa, dtype: Dtype::F32, pool: Arc::new(Pool::new(false)), recorder: Recorder::default() }
     }
 
     /// For tests: every new matrix starts as NaN, so that an element left unwritten shows.
     pub fn poisoned(isa: Isa) -> Cpu {
-        Cpu { isa, pool: Arc::new(Pool::new(true)), recorder: Recorder::default() }
+        Cpu { pool: Arc::new(Pool::new(true)), ..Cpu::new(isa) }
+    }
+
+    /// The same, with the base's weights kept in `dtype` and, where the CPU can, multiplied in it.
+    pub fn with_dtype(self, dtype: Dtype) -> Cpu {
+        Cpu { dtype, ..self }
     }
 
     /// The same, noting what it does.
@@ -55,6 +61,11 @@ impl Cpu {
 
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// What the base's weights are kept in.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     /// A matrix of unspecified content, for a kernel to fill.

@@ -3,24 +3,68 @@
 use std::time::{Duration, Instant};
 
 use super::Isa;
+use super::gemm::packed::depth;
 use super::gemm::shape;
+#[cfg(target_arch = "x86_64")]
+use super::gemm::words::{Bf16, Int8};
+use super::gemm::words::{F32, Words};
+#[cfg(target_arch = "x86_64")]
+use super::simd::Avx512;
 use super::simd::Vector;
+use crate::device::Dtype;
 
 /// Enough independent sums to hide the latency of two fused units, few enough for sixteen registers.
 const SUMS: usize = 12;
 /// Of one timed piece: long beside the wait for the slowest thread.
 const ROUNDS: usize = 1 << 20;
 
+/// The rounds of [`rounds`], on operands of this type where the CPU multiplies those.
+///
+/// # Safety
+/// `sums` has room for one vector.
+unsafe fn multiply_add(isa: Isa, dtype: Dtype, rounds: usize, sums: *mut f32) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn bf16(rounds: usize, sums: *mut f32) {
+        // SAFETY: the caller's contract is the body's.
+        unsafe { self::rounds::<Avx512, Bf16>(rounds, sums) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vnni,avx2,fma")]
+    unsafe fn int8(rounds: usize, sums: *mut f32) {
+        // SAFETY: the caller's contract is the body's.
+        unsafe { self::rounds::<Avx512, Int8>(rounds, sums) }
+    }
+    // SAFETY: the caller vouches for `sums`; `multiplies` for the instructions.
+    unsafe {
+        match dtype {
+            #[cfg(target_arch = "x86_64")]
+            Dtype::Bf16 if isa.multiplies(dtype) => bf16(rounds, sums),
+            #[cfg(target_arch = "x86_64")]
+            Dtype::Int8 if isa.multiplies(dtype) => int8(rounds, sums),
+            _ => in_f32(isa, rounds, sums),
+        }
+    }
+}
+
 crate::kernel! {
     /// # Safety
     /// `sums` has room for one vector.
-    fn multiply_add(rounds: usize, sums: *mut f32) = multiply_add_body;
+    fn in_f32(rounds: usize, sums: *mut f32) = rounds_in_f32;
 }
 
 /// # Safety
 /// As for [`Vector`]; `sums` has room for one vector.
 #[inline(always)]
-unsafe fn multiply_add_body<V: Vector>(rounds: usize, sums: *mut f32) {
+unsafe fn rounds_in_f32<V: Vector>(rounds: usize, sums: *mut f32) {
+    // SAFETY: the caller's contract is the body's.
+    unsafe { self::rounds::<V, F32>(rounds, sums) }
+}
+
+/// # Safety
+/// As for [`Words`]; `sums` has room for one vector.
+#[inline(always)]
+unsafe fn rounds<V: Vector, W: Words<V>>(rounds: usize, sums: *mut f32) {
     // SAFETY: the caller vouches for the instruction set and for `sums`.
     unsafe {
         let (x, y) = (V::splat(0.999), V::splat(1e-3));
@@ -31,10 +75,10 @@ unsafe fn multiply_add_body<V: Vector>(rounds: usize, sums: *mut f32) {
         }
         for _ in 0..rounds {
             for sum in &mut s {
-                *sum = sum.mul_add(x, y);
+                *sum = W::dot(x, y, *sum);
             }
         }
-        let all = s.into_iter().skip(1).fold(s[0], |a, b| a.add(b));
+        let all = s.into_iter().skip(1).fold(s[0], |a, b| W::value(a).add(W::value(b)));
         all.store(sums);
     }
 }
@@ -42,9 +86,11 @@ unsafe fn multiply_add_body<V: Vector>(rounds: usize, sums: *mut f32) {
 /// Lanes of the widest vector.
 const LANES: usize = 16;
 
-/// Multiply-adds of f32, counted twice, that all threads of the pool reach together: FLOP/s, the best piece of `time`.
-pub fn fma_peak(isa: Isa, time: Duration) -> f64 {
+/// Multiply-adds of `dtype`, or of f32 where the CPU does not multiply that, counted twice, that all threads of the pool
+/// reach together: FLOP/s, the best piece of `time`.
+pub fn fma_peak(isa: Isa, dtype: Dtype, time: Duration) -> f64 {
     let (lanes, _) = shape(isa);
+    let depth = if isa.multiplies(dtype) { depth(dtype) } else { 1 };
     let began = Instant::now();
     let mut best = 0.0f64;
     while began.elapsed() < time {
@@ -52,12 +98,12 @@ pub fn fma_peak(isa: Isa, time: Duration) -> f64 {
         let threads = rayon::broadcast(|_| {
             let mut sums = [0.0f32; LANES];
             // SAFETY: no vector has more lanes than `sums`.
-            unsafe { multiply_add(isa, ROUNDS, sums.as_mut_ptr()) };
+            unsafe { multiply_add(isa, dtype, ROUNDS, sums.as_mut_ptr()) };
             // Whoever reads the sums keeps the loop from being left out.
             std::hint::black_box(sums);
         });
         let seconds = piece.elapsed().as_secs_f64();
-        best = best.max((2 * SUMS * ROUNDS * lanes * threads.len()) as f64 / seconds);
+        best = best.max((2 * SUMS * ROUNDS * lanes * depth * threads.len()) as f64 / seconds);
     }
     best
 }
@@ -72,13 +118,15 @@ mod tests {
             let (lanes, _) = shape(isa);
             let mut sums = [0.0f32; LANES];
             // SAFETY: no vector has more lanes than `sums`.
-            unsafe { multiply_add(isa, 3, sums.as_mut_ptr()) };
+            unsafe { multiply_add(isa, Dtype::F32, 3, sums.as_mut_ptr()) };
             let expected = (0..3).fold(1.0f64, |s, _| s * f64::from(0.999f32) + f64::from(1e-3f32));
             for sum in &sums[..lanes] {
                 assert!((f64::from(*sum) / SUMS as f64 - expected).abs() < 1e-5, "{} {sum}", isa.name());
             }
             assert!(sums[lanes..].iter().all(|&s| s == 0.0), "{} has more lanes", isa.name());
-            assert!(fma_peak(isa, Duration::from_millis(1)) > 1e8);
+            for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+                assert!(fma_peak(isa, dtype, Duration::from_millis(1)) > 1e8);
+            }
         }
     }
 }

@@ -284,7 +284,7 @@ mod x86 {
 
     /// AVX-512 F.
     #[derive(Clone, Copy)]
-    pub struct Avx512(__m512);
+    pub struct Avx512(pub(in crate::device::cpu) __m512);
 
     #[inline(always)]
     unsafe fn mask_avx2(n: usize) -> __m256i {

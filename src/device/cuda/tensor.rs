@@ -1,7 +1,6 @@
 //! The CUDA device's tensors, and what kernels are told of them.
 
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
@@ -14,18 +13,6 @@ use super::memory::Block;
 pub enum Precision {
     F32,
     Bf16,
-}
-
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Precision, String> {
-        match text {
-            "bf16" => Ok(Precision::Bf16),
-            "f32" => Ok(Precision::F32),
-            _ => Err("expected bf16 or f32".into()),
-        }
-    }
 }
 
 impl Precision {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear, Output};
 use crate::bert::Weights;
+use crate::device::Dtype;
 use crate::device::cpu::gemm::{Activation, Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::lora::LoraSlot;
@@ -90,9 +91,9 @@ impl LoraLinear for Cpu {
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Linear {
         let pack = |w: &LinearWeights| {
             let (output, weight) = (w.bias.len(), &w.weight[..]);
-            let forward = Packed::new(self.isa(), input, output, |k, j| weight[j * input + k]);
-            let backward =
-                backward.then(|| Packed::new(self.isa(), output, input, |k, j| weight[k * input + j]));
+            let forward = Packed::new(self.isa(), self.dtype(), input, output, |k, j| weight[j * input + k]);
+            let backward = backward
+                .then(|| Packed::new(self.isa(), self.dtype(), output, input, |k, j| weight[k * input + j]));
             Module { output, bias: w.bias.clone(), forward, backward }
         };
         Linear { input, modules: modules.iter().map(pack).collect() }
@@ -103,8 +104,8 @@ impl LoraLinear for Cpu {
             let (a, b) = (&parameters[slot.a.clone()], &parameters[slot.b.clone()]);
             let (rank, input, output) = (slot.rank, slot.input, slot.output);
             LoraModule {
-                down: Packed::new(self.isa(), input, rank, |k, j| scale * a[j * input + k]),
-                up: Packed::new(self.isa(), output, rank, |k, j| scale * b[j * output + k]),
+                down: Packed::new(self.isa(), Dtype::F32, input, rank, |k, j| scale * a[j * input + k]),
+                up: Packed::new(self.isa(), Dtype::F32, output, rank, |k, j| scale * b[j * output + k]),
                 a: a.to_vec(),
                 b: b.to_vec(),
                 slot: slot.clone(),

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::ScoreHead;
 use crate::bert::Weights;
+use crate::device::Dtype;
 use crate::device::cpu::gemm::{Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::simd::{self, Vector, for_lanes, load, store};
 use crate::device::cpu::{Cpu, Matrix, Segments};
@@ -168,8 +169,8 @@ impl Cpu {
     fn pack_pooler(&self, weight: &[f32], bias: &[f32]) -> Packs {
         let h = bias.len();
         Packs {
-            forward: Packed::new(self.isa(), h, h, |k, j| weight[j * h + k]),
-            backward: Packed::new(self.isa(), h, h, |k, j| weight[k * h + j]),
+            forward: Packed::new(self.isa(), Dtype::F32, h, h, |k, j| weight[j * h + k]),
+            backward: Packed::new(self.isa(), Dtype::F32, h, h, |k, j| weight[k * h + j]),
             bias: bias.to_vec(),
         }
     }

@@ -6,6 +6,12 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::ptr::null;
 
+use super::packed::{Channels, depth};
+#[cfg(target_arch = "x86_64")]
+use super::words::{Bf16, Int8};
+use super::words::{F32, Words};
+use crate::device::Dtype;
+use crate::device::cpu::Isa;
 use crate::device::cpu::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
 
 /// Rows of a block: with [`Vector::PANEL_ROWS`] of the inner dimension, their part of the left matrix takes 150 KB
@@ -18,11 +24,16 @@ const UNROLL: usize = 4;
 /// Floats of a cache line.
 const LINE: usize = 16;
 
+/// Floats that a call may need beside its operands: a block's part of the left matrix as words, with a scale for each row;
+/// or a panel's part of the right one as f32, which has [`Vector::PANEL_ROWS`] rows of at most 48 columns.
+pub(super) const SCRATCH: usize = BLOCK_ROWS * (128 + 1);
+
 #[derive(Clone, Copy)]
 pub(super) struct RawTerm {
     pub left: *const f32,
     pub row_stride: usize,
     pub k_stride: usize,
+    /// Words.
     pub k: usize,
     pub right: *const f32,
     pub packed: bool,
@@ -41,11 +52,34 @@ impl RawTerm {
     };
 }
 
+/// [`Channels`] as pointers.
+#[derive(Clone, Copy)]
+pub(super) struct RawChannels {
+    pub scales: *const f32,
+    pub starts: *const i32,
+}
+
+impl RawChannels {
+    pub const NONE: RawChannels = RawChannels { scales: null(), starts: null() };
+
+    pub fn of(channels: &Channels) -> RawChannels {
+        RawChannels { scales: channels.scales.as_ptr(), starts: channels.starts.as_ptr() }
+    }
+}
+
 /// [`Gemm`](super::Gemm) as pointers, checked by [`gemm`](super::gemm); null where there is no bias, addend or slope.
 pub(super) struct Call {
     pub m: usize,
     pub n: usize,
     pub terms: [RawTerm; 2],
+    /// Of the first term's right matrix.
+    pub dtype: Dtype,
+    /// Where that is int8; else null.
+    pub channels: RawChannels,
+    /// Elements of the first term's inner dimension.
+    pub elements: usize,
+    /// Room for [`SCRATCH`] floats where `dtype` is not f32.
+    pub scratch: *mut f32,
     pub bias: *const f32,
     /// Whether the sums are added to what C holds.
     pub onto: bool,
@@ -57,36 +91,127 @@ pub(super) struct Call {
     pub slope: *mut f32,
 }
 
+/// # Safety
+/// The matrices of `call` are as large as its shape and strides say; `out`, `slope`, `scratch` and the inputs do not
+/// overlap. Where `call.dtype` is not f32, the first term is packed, its rows of L have no gaps, and
+/// the second term is not packed.
+pub(super) unsafe fn dispatch(isa: Isa, call: &Call) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn bf16(call: &Call) {
+        // SAFETY: the caller's contract is the body's.
+        unsafe { run::<crate::device::cpu::simd::Avx512, Bf16>(call) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vnni,avx2,fma")]
+    unsafe fn int8(call: &Call) {
+        // SAFETY: the caller's contract is the body's.
+        unsafe { run::<crate::device::cpu::simd::Avx512, Int8>(call) }
+    }
+    // SAFETY: the caller vouches for the call; `multiplies` for the instructions.
+    unsafe {
+        match call.dtype {
+            #[cfg(target_arch = "x86_64")]
+            Dtype::Bf16 if isa.multiplies(Dtype::Bf16) => bf16(call),
+            #[cfg(target_arch = "x86_64")]
+            Dtype::Int8 if isa.multiplies(Dtype::Int8) => int8(call),
+            _ => in_f32(isa, call),
+        }
+    }
+}
+
 crate::kernel! {
     /// # Safety
-    /// The matrices of `call` are as large as its shape and strides say; `out`, `slope` and the inputs do not overlap.
-    pub(super) fn dispatch(call: &Call) = run;
+    /// As for [`dispatch`].
+    fn in_f32(call: &Call) = run_in_f32;
 }
 
 /// # Safety
 /// As for [`dispatch`].
 #[inline(always)]
-unsafe fn run<V: Vector>(call: &Call) {
+unsafe fn run_in_f32<V: Vector>(call: &Call) {
+    // SAFETY: the caller's contract is the body's.
+    unsafe { run::<V, F32>(call) }
+}
+
+/// # Safety
+/// As for [`dispatch`].
+#[inline(always)]
+unsafe fn run<V: Vector, W: Words<V>>(call: &Call) {
     let width = V::LANES * V::TILE_VECTORS;
+    let depth = depth(call.dtype);
     for rows in even_parts(call.m, BLOCK_ROWS) {
-        for inner in even_parts(call.terms[0].k, V::PANEL_ROWS) {
-            for first in (0..call.n).step_by(width) {
-                let columns = width.min(call.n - first);
-                let block = Block { rows: rows.clone(), inner: inner.clone(), first, columns };
-                // SAFETY: the block lies inside C; the number of vectors is that of its columns.
-                unsafe {
+        if W::SCALED {
+            // SAFETY: the rows lie inside L; the scratch has room for their scales behind that for words.
+            unsafe { scales::<V, W>(call, &rows) }
+        }
+        for inner in even_parts(call.terms[0].k, V::PANEL_ROWS / (depth / W::DEPTH)) {
+            // SAFETY: the block lies inside C and the inner dimension; the number of vectors is that of its columns.
+            unsafe {
+                let left = left::<V, W>(call, &rows, &inner);
+                for first in (0..call.n).step_by(width) {
+                    let columns = width.min(call.n - first);
+                    let block = Block { rows: rows.clone(), inner: inner.clone(), left, first, columns };
                     match (columns.div_ceil(V::LANES), columns % V::LANES != 0) {
-                        (1, false) => block.compute::<V, 1, false>(call),
-                        (1, true) => block.compute::<V, 1, true>(call),
-                        (2, false) => block.compute::<V, 2, false>(call),
-                        (2, true) => block.compute::<V, 2, true>(call),
-                        (3, false) => block.compute::<V, 3, false>(call),
-                        _ => block.compute::<V, 3, true>(call),
+                        (1, false) => block.compute::<V, W, 1, false>(call),
+                        (1, true) => block.compute::<V, W, 1, true>(call),
+                        (2, false) => block.compute::<V, W, 2, false>(call),
+                        (2, true) => block.compute::<V, W, 2, true>(call),
+                        (3, false) => block.compute::<V, W, 3, false>(call),
+                        _ => block.compute::<V, W, 3, true>(call),
                     }
                 }
             }
         }
     }
+}
+
+/// A block's rows of L over a part of the inner dimension: where they are, and words from one to the next.
+type Left = (*const f32, usize);
+
+/// The part of L that a block reads, in words.
+///
+/// # Safety
+/// As for [`dispatch`].
+#[inline(always)]
+unsafe fn left<V: Vector, W: Words<V>>(call: &Call, rows: &Range<usize>, inner: &Range<usize>) -> Left {
+    let base = &call.terms[0];
+    let (first, end) = elements(call, inner);
+    let from = base.left.wrapping_add(rows.start * base.row_stride + first * base.k_stride);
+    if W::DEPTH == 1 {
+        return (from, base.row_stride);
+    }
+    for i in 0..rows.len() {
+        // SAFETY: the row lies inside L; a block has BLOCK_ROWS rows of PANEL_ROWS words at most.
+        unsafe {
+            let scale = if W::SCALED { *call.scratch.add(SCALES + i) } else { 1.0 };
+            W::convert(from.add(i * base.row_stride), end - first, scale, call.scratch.add(i * inner.len()));
+        }
+    }
+    (call.scratch, inner.len())
+}
+
+/// Where the scales of a block's rows are in the scratch.
+const SCALES: usize = BLOCK_ROWS * 128;
+
+/// # Safety
+/// As for [`dispatch`].
+#[inline(always)]
+unsafe fn scales<V: Vector, W: Words<V>>(call: &Call, rows: &Range<usize>) {
+    let base = &call.terms[0];
+    for (i, row) in rows.clone().enumerate() {
+        // SAFETY: the row lies inside L, its scale inside the scratch.
+        unsafe {
+            *call.scratch.add(SCALES + i) = W::scale(base.left.add(row * base.row_stride), call.elements)
+        }
+    }
+}
+
+/// The first element of some words of the first term, and the one behind the last.
+#[inline(always)]
+fn elements(call: &Call, words: &Range<usize>) -> (usize, usize) {
+    let depth = depth(call.dtype);
+    (words.start * depth, (words.end * depth).min(call.elements))
 }
 
 /// 0..total in parts of nearly equal length, at most `most`; one part where there is nothing.
@@ -105,7 +230,9 @@ fn even_parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
 /// Some rows of a panel of columns, over a part of the first term's inner dimension.
 struct Block {
     rows: Range<usize>,
+    /// Words.
     inner: Range<usize>,
+    left: Left,
     first: usize,
     columns: usize,
 }
@@ -115,22 +242,32 @@ impl Block {
     /// As for [`dispatch`]; the block lies inside C and the inner dimension, its columns are N vectors, the last of
     /// them partial if EDGE.
     #[inline(always)]
-    unsafe fn compute<V: Vector, const N: usize, const EDGE: bool>(&self, call: &Call) {
+    unsafe fn compute<V: Vector, W: Words<V>, const N: usize, const EDGE: bool>(&self, call: &Call) {
         if N > V::TILE_VECTORS {
             return;
         }
         let Block { first, columns, .. } = *self;
         let (starts, ends) = (self.inner.start == 0, self.inner.end == call.terms[0].k);
-        // The panels of a packed R before `first` hold k * first floats. An absent term is never read.
+        // The panels of a packed R before `first` hold k * first words. An absent term is never read.
         let mut terms = call.terms.map(|t| {
             let (first, stride) =
                 if t.packed { (first * t.k, N * V::LANES) } else { (first, t.right_stride) };
             RawTerm { right: t.right.wrapping_add(first), right_stride: stride, ..t }
         });
         let [base, low_rank] = &mut terms;
-        base.left = base.left.wrapping_add(self.inner.start * base.k_stride);
+        (base.left, base.row_stride) = self.left;
+        low_rank.left = low_rank.left.wrapping_add(self.rows.start * low_rank.row_stride);
         base.right = base.right.wrapping_add(self.inner.start * base.right_stride);
         base.k = self.inner.len();
+        // What the product streams from memory after this block: the next panel.
+        let fetches = base.packed && first + columns < call.n;
+        let (panel, k, stride) = (base.right, base.k, base.right_stride);
+        let next = if fetches { (panel.wrapping_add(columns * call.terms[0].k), stride) } else { (panel, 0) };
+        if W::DEPTH != depth(call.dtype) {
+            // SAFETY: the panel's part lies inside R, its elements fit into the scratch.
+            base.k = unsafe { self.expand(call, panel, N * V::LANES) };
+            base.right = call.scratch;
+        }
         if !ends {
             low_rank.k = 0;
         }
@@ -138,11 +275,11 @@ impl Block {
             true => p,
             false => p.wrapping_add(self.rows.start * stride + first),
         };
-        // What the product streams from memory after this block: the next panel.
-        let fetches = base.packed && first + columns < call.n;
-        let (right, k, stride) = (base.right, base.k, base.right_stride);
         let mut tile = Tile {
-            terms: terms.map(|t| RawTerm { left: t.left.wrapping_add(self.rows.start * t.row_stride), ..t }),
+            terms,
+            row_scales: call.scratch.wrapping_add(SCALES),
+            scales: call.channels.scales.wrapping_add(first),
+            starts: if starts { call.channels.starts.wrapping_add(first) } else { null() },
             bias: if starts && !call.bias.is_null() { call.bias.wrapping_add(first) } else { null() },
             onto: call.onto || !starts,
             addend: if ends { starting_at(call.addend, call.addend_stride) } else { null() },
@@ -151,7 +288,7 @@ impl Block {
             slope: starting_at(call.slope, call.stride).cast_mut(),
             stride: call.stride,
             last: columns - (N - 1) * V::LANES,
-            ahead: if fetches { (right.wrapping_add(columns * call.terms[0].k), stride) } else { (right, 0) },
+            ahead: next,
         };
         // Tiles of nearly equal height: 50 rows are five of 6 and four of 5, not eight of 6 and one of 2.
         for (t, rows) in even_parts(self.rows.len(), V::TILE_ROWS).enumerate() {
@@ -159,14 +296,14 @@ impl Block {
             // slope; 1 <= rows <= TILE_ROWS <= 8.
             unsafe {
                 match rows.len() {
-                    1 => tile.compute::<V, 1, N, EDGE>(),
-                    2 => tile.compute::<V, 2, N, EDGE>(),
-                    3 => tile.compute::<V, 3, N, EDGE>(),
-                    4 => tile.compute::<V, 4, N, EDGE>(),
-                    5 => tile.compute::<V, 5, N, EDGE>(),
-                    6 => tile.compute::<V, 6, N, EDGE>(),
-                    7 => tile.compute::<V, 7, N, EDGE>(),
-                    _ => tile.compute::<V, 8, N, EDGE>(),
+                    1 => tile.compute::<V, W, 1, N, EDGE>(),
+                    2 => tile.compute::<V, W, 2, N, EDGE>(),
+                    3 => tile.compute::<V, W, 3, N, EDGE>(),
+                    4 => tile.compute::<V, W, 4, N, EDGE>(),
+                    5 => tile.compute::<V, W, 5, N, EDGE>(),
+                    6 => tile.compute::<V, W, 6, N, EDGE>(),
+                    7 => tile.compute::<V, W, 7, N, EDGE>(),
+                    _ => tile.compute::<V, W, 8, N, EDGE>(),
                 }
                 if call.gelu && ends {
                     for i in 0..rows.len() {
@@ -180,15 +317,55 @@ impl Block {
             // A few tiles fetch all of the next panel.
             tile.ahead = match t + 1 < UNROLL {
                 true => (tile.ahead.0.wrapping_add(k / UNROLL * tile.ahead.1), tile.ahead.1),
-                false => (right, 0),
+                false => (panel, 0),
             };
         }
+    }
+
+    /// Writes the block's part of a panel, from `panel` on with `width` words a row, to the scratch as f32. Returns how many
+    /// rows it has there.
+    ///
+    /// # Safety
+    /// As for [`dispatch`]; the part lies inside the panel, and its elements fit into the scratch.
+    #[inline(always)]
+    unsafe fn expand(&self, call: &Call, panel: *const f32, width: usize) -> usize {
+        let (first, end) = elements(call, &self.inner);
+        for element in 0..end - first {
+            let depth = depth(call.dtype);
+            // SAFETY: the caller vouches for the panel and the scratch; scales are as many as the panels' columns.
+            unsafe {
+                let words = panel.cast::<u32>().add(element / depth * width);
+                let to = call.scratch.add(element * width);
+                match call.dtype {
+                    Dtype::Int8 => {
+                        let above = 24 - 8 * (element % depth);
+                        let scales = call.channels.scales.add(self.first);
+                        for j in 0..width {
+                            let whole = (*words.add(j) << above).cast_signed() >> 24;
+                            *to.add(j) = whole as f32 * *scales.add(j);
+                        }
+                    }
+                    _ => {
+                        let above = 16 - 16 * (element % depth);
+                        for j in 0..width {
+                            *to.add(j) = f32::from_bits(*words.add(j) << above & 0xffff_0000);
+                        }
+                    }
+                }
+            }
+        }
+        end - first
     }
 }
 
 /// One tile: its pointers are at its first row and column.
 struct Tile {
     terms: [RawTerm; 2],
+    /// What a whole sum counts in each row and each column, and what it starts at: of int8 alone.
+    row_scales: *const f32,
+    scales: *const f32,
+    /// Null where an earlier part of the inner dimension has had it.
+    starts: *const i32,
     bias: *const f32,
     onto: bool,
     addend: *const f32,
@@ -209,6 +386,7 @@ impl Tile {
         for t in &mut self.terms {
             t.left = t.left.wrapping_add(rows * t.row_stride);
         }
+        self.row_scales = self.row_scales.wrapping_add(rows);
         self.out = self.out.wrapping_add(rows * self.stride);
         if !self.addend.is_null() {
             self.addend = self.addend.wrapping_add(rows * self.addend_stride);
@@ -234,16 +412,21 @@ impl Tile {
     /// # Safety
     /// M rows and N vectors (the last partial if EDGE) from the tile's pointers on are valid.
     #[inline(always)]
-    unsafe fn compute<V: Vector, const M: usize, const N: usize, const EDGE: bool>(&self) {
+    unsafe fn compute<V: Vector, W: Words<V>, const M: usize, const N: usize, const EDGE: bool>(&self) {
         if M > V::TILE_ROWS {
             return;
         }
-        // SAFETY: every access is inside the M rows and N vectors that the caller vouches for.
+        // SAFETY: every access is inside the M rows and N vectors that the caller vouches for; scales and starts are
+        // padded to whole vectors.
         unsafe {
             let mut acc = [[V::splat(0.0); N]; M];
-            if !self.bias.is_null() {
+            let first = if W::SCALED { self.starts.cast() } else { self.bias };
+            if !first.is_null() {
                 for j in 0..N {
-                    let b = self.vector::<V, N, EDGE>(self.bias, j);
+                    let b = match W::SCALED {
+                        true => V::load(first.add(j * V::LANES)),
+                        false => self.vector::<V, N, EDGE>(first, j),
+                    };
                     for row in &mut acc {
                         row[j] = b;
                     }
@@ -254,12 +437,33 @@ impl Tile {
                 V::prefetch(self.out.add(i * self.stride));
                 V::prefetch(self.addend.wrapping_add(i * self.addend_stride));
             }
-            for t in &self.terms {
-                if t.packed {
-                    self.accumulate::<V, M, N, false>(&mut acc, t, N * V::LANES);
-                } else {
-                    self.accumulate::<V, M, N, EDGE>(&mut acc, t, t.right_stride);
+            // One loop in the source is one in the program: tiles are most of what there is to compile.
+            let [base, low_rank] = &self.terms;
+            if W::DEPTH == 1 {
+                for t in &self.terms {
+                    match t.packed {
+                        true => self.accumulate::<V, W, M, N, false>(&mut acc, t, N * V::LANES),
+                        false => self.accumulate::<V, W, M, N, EDGE>(&mut acc, t, t.right_stride),
+                    }
                 }
+            } else {
+                self.accumulate::<V, W, M, N, false>(&mut acc, base, N * V::LANES);
+            }
+            if W::SCALED {
+                for j in 0..N {
+                    let scales = V::load(self.scales.add(j * V::LANES));
+                    let bias = match self.bias.is_null() {
+                        true => V::splat(0.0),
+                        false => self.vector::<V, N, EDGE>(self.bias, j),
+                    };
+                    for (i, row) in acc.iter_mut().enumerate() {
+                        let scale = V::splat(*self.row_scales.add(i)).mul(scales);
+                        row[j] = W::value(row[j]).mul_add(scale, bias);
+                    }
+                }
+            }
+            if W::DEPTH > 1 {
+                self.accumulate::<V, F32, M, N, EDGE>(&mut acc, low_rank, low_rank.right_stride);
             }
             for (i, row) in acc.into_iter().enumerate() {
                 for (j, mut x) in row.into_iter().enumerate() {
@@ -282,7 +486,7 @@ impl Tile {
     /// # Safety
     /// As for [`compute`](Self::compute).
     #[inline(always)]
-    unsafe fn accumulate<V: Vector, const M: usize, const N: usize, const EDGE: bool>(
+    unsafe fn accumulate<V: Vector, W: Words<V>, const M: usize, const N: usize, const EDGE: bool>(
         &self,
         acc: &mut [[V; N]; M],
         t: &RawTerm,
@@ -301,7 +505,7 @@ impl Tile {
                         V::prefetch(ahead.wrapping_add(line));
                     }
                     for u in k..k + UNROLL {
-                        self.step::<V, M, N, EDGE>(
+                        self.step::<V, W, M, N, EDGE>(
                             acc,
                             rows.map(|p| p.add(u)),
                             t.right.add(u * right_stride),
@@ -312,7 +516,7 @@ impl Tile {
             }
             while k < t.k {
                 let rows = rows.map(|p| p.add(k * t.k_stride));
-                self.step::<V, M, N, EDGE>(acc, rows, t.right.add(k * right_stride));
+                self.step::<V, W, M, N, EDGE>(acc, rows, t.right.add(k * right_stride));
                 k += 1;
             }
         }
@@ -323,7 +527,7 @@ impl Tile {
     /// # Safety
     /// `rows` point to elements of L; N vectors (the last partial if EDGE) from `right` on are readable.
     #[inline(always)]
-    unsafe fn step<V: Vector, const M: usize, const N: usize, const EDGE: bool>(
+    unsafe fn step<V: Vector, W: Words<V>, const M: usize, const N: usize, const EDGE: bool>(
         &self,
         acc: &mut [[V; N]; M],
         rows: [*const f32; M],
@@ -338,7 +542,7 @@ impl Tile {
             for (row, left) in acc.iter_mut().zip(rows) {
                 let l = V::splat(*left);
                 for (a, r) in row.iter_mut().zip(r) {
-                    *a = l.mul_add(r, *a);
+                    *a = W::dot(l, r, *a);
                 }
             }
         }

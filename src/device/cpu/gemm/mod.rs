@@ -5,49 +5,24 @@
 //! panels of as many columns as a tile holds (packed once where it never changes), the left one row by row;
 //! each element of C is summed in the order of the inner dimension, in parts that depend on its length alone,
 //! whatever the shape of the tile that holds it, so a row of C depends on that row of the left matrix alone.
+//!
+//! The right matrix of the first term may be packed as bf16 or int8. Where the CPU multiplies those, the left matrix is rounded
+//! to the same type on its way to the tiles, int8 with a scale for each row; elsewhere the right one becomes f32 again, panel
+//! by panel. Sums are f32; of int8, whole numbers until the part's end. The second term is f32.
 
 mod kernel;
+pub(super) mod packed;
+pub(super) mod words;
+
+use std::cell::RefCell;
 
 use super::buffer::Buffer;
 use super::isa::{Isa, Set};
 use super::simd::Vector;
-use kernel::{Call, RawTerm, dispatch};
-
-/// A right matrix [k, n] stored as the panels that the tiles stream: panel p holds columns
-/// p * width .. (p + 1) * width, row after row; the last panel is narrower, rounded up to whole vectors
-/// and filled with zeros.
-#[derive(Debug)]
-pub struct Packed {
-    data: Buffer,
-    k: usize,
-    n: usize,
-}
-
-impl Packed {
-    /// Packs the matrix whose element (k, j) is `at(k, j)`.
-    pub fn new(isa: Isa, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Packed {
-        let (lanes, width) = shape(isa);
-        let mut data = Buffer::zeroed(n.next_multiple_of(lanes) * k);
-        let mut panel = &mut data[..];
-        for first in (0..n).step_by(width) {
-            let columns = width.min(n - first);
-            let padded = columns.next_multiple_of(lanes);
-            let (this, rest) = panel.split_at_mut(padded * k);
-            for (i, row) in this.chunks_exact_mut(padded).enumerate() {
-                for (j, x) in row[..columns].iter_mut().enumerate() {
-                    *x = at(i, first + j);
-                }
-            }
-            panel = rest;
-        }
-        Packed { data, k, n }
-    }
-
-    /// The number of bytes that the panels take.
-    pub fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
-    }
-}
+use crate::device::Dtype;
+use kernel::{Call, RawChannels, RawTerm, SCRATCH, dispatch};
+pub use packed::Packed;
+use packed::depth;
 
 /// The right matrix of a product.
 #[derive(Clone, Copy)]
@@ -136,7 +111,8 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
     assert!(fits(out.len(), m, stride), "C is too short");
     assert!(terms.len() <= 2, "a product has at most two terms");
     let mut raw = [RawTerm::NONE; 2];
-    for (raw, t) in raw.iter_mut().zip(terms) {
+    let (mut dtype, mut channels, mut elements) = (Dtype::F32, RawChannels::NONE, 0);
+    for (i, (raw, t)) in raw.iter_mut().zip(terms).enumerate() {
         if t.k == 0 {
             continue;
         }
@@ -144,7 +120,15 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
         let (right, packed, right_stride) = match t.right {
             Right::Packed(p) => {
                 assert!((p.k, p.n) == (t.k, n), "packed for another shape");
-                (p.data.as_ptr(), true, 0)
+                let low = p.dtype != Dtype::F32;
+                assert!(
+                    !low || (i == 0 && t.k_stride == 1),
+                    "only the first term has a dtype, over whole rows"
+                );
+                if low {
+                    (dtype, channels) = (p.dtype, RawChannels::of(&p.channels));
+                }
+                (p.words.as_ptr(), true, 0)
             }
             Right::Rows { data, stride } => {
                 assert!(fits(data.len(), t.k, stride), "R is too short");
@@ -155,11 +139,14 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
             left: t.left.as_ptr(),
             row_stride: t.row_stride,
             k_stride: t.k_stride,
-            k: t.k,
+            k: t.k.div_ceil(if i == 0 { depth(dtype) } else { 1 }),
             right,
             packed,
             right_stride,
         };
+        if i == 0 {
+            elements = t.k;
+        }
     }
     let bias = bias.map_or(std::ptr::null(), |b| {
         assert!(b.len() >= n, "bias is too short");
@@ -181,10 +168,14 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
             (true, slope.as_mut_ptr())
         }
     };
-    let call = Call {
+    let mut call = Call {
         m,
         n,
         terms: raw,
+        dtype,
+        channels,
+        elements,
+        scratch: std::ptr::null_mut(),
         bias,
         onto,
         addend,
@@ -194,9 +185,20 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
         gelu,
         slope,
     };
-    // SAFETY: the assertions above establish what `dispatch` requires of the pointers, and borrows that `out` and
-    // `slope` overlap nothing; an `Isa` value exists only where the CPU has the set.
-    unsafe { dispatch(isa, &call) }
+    SCRATCH_OF_THREAD.with_borrow_mut(|scratch| {
+        if dtype != Dtype::F32 && scratch.is_empty() {
+            *scratch = Buffer::zeroed(SCRATCH);
+        }
+        call.scratch = scratch.as_mut_ptr();
+        // SAFETY: the assertions above establish what `dispatch` requires of the pointers, and borrows that `out`, `slope`
+        // and the scratch overlap nothing; an `Isa` value exists only where the CPU has the set.
+        unsafe { dispatch(isa, &call) }
+    });
+}
+
+thread_local! {
+    /// [`SCRATCH`] floats, once a product of this thread needs them.
+    static SCRATCH_OF_THREAD: RefCell<Buffer> = RefCell::default();
 }
 
 /// Lanes of a vector and columns of a full panel.

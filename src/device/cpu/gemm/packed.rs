@@ -1,0 +1,135 @@
+//! A right matrix that never changes, laid out as the tiles read it.
+
+use half::bf16;
+
+use super::shape;
+use crate::device::Dtype;
+use crate::device::cpu::buffer::Buffer;
+use crate::device::cpu::isa::Isa;
+
+/// A right matrix [k, n] stored as the panels that the tiles stream: panel p holds columns
+/// p * width .. (p + 1) * width, row after row; the last panel is narrower, rounded up to whole vectors
+/// and filled with zeros.
+///
+/// An element of such a row is a word of 32 bits: one f32, or two bf16 or four int8 that follow each other in the
+/// inner dimension, the first in the lowest bits. What [`multiplies`](super::super::Isa::multiplies) does not multiply as
+/// it is becomes f32 again on its way to the tiles.
+#[derive(Debug)]
+pub struct Packed {
+    pub(super) words: Buffer,
+    pub(super) k: usize,
+    pub(super) n: usize,
+    pub(super) dtype: Dtype,
+    pub(super) channels: Channels,
+}
+
+/// What int8 adds for each column, with zeros behind the last; empty for other types.
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    /// An element is its int8 times this.
+    pub scales: Vec<f32>,
+    /// -128 times the sum of the column's int8: activations are stored 128 too high, since one factor of the hardware's
+    /// product is unsigned.
+    pub starts: Vec<i32>,
+}
+
+/// The largest magnitude of an int8 here: -128 is left out, so that the range is symmetric.
+pub(super) const INT8_MAX: f32 = 127.0;
+
+impl Packed {
+    /// Packs the matrix whose element (k, j) is `at(k, j)`. bf16 rounds to nearest, int8 to the nearest multiple of a
+    /// 127th of its column's largest magnitude.
+    pub fn new(isa: Isa, dtype: Dtype, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Packed {
+        let (lanes, width) = shape(isa);
+        let mut channels = Channels::default();
+        if dtype == Dtype::Int8 {
+            channels = Channels::of(k, n, n.next_multiple_of(lanes), &at);
+        }
+        let element = |i: usize, j: usize| if i < k { at(i, j) } else { 0.0 };
+        let word = |i: usize, j: usize| match dtype {
+            Dtype::F32 => element(i, j).to_bits(),
+            Dtype::Bf16 => {
+                let half = |d| u32::from(bf16::from_f32(element(2 * i + d, j)).to_bits());
+                half(0) | half(1) << 16
+            }
+            Dtype::Int8 => {
+                let byte = |d| quantised(element(4 * i + d, j), channels.scales[j]) as u8;
+                u32::from_le_bytes([0, 1, 2, 3].map(byte))
+            }
+        };
+        let rows = k.div_ceil(depth(dtype));
+        let mut words = Buffer::zeroed(n.next_multiple_of(lanes) * rows);
+        let mut panel = &mut words[..];
+        for first in (0..n).step_by(width) {
+            let columns = width.min(n - first);
+            let padded = columns.next_multiple_of(lanes);
+            let (this, rest) = panel.split_at_mut(padded * rows);
+            for (i, row) in this.chunks_exact_mut(padded).enumerate() {
+                for (j, x) in row[..columns].iter_mut().enumerate() {
+                    *x = f32::from_bits(word(i, first + j));
+                }
+            }
+            panel = rest;
+        }
+        Packed { words, k, n, dtype, channels }
+    }
+
+    /// The number of bytes that the panels take.
+    pub fn bytes(&self) -> usize {
+        let channels = self.channels.scales.len() + self.channels.starts.len();
+        (self.words.len() + channels) * size_of::<f32>()
+    }
+}
+
+impl Channels {
+    fn of(k: usize, n: usize, padded: usize, at: impl Fn(usize, usize) -> f32) -> Channels {
+        let mut channels = Channels { scales: vec![0.0; padded], starts: vec![0; padded] };
+        for j in 0..n {
+            let largest = (0..k).fold(0.0f32, |most, i| most.max(at(i, j).abs()));
+            channels.scales[j] = largest / INT8_MAX;
+            let sum: i32 = (0..k).map(|i| i32::from(quantised(at(i, j), channels.scales[j]))).sum();
+            channels.starts[j] = -128 * sum;
+        }
+        channels
+    }
+}
+
+/// Elements of the inner dimension in a word.
+pub(in crate::device::cpu) fn depth(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::F32 => 1,
+        Dtype::Bf16 => 2,
+        Dtype::Int8 => 4,
+    }
+}
+
+fn quantised(x: f32, scale: f32) -> i8 {
+    if scale == 0.0 { 0 } else { (x / scale).round_ties_even() as i8 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn int8_keeps_each_column_to_half_a_step_of_its_own() {
+        let at = |i: usize, j: usize| (i as f32 - 2.3) * 10f32.powi(j as i32 - 1);
+        let packed = Packed::new(Isa::available()[0], Dtype::Int8, 7, 3, at);
+        let (lanes, _) = shape(Isa::available()[0]);
+        for j in 0..3 {
+            let scale = packed.channels.scales[j];
+            assert_eq!(
+                scale,
+                3.7f32.max(at(6, j).abs() / at(6, j).abs() * 3.7) * 10f32.powi(j as i32 - 1) / 127.0
+            );
+            let mut sum = 0;
+            for i in 0..8 {
+                let byte = packed.words[i / 4 * lanes + j].to_bits().to_le_bytes()[i % 4] as i8;
+                let expected = if i < 7 { at(i, j) } else { 0.0 };
+                assert!((f32::from(byte) * scale - expected).abs() <= 0.501 * scale, "{i} {j}");
+                sum += i32::from(byte);
+            }
+            assert_eq!(packed.channels.starts[j], -128 * sum);
+        }
+    }
+}
