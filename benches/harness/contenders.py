@@ -102,11 +102,15 @@ def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
         model, lists = [str(folder.merged), str(job.data)], ["--lists", str(job.count)]
         return [str(tools.candle), "rescore", *model, *lists, "--together", str(job.together), *cut(setting), *scores(job)]
 
+    adapted = ["--adapter", str(folder.adapter)]
+
     # Emulated, it takes too long to try settings with.
     bf16 = {} if has_bf16() else {"setting_of": "torch-fp32", "note": "no bf16 instructions"}
     return [
-        engine("lorb-engine", "rescore", folder.base, "--adapter", str(folder.adapter)),
+        engine("lorb-engine", "rescore", folder.base, *adapted),
         engine("lorb-engine merged", "rescore-merged", folder.merged),
+        engine("lorb-engine bf16", "rescore", folder.base, *adapted, "--dtype", "bf16", precision="bf16"),
+        engine("lorb-engine int8", "rescore", folder.base, *adapted, "--dtype", "int8", precision="int8"),
         python("torch-fp32"),
         python("torch-bf16", precision="bf16", **bf16),
         python("torch-compile", setting_of="torch-fp32"),
@@ -117,9 +121,12 @@ def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
 
 
 def training(tools: Tools, folder: Folder) -> list[Contender]:
-    def engine(job: Job, setting: Setting) -> list[str]:
-        adapter = ["--adapter", str(folder.adapter)]
-        return [str(tools.contender), "step", str(folder.base), *data(job), *adapter]
+    def engine(name: str, dtype: str, precision: str) -> Contender:
+        def command(job: Job, setting: Setting) -> list[str]:
+            adapter = ["--adapter", str(folder.adapter), "--dtype", dtype]
+            return [str(tools.contender), "step", str(folder.base), *data(job), *adapter]
+
+        return Contender(name, command, precision)
 
     def python(name: str, *more: str) -> Contender:
         def command(job: Job, setting: Setting) -> list[str]:
@@ -130,7 +137,8 @@ def training(tools: Tools, folder: Folder) -> list[Contender]:
         return Contender(name, command, settings=True)
 
     return [
-        Contender("lorb-engine", engine),
+        engine("lorb-engine", "f32", "fp32"),
+        engine("lorb-engine bf16", "bf16", "bf16"),
         python("torch-peft", "--model", str(folder.base), "--adapter", str(folder.adapter)),
         python("torch-full", "--model", str(folder.merged), "--full-finetune"),
     ]

@@ -92,7 +92,7 @@ impl Case {
         let columns: Vec<f32> = columns.chunks(k.max(1)).flat_map(|c| rounded(self.dtype, c)).collect();
         right.copy_from_slice(&transposed(&columns, k.max(1)));
         if isa.multiplies(self.dtype) {
-            left.chunks_mut(k.max(1)).for_each(|row| row.copy_from_slice(&rounded(self.dtype, row)));
+            left.chunks_mut(k.max(1)).for_each(|row| round_left(self.dtype, row));
         }
         x
     }
@@ -169,6 +169,27 @@ fn transposed(x: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|j| x.iter().skip(j).step_by(columns).copied()).collect()
 }
 
+/// A row of L in `dtype` and back: int8 with a scale and a zero for each part of at most 64 words of four.
+fn round_left(dtype: Dtype, row: &mut [f32]) {
+    if dtype != Dtype::Int8 {
+        row.copy_from_slice(&rounded(dtype, row));
+        return;
+    }
+    let words = row.len().div_ceil(4);
+    let parts = words.div_ceil(64).max(1);
+    assert!(words.is_multiple_of(parts), "an uneven part");
+    for part in row.chunks_mut((4 * words / parts).max(1)) {
+        let low = part.iter().fold(0.0f32, |low, x| low.min(*x));
+        let high = part.iter().fold(0.0f32, |high, x| high.max(*x));
+        let inverse = 255.0 / (high - low);
+        let zero = (-low * inverse).round_ties_even();
+        for x in part.iter_mut().filter(|_| high > low) {
+            let number = ((*x * inverse).round_ties_even() + zero).min(255.0);
+            *x = (number - zero) * ((high - low) / 255.0);
+        }
+    }
+}
+
 /// Values that share a scale, in `dtype` and back.
 fn rounded(dtype: Dtype, x: &[f32]) -> Vec<f32> {
     let scale = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
@@ -176,7 +197,6 @@ fn rounded(dtype: Dtype, x: &[f32]) -> Vec<f32> {
         Dtype::F32 => *x,
         Dtype::Bf16 => bf16::from_f32(*x).to_f32(),
         Dtype::Int8 if scale == 0.0 => 0.0,
-        // As the engine has it: the reciprocal is rounded before it is used, for weights there is none.
         Dtype::Int8 => (x / scale).round_ties_even() * scale,
     };
     x.iter().map(of).collect()

@@ -26,6 +26,8 @@ pub trait Vector: Copy {
     /// Loads the first `n` lanes (1 <= n <= LANES), zero elsewhere, touching no memory past them.
     unsafe fn load_first(p: *const f32, n: usize) -> Self;
     unsafe fn store_first(self, p: *mut f32, n: usize);
+    /// The first `n` lanes (0 <= n <= LANES), `other` elsewhere.
+    unsafe fn first_or(self, n: usize, other: f32) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -223,6 +225,10 @@ impl Vector for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn first_or(self, n: usize, other: f32) -> Self {
+        Portable(std::array::from_fn(|i| if i < n { self.0[i] } else { other }))
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         self.zip(other, |a, b| a + b)
     }
@@ -330,6 +336,13 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_first(self, p: *mut f32, n: usize) {
             unsafe { _mm256_maskstore_ps(p, mask_avx2(n), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn first_or(self, n: usize, other: f32) -> Self {
+            unsafe {
+                let mask = _mm256_castsi256_ps(mask_avx2(n));
+                Avx2(_mm256_blendv_ps(_mm256_set1_ps(other), self.0, mask))
+            }
         }
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
@@ -440,6 +453,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_first(self, p: *mut f32, n: usize) {
             unsafe { _mm512_mask_storeu_ps(p, mask_avx512(n), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn first_or(self, n: usize, other: f32) -> Self {
+            unsafe { Avx512(_mm512_mask_mov_ps(_mm512_set1_ps(other), mask_avx512(n), self.0)) }
         }
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {

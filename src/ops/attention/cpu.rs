@@ -324,16 +324,15 @@ unsafe fn softmax<V: Vector>(
         // SAFETY: the vectors lie inside the row.
         unsafe {
             let x = x.add(i * stride);
-            (n..stride).for_each(|j| *x.add(j) = LOWEST);
             let mut top = V::splat(LOWEST);
             for j in (0..stride).step_by(V::LANES) {
-                top = top.max(V::load(x.add(j)));
+                top = top.max(scores(x, j, n));
             }
             let largest = top.largest();
             let (by, less) = (V::splat(scale), V::splat(-scale * largest));
             let mut sum = V::splat(0.0);
             for j in (0..stride).step_by(V::LANES) {
-                let e = exp(V::load(x.add(j)).mul_add(by, less));
+                let e = exp(scores::<V>(x, j, n).mul_add(by, less));
                 e.store(x.add(j));
                 sum = sum.add(e);
             }
@@ -345,6 +344,17 @@ unsafe fn softmax<V: Vector>(
             *lse.add(i * lse_stride) = scale * largest + total.ln();
         }
     }
+}
+
+/// Lanes j.. of a row of n scores, filled up with [`LOWEST`] in the register: a vector could not be read before what was
+/// written to a part of it has reached the cache.
+///
+/// # Safety
+/// The vector lies inside the row's memory.
+#[inline(always)]
+unsafe fn scores<V: Vector>(row: *const f32, j: usize, n: usize) -> V {
+    // SAFETY: the caller vouches for the memory.
+    unsafe { V::load(row.add(j)).first_or(n.saturating_sub(j).min(V::LANES), LOWEST) }
 }
 
 /// One row: p, which holds scores, becomes P = e^(scale p - lse), and ds, which holds dP, becomes

@@ -6,10 +6,10 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::ptr::null;
 
-use super::packed::{Channels, depth};
+use super::packed::{Channels, PART, depth, even_parts};
 #[cfg(target_arch = "x86_64")]
 use super::words::{Bf16, Int8};
-use super::words::{F32, Words};
+use super::words::{F32, Row, Words};
 use crate::device::Dtype;
 use crate::device::cpu::Isa;
 use crate::device::cpu::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
@@ -24,9 +24,9 @@ const UNROLL: usize = 4;
 /// Floats of a cache line.
 const LINE: usize = 16;
 
-/// Floats that a call may need beside its operands: a block's part of the left matrix as words, with a scale for each row;
+/// Floats that a call may need beside its operands: a block's part of the left matrix as words, with a [`Row`] for each row;
 /// or a panel's part of the right one as f32, which has [`Vector::PANEL_ROWS`] rows of at most 48 columns.
-pub(super) const SCRATCH: usize = BLOCK_ROWS * (128 + 1);
+pub(super) const SCRATCH: usize = BLOCK_ROWS * (128 + 2);
 
 #[derive(Clone, Copy)]
 pub(super) struct RawTerm {
@@ -56,14 +56,20 @@ impl RawTerm {
 #[derive(Clone, Copy)]
 pub(super) struct RawChannels {
     pub scales: *const f32,
-    pub starts: *const i32,
+    /// A row of them for each part.
+    pub sums: *const f32,
+    pub sums_stride: usize,
 }
 
 impl RawChannels {
-    pub const NONE: RawChannels = RawChannels { scales: null(), starts: null() };
+    pub const NONE: RawChannels = RawChannels { scales: null(), sums: null(), sums_stride: 0 };
 
     pub fn of(channels: &Channels) -> RawChannels {
-        RawChannels { scales: channels.scales.as_ptr(), starts: channels.starts.as_ptr() }
+        RawChannels {
+            scales: channels.scales.as_ptr(),
+            sums: channels.sums.as_ptr(),
+            sums_stride: channels.scales.len(),
+        }
     }
 }
 
@@ -141,17 +147,15 @@ unsafe fn run<V: Vector, W: Words<V>>(call: &Call) {
     let width = V::LANES * V::TILE_VECTORS;
     let depth = depth(call.dtype);
     for rows in even_parts(call.m, BLOCK_ROWS) {
-        if W::SCALED {
-            // SAFETY: the rows lie inside L; the scratch has room for their scales behind that for words.
-            unsafe { scales::<V, W>(call, &rows) }
-        }
-        for inner in even_parts(call.terms[0].k, V::PANEL_ROWS / (depth / W::DEPTH)) {
+        let most = if W::SCALED { PART } else { V::PANEL_ROWS / (depth / W::DEPTH) };
+        for (part, inner) in even_parts(call.terms[0].k, most).enumerate() {
             // SAFETY: the block lies inside C and the inner dimension; the number of vectors is that of its columns.
             unsafe {
                 let left = left::<V, W>(call, &rows, &inner);
                 for first in (0..call.n).step_by(width) {
                     let columns = width.min(call.n - first);
-                    let block = Block { rows: rows.clone(), inner: inner.clone(), left, first, columns };
+                    let block =
+                        Block { rows: rows.clone(), part, inner: inner.clone(), left, first, columns };
                     match (columns.div_ceil(V::LANES), columns % V::LANES != 0) {
                         (1, false) => block.compute::<V, W, 1, false>(call),
                         (1, true) => block.compute::<V, W, 1, true>(call),
@@ -182,30 +186,19 @@ unsafe fn left<V: Vector, W: Words<V>>(call: &Call, rows: &Range<usize>, inner: 
         return (from, base.row_stride);
     }
     for i in 0..rows.len() {
-        // SAFETY: the row lies inside L; a block has BLOCK_ROWS rows of PANEL_ROWS words at most.
+        // SAFETY: the row lies inside L; a block has BLOCK_ROWS rows of PANEL_ROWS words at most, and behind them room for
+        // what they stand for.
         unsafe {
-            let scale = if W::SCALED { *call.scratch.add(SCALES + i) } else { 1.0 };
-            W::convert(from.add(i * base.row_stride), end - first, scale, call.scratch.add(i * inner.len()));
+            let row =
+                W::convert(from.add(i * base.row_stride), end - first, call.scratch.add(i * inner.len()));
+            *call.scratch.add(ROWS).cast::<Row>().add(i) = row;
         }
     }
     (call.scratch, inner.len())
 }
 
-/// Where the scales of a block's rows are in the scratch.
-const SCALES: usize = BLOCK_ROWS * 128;
-
-/// # Safety
-/// As for [`dispatch`].
-#[inline(always)]
-unsafe fn scales<V: Vector, W: Words<V>>(call: &Call, rows: &Range<usize>) {
-    let base = &call.terms[0];
-    for (i, row) in rows.clone().enumerate() {
-        // SAFETY: the row lies inside L, its scale inside the scratch.
-        unsafe {
-            *call.scratch.add(SCALES + i) = W::scale(base.left.add(row * base.row_stride), call.elements)
-        }
-    }
-}
+/// Where the [`Row`]s of a block's part of L are in the scratch.
+const ROWS: usize = BLOCK_ROWS * 128;
 
 /// The first element of some words of the first term, and the one behind the last.
 #[inline(always)]
@@ -214,22 +207,10 @@ fn elements(call: &Call, words: &Range<usize>) -> (usize, usize) {
     (words.start * depth, (words.end * depth).min(call.elements))
 }
 
-/// 0..total in parts of nearly equal length, at most `most`; one part where there is nothing.
-#[inline(always)]
-fn even_parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let parts = total.div_ceil(most).max(1);
-    let (each, longer) = (total / parts, total % parts);
-    let mut end = 0;
-    (0..parts).map(move |i| {
-        let start = end;
-        end += each + usize::from(i < longer);
-        start..end
-    })
-}
-
 /// Some rows of a panel of columns, over a part of the first term's inner dimension.
 struct Block {
     rows: Range<usize>,
+    part: usize,
     /// Words.
     inner: Range<usize>,
     left: Left,
@@ -277,9 +258,9 @@ impl Block {
         };
         let mut tile = Tile {
             terms,
-            row_scales: call.scratch.wrapping_add(SCALES),
+            of_rows: call.scratch.wrapping_add(ROWS).cast(),
             scales: call.channels.scales.wrapping_add(first),
-            starts: if starts { call.channels.starts.wrapping_add(first) } else { null() },
+            sums: call.channels.sums.wrapping_add(self.part * call.channels.sums_stride + first),
             bias: if starts && !call.bias.is_null() { call.bias.wrapping_add(first) } else { null() },
             onto: call.onto || !starts,
             addend: if ends { starting_at(call.addend, call.addend_stride) } else { null() },
@@ -361,11 +342,10 @@ impl Block {
 /// One tile: its pointers are at its first row and column.
 struct Tile {
     terms: [RawTerm; 2],
-    /// What a whole sum counts in each row and each column, and what it starts at: of int8 alone.
-    row_scales: *const f32,
+    /// What whole sums count in each row and each column, and the part's sums of the right matrix: of int8 alone.
+    of_rows: *const Row,
     scales: *const f32,
-    /// Null where an earlier part of the inner dimension has had it.
-    starts: *const i32,
+    sums: *const f32,
     bias: *const f32,
     onto: bool,
     addend: *const f32,
@@ -386,7 +366,7 @@ impl Tile {
         for t in &mut self.terms {
             t.left = t.left.wrapping_add(rows * t.row_stride);
         }
-        self.row_scales = self.row_scales.wrapping_add(rows);
+        self.of_rows = self.of_rows.wrapping_add(rows);
         self.out = self.out.wrapping_add(rows * self.stride);
         if !self.addend.is_null() {
             self.addend = self.addend.wrapping_add(rows * self.addend_stride);
@@ -416,17 +396,13 @@ impl Tile {
         if M > V::TILE_ROWS {
             return;
         }
-        // SAFETY: every access is inside the M rows and N vectors that the caller vouches for; scales and starts are
+        // SAFETY: every access is inside the M rows and N vectors that the caller vouches for; scales and sums are
         // padded to whole vectors.
         unsafe {
             let mut acc = [[V::splat(0.0); N]; M];
-            let first = if W::SCALED { self.starts.cast() } else { self.bias };
-            if !first.is_null() {
+            if !W::SCALED && !self.bias.is_null() {
                 for j in 0..N {
-                    let b = match W::SCALED {
-                        true => V::load(first.add(j * V::LANES)),
-                        false => self.vector::<V, N, EDGE>(first, j),
-                    };
+                    let b = self.vector::<V, N, EDGE>(self.bias, j);
                     for row in &mut acc {
                         row[j] = b;
                     }
@@ -452,13 +428,15 @@ impl Tile {
             if W::SCALED {
                 for j in 0..N {
                     let scales = V::load(self.scales.add(j * V::LANES));
+                    let sums = V::load(self.sums.add(j * V::LANES));
                     let bias = match self.bias.is_null() {
                         true => V::splat(0.0),
                         false => self.vector::<V, N, EDGE>(self.bias, j),
                     };
                     for (i, row) in acc.iter_mut().enumerate() {
-                        let scale = V::splat(*self.row_scales.add(i)).mul(scales);
-                        row[j] = W::value(row[j]).mul_add(scale, bias);
+                        let Row { scale, zero } = *self.of_rows.add(i);
+                        let whole = sums.mul_add(V::splat(-zero), W::value(row[j]));
+                        row[j] = whole.mul_add(V::splat(scale).mul(scales), bias);
                     }
                 }
             }

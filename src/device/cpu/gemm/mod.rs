@@ -7,7 +7,7 @@
 //! whatever the shape of the tile that holds it, so a row of C depends on that row of the left matrix alone.
 //!
 //! The right matrix of the first term may be packed as bf16 or int8. Where the CPU multiplies those, the left matrix is rounded
-//! to the same type on its way to the tiles, int8 with a scale for each row; elsewhere the right one becomes f32 again, panel
+//! to the same type on its way to the tiles, int8 with a scale and a zero for each row and part; elsewhere the right one becomes f32 again, panel
 //! by panel. Sums are f32; of int8, whole numbers until the part's end. The second term is f32.
 
 mod kernel;

@@ -16,15 +16,23 @@ pub(in crate::device::cpu) trait Words<V: Vector> {
     /// `sum` plus the products of the elements of two words, in each lane.
     unsafe fn dot(left: V, right: V, sum: V) -> V;
 
-    /// Writes n elements of a row of the left matrix as `n.div_ceil(DEPTH)` words; elements behind the n-th are zero, or where
-    /// right ones are zero anything. Gives nothing away about rows that are read as they are.
-    unsafe fn convert(from: *const f32, n: usize, scale: f32, to: *mut f32);
-
-    /// What an int8 of this row counts, for n elements of it.
-    unsafe fn scale(from: *const f32, n: usize) -> f32;
+    /// Writes n elements of a row of the left matrix as `n.div_ceil(DEPTH)` words; what they have behind the n-th meets
+    /// zeros of the right one.
+    unsafe fn convert(from: *const f32, n: usize, to: *mut f32) -> Row;
 
     /// A sum as f32.
     unsafe fn value(sum: V) -> V;
+}
+
+/// What the numbers of a row's words stand for: `scale` times the number less `zero`, where [`Words::SCALED`].
+#[derive(Clone, Copy)]
+pub(in crate::device::cpu) struct Row {
+    pub scale: f32,
+    pub zero: f32,
+}
+
+impl Row {
+    const AS_IT_IS: Row = Row { scale: 1.0, zero: 0.0 };
 }
 
 /// One f32, on any set.
@@ -40,10 +48,8 @@ impl<V: Vector> Words<V> for F32 {
         unsafe { left.mul_add(right, sum) }
     }
     #[inline(always)]
-    unsafe fn convert(_: *const f32, _: usize, _: f32, _: *mut f32) {}
-    #[inline(always)]
-    unsafe fn scale(_: *const f32, _: usize) -> f32 {
-        1.0
+    unsafe fn convert(_: *const f32, _: usize, _: *mut f32) -> Row {
+        Row::AS_IT_IS
     }
     #[inline(always)]
     unsafe fn value(sum: V) -> V {
@@ -58,15 +64,16 @@ pub(in crate::device::cpu) use x86::{Bf16, Int8};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Words;
-    use crate::device::cpu::gemm::packed::INT8_MAX;
+    use super::{Row, Words};
     use crate::device::cpu::simd::Avx512;
 
     /// Two bf16, by AVX512-BF16: both products are added to the f32 sum.
     pub struct Bf16;
 
-    /// Four int8, the left ones stored 128 too high, by AVX512-VNNI: the products are added to the i32 sum.
+    /// Four int8, the left ones unsigned, by AVX512-VNNI: the products are added to the i32 sum.
     pub struct Int8;
+
+    const UINT8_MAX: f32 = 255.0;
 
     /// The first n of 16 lanes, all of them from 16 on.
     #[inline(always)]
@@ -87,7 +94,7 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn convert(from: *const f32, n: usize, _: f32, to: *mut f32) {
+        unsafe fn convert(from: *const f32, n: usize, to: *mut f32) -> Row {
             for k in (0..n).step_by(32) {
                 let left = n - k;
                 unsafe {
@@ -98,10 +105,7 @@ mod x86 {
                     _mm512_mask_storeu_epi32(to.wrapping_add(k / 2).cast(), first(left.div_ceil(2)), words);
                 }
             }
-        }
-        #[inline(always)]
-        unsafe fn scale(_: *const f32, _: usize) -> f32 {
-            1.0
+            Row::AS_IT_IS
         }
         #[inline(always)]
         unsafe fn value(sum: Avx512) -> Avx512 {
@@ -122,29 +126,26 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn convert(from: *const f32, n: usize, scale: f32, to: *mut f32) {
+        unsafe fn convert(from: *const f32, n: usize, to: *mut f32) -> Row {
             unsafe {
-                let inverse = _mm512_set1_ps(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+                let load = |k: usize| _mm512_maskz_loadu_ps(first(n - k), from.wrapping_add(k));
+                let (mut low, mut high) = (_mm512_setzero_ps(), _mm512_setzero_ps());
                 for k in (0..n).step_by(16) {
-                    let left = n - k;
-                    let x = _mm512_maskz_loadu_ps(first(left), from.wrapping_add(k));
-                    let whole = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
-                    let bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(whole, _mm512_set1_epi32(128)));
-                    let words = _mm512_castsi128_si512(bytes);
-                    let mask = first(left.min(16).div_ceil(4));
+                    (low, high) = (_mm512_min_ps(low, load(k)), _mm512_max_ps(high, load(k)));
+                }
+                let (low, high) = (_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));
+                let scale = (high - low) / UINT8_MAX;
+                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                let zero = (-low * inverse).round_ties_even();
+                for k in (0..n).step_by(16) {
+                    let whole = _mm512_cvtps_epi32(_mm512_mul_ps(load(k), _mm512_set1_ps(inverse)));
+                    // At least 0, since the lowest rounds as the zero does; 256 becomes 255.
+                    let above = _mm512_add_epi32(whole, _mm512_set1_epi32(zero as i32));
+                    let words = _mm512_castsi128_si512(_mm512_cvtusepi32_epi8(above));
+                    let mask = first((n - k).min(16).div_ceil(4));
                     _mm512_mask_storeu_epi32(to.wrapping_add(k / 4).cast(), mask, words);
                 }
-            }
-        }
-        #[inline(always)]
-        unsafe fn scale(from: *const f32, n: usize) -> f32 {
-            unsafe {
-                let mut most = _mm512_setzero_ps();
-                for k in (0..n).step_by(16) {
-                    let x = _mm512_maskz_loadu_ps(first(n - k), from.wrapping_add(k));
-                    most = _mm512_max_ps(most, _mm512_abs_ps(x));
-                }
-                _mm512_reduce_max_ps(most) / INT8_MAX
+                Row { scale, zero }
             }
         }
         #[inline(always)]
