@@ -95,6 +95,7 @@ impl Evaluate {
         };
         let scored = self.tune(&mut lists, &heads, &mut parts)?;
         let pruning = self.prune.map(|prune| prune.on(&scored, &parts[0].rescoring.weights));
+        drop(scored);
         self.evaluate(lists, &heads, parts, pruning)
     }
 
