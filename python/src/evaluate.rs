@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use lorb_engine::nbest::word_errors::Alignment;
+use lorb_engine::rescore::domains::Heads;
 use lorb_engine::rescore::evaluate::{Evaluate, Prune};
 use lorb_engine::rescore::head::Head;
 use pyo3::prelude::*;
@@ -46,7 +47,8 @@ pub fn evaluate<'py>(py: Python<'py>, request: &Bound<'py, PyDict>) -> PyResult<
         evaluate.check(scores_anew)?;
         let open = || Head::open(compute::model(model)?, compute::adapter(adapter)?, &evaluate.lists);
         let head = scores_anew.then(open).transpose()?;
-        Ok(serde_json::to_value(evaluate.run(device, head)?).expect("a report is plain data"))
+        let heads = head.map(Heads::from);
+        Ok(serde_json::to_value(evaluate.run(device, heads)?).expect("a report is plain data"))
     };
     to_python(py, &workers.run(py, work)?)
 }

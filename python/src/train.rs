@@ -7,9 +7,10 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use lorb_engine::Result;
-use lorb_engine::device::AnyDevice;
+use lorb_engine::hub::Found;
 use lorb_engine::lora::LoraConfig;
 use lorb_engine::nbest::wer::percent;
+use lorb_engine::train::base::Base;
 use lorb_engine::train::job::Job;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
 use lorb_engine::train::{Beta, Observer, StepReport, TrainOptions, Validation};
@@ -56,7 +57,8 @@ struct Request {
 }
 
 impl Request {
-    fn job(self) -> Result<(Job, Compute)> {
+    /// The base, `None` for the embedded one, what is to be done with it, and where.
+    fn job(self) -> Result<(Option<Found>, Job, Compute)> {
         let d = TrainOptions::default();
         let targets = self.targets.map(|targets| targets.parse()).transpose()?;
         let options = TrainOptions {
@@ -81,8 +83,8 @@ impl Request {
             patience: self.patience,
             ..d
         };
+        let model = compute::model(self.model)?;
         let job = Job {
-            model: compute::model(self.model)?,
             train: self.train,
             valid: self.valid,
             test: self.test,
@@ -96,7 +98,7 @@ impl Request {
             lists: self.lists.into(),
             command: None,
         };
-        Ok((job, self.compute))
+        Ok((model, job, self.compute))
     }
 }
 
@@ -121,7 +123,7 @@ pub fn train<'py>(
     {
         return Err(usage(py, "rank, alpha and targets are those of init_adapter: leave them out"));
     }
-    let (job, compute) = request.job().map_err(|e| exception(py, e))?;
+    let (model, job, compute) = request.job().map_err(|e| exception(py, e))?;
     let workers = compute.workers(py)?;
     let device = compute.device(py)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -129,7 +131,8 @@ pub fn train<'py>(
     let work = {
         let stop = stop.clone();
         move || {
-            let ended = run(job, device, &stop, &mut Teller(events.clone()));
+            let ended = Base::open(model.as_ref(), device)
+                .and_then(|base| run(job, &base, &stop, &mut Teller(events.clone())));
             // Whoever waited may have gone.
             let _ = events.send(Event::End(Box::new(ended)));
             Ok(())
@@ -179,10 +182,10 @@ pub fn train<'py>(
     }
 }
 
-fn run(job: Job, device: AnyDevice, stop: &AtomicBool, teller: &mut Teller) -> Result<Option<Value>> {
+fn run(job: Job, base: &Base, stop: &AtomicBool, teller: &mut Teller) -> Result<Option<Value>> {
     let out = job.out.clone();
-    let run = job.prepare(&device)?;
-    let Some(trained) = run.train(&device, stop, teller)? else { return Ok(None) };
+    let run = job.prepare(base)?;
+    let Some(trained) = run.train(stop, teller)? else { return Ok(None) };
     let result = trained.result;
     let rates = |name: &str| {
         let set = result.sets.iter().find(|set| set.name == name)?;

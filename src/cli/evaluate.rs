@@ -1,13 +1,15 @@
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 use lorb_engine::Result;
 use lorb_engine::nbest::word_errors::Alignment;
+use lorb_engine::rescore::domains::Heads;
 use lorb_engine::rescore::evaluate::{self, Prune};
 
 use super::output::{note, print};
 use super::scoring::Scoring;
-use super::{Compute, Lists};
+use super::{Compute, Lists, find_adapter, find_model};
 
 /// Count the word errors of lists, and tune the weights of their scores
 ///
@@ -20,7 +22,12 @@ pub struct Evaluate {
     files: Vec<PathBuf>,
     #[command(flatten)]
     scoring: Scoring,
-    /// Tune the weights on this list first, and save them beside the adapter; may be repeated
+    /// The adapter for the utterances whose field "domain" is DOMAIN; may be repeated. --adapter is then the one for
+    /// all others
+    #[arg(long, value_name = "DOMAIN=DIR|ID")]
+    adapter_for: Vec<AdapterFor>,
+    /// Tune the weights on this list first, and save them beside the adapter; may be repeated. With --adapter-for,
+    /// those of each adapter on the utterances that it scores
     #[arg(long, value_name = "FILE")]
     tune: Vec<PathBuf>,
     /// Compare with what rescore --prune MARGIN would choose and cost; auto finds the smallest margin that costs
@@ -43,9 +50,30 @@ pub struct Evaluate {
     compute: Compute,
 }
 
+/// A domain and its adapter as it was named.
+#[derive(Clone)]
+struct AdapterFor {
+    domain: String,
+    adapter: PathBuf,
+}
+
+impl FromStr for AdapterFor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AdapterFor, String> {
+        match text.split_once('=') {
+            Some((domain, adapter)) if !domain.is_empty() && !adapter.is_empty() => {
+                Ok(AdapterFor { domain: domain.into(), adapter: adapter.into() })
+            }
+            _ => Err("expected DOMAIN=DIR or DOMAIN=ID".into()),
+        }
+    }
+}
+
 impl Evaluate {
     pub fn run(self) -> Result<()> {
-        let scores_anew = self.scoring.model.is_some() || self.scoring.adapter.is_some();
+        let scores_anew =
+            self.scoring.model.is_some() || self.scoring.adapter.is_some() || !self.adapter_for.is_empty();
         let evaluate = evaluate::Evaluate {
             files: self.files,
             tune: self.tune,
@@ -56,12 +84,25 @@ impl Evaluate {
         };
         evaluate.check(scores_anew)?;
         let device = self.compute.start()?;
-        let head = scores_anew.then(|| self.scoring.open(&self.lists)).transpose()?;
-        if !evaluate.tune.is_empty() && head.as_ref().is_some_and(|head| head.dir.is_none()) {
+        let heads = scores_anew.then(|| open(&self.scoring, &self.adapter_for, &self.lists)).transpose()?;
+        let mut kept = heads.iter().flat_map(|heads| &heads.heads);
+        if !evaluate.tune.is_empty() && kept.any(|head| head.dir.is_none()) {
             note("the weights are not saved: what the Hub's cache holds is not changed");
         }
-        let report = evaluate.run(device, head)?;
+        let report = evaluate.run(device, heads)?;
         let text = if self.json { report.json() } else { report.text() };
         print(&text)
     }
+}
+
+/// Opens the adapter, or those of the domains and the one for all others.
+fn open(scoring: &Scoring, adapter_for: &[AdapterFor], lists: &Lists) -> Result<Heads> {
+    if adapter_for.is_empty() {
+        return scoring.open(lists).map(Heads::from);
+    }
+    let base = find_model(&scoring.model)?;
+    let found = |AdapterFor { domain, adapter }: &AdapterFor| Ok((domain.clone(), find_adapter(adapter)?));
+    let by_domain = adapter_for.iter().map(found).collect::<Result<_>>()?;
+    let others = scoring.adapter.as_deref().map(find_adapter).transpose()?;
+    Heads::open(Some(&base), by_domain, others, &lists.options())
 }

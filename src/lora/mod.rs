@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod config;
 pub mod layout;
 mod merge;
+pub(crate) mod name;
 mod peft;
 
 pub use adapter::Adapter;

@@ -1,25 +1,27 @@
 //! An evaluation as users ask for it, from the paths of lists to a report: what the command line and the Python
 //! package share.
 
+mod part;
 mod prune;
 mod report;
 mod transcripts;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use self::part::Part;
 pub use self::prune::{Prune, Pruning};
-pub use self::report::{FileReport, Report};
+pub use self::report::{DomainReport, FileReport, Report, Weighing};
 use self::transcripts::Transcripts;
-use super::confidence::fit_confidence_scale;
-use super::evaluation::{Choice, Judge, Lists as Judged, System, Tally};
-use super::head::Head;
-use super::prune::{Comparison, Costs, Margin};
+use super::domains::{DomainHead, Heads, Routes};
+use super::evaluation::{Judge, Lists as Judged, Tally};
+use super::prune::{Comparison, Costs};
 use super::rescorer::Rescorer;
 use super::settings::{ListOptions, Settings};
-use super::tune::tune_weights;
-use super::weights::{RescoringFile, TunedOn, Weights};
+use super::tune::ScoredList;
+use super::weights::TunedOn;
 use crate::device::AnyDevice;
+use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::Normaliser;
 use crate::nbest::word_errors::Alignment;
 use crate::{Error, Result};
@@ -38,24 +40,6 @@ pub struct Evaluate {
     pub lists: ListOptions,
 }
 
-/// This engine's choice.
-fn unpruned(weights: Weights) -> Choice {
-    Choice::Scored(weights, Margin::NONE)
-}
-
-/// The weights of an evaluation.
-struct Plan {
-    rescoring: RescoringFile,
-    /// Where its weights come from; `None` where they do not count.
-    source: Option<String>,
-    /// The best weights that tuning found without this engine's score.
-    without_lorb: Option<Weights>,
-    /// How this engine chooses, where the lists have its scores.
-    rescored: Option<Choice>,
-    pruning: Option<Pruning>,
-    saved_to: Option<PathBuf>,
-}
-
 impl Evaluate {
     /// Refuses what makes no sense, before anything is opened; `scores_anew` says whether there will be a head.
     ///
@@ -72,46 +56,47 @@ impl Evaluate {
         Ok(())
     }
 
-    /// Counts errors. With a head the lists are scored anew on `device`, and tuned weights are saved beside it;
-    /// without, their own scores count.
+    /// Counts errors. With heads the lists are scored anew on `device`, each utterance by the one that is for its
+    /// domain, and tuned weights are saved beside them; without, their own scores count.
     ///
     /// # Errors
     /// As for [`check`](Self::check), and whatever is wrong with a list.
-    pub fn run(&self, device: AnyDevice, head: Option<Head>) -> Result<Report> {
-        self.check(head.is_some())?;
-        let settings = match &head {
-            Some(head) => head.settings.clone(),
-            None => {
-                let mut settings = Settings::of(None)?;
-                self.lists.override_in(&mut settings.rescoring);
-                settings
-            }
-        };
-        let normaliser = Normaliser::new(&settings.rescoring.normalise)?;
-        let unit = settings.rescoring.unit;
-        let dir = head.as_ref().and_then(|h| h.dir.clone());
-        let rescorer = head
-            .map(|head| Rescorer::new(device, head.model, &head.adapter, normaliser.clone(), unit))
+    pub fn run(&self, device: AnyDevice, heads: Option<Heads>) -> Result<Report> {
+        self.check(heads.is_some())?;
+        let routes = heads.as_ref().map_or_else(Routes::single, |heads| Routes::new(&heads.heads));
+        if routes.by_domain() && self.prune.is_some() {
+            return Err(Error::Usage("--prune is for one adapter, not for some by --adapter-for".into()));
+        }
+        if let Some(heads) = heads.as_ref().filter(|_| !self.tune.is_empty()) {
+            heads.check_folders()?;
+        }
+        let (model, heads) = heads.map_or((None, Vec::new()), |heads| (Some(heads.model), heads.heads));
+        let mut parts: Vec<Part> = heads.iter().map(Part::of_head).collect();
+        if parts.is_empty() {
+            let mut rescoring = Settings::of(None)?.rescoring;
+            self.lists.override_in(&mut rescoring);
+            parts.push(Part::of_lists(rescoring));
+        }
+        // All parts agree on both.
+        let unit = parts[0].rescoring.unit;
+        let normaliser = Normaliser::new(&parts[0].rescoring.normalise)?;
+        let adapters: Vec<_> = heads.iter().map(|head| &head.adapter).collect();
+        let rescorer = model
+            .map(|model| Rescorer::of_adapters(device, model, &adapters, normaliser.clone(), unit))
             .transpose()?;
         let mut lists = Judged {
             rescorer: rescorer.as_ref(),
+            routes: &routes,
             reading: &self.lists.reading,
             normaliser: &normaliser,
             unit,
             scores: None,
             comparison: None,
         };
-
-        let plan = if self.tune.is_empty() {
-            let Settings { rescoring, source } = settings;
-            let weights = rescorer.is_some().then_some(rescoring.weights);
-            let pruning = self.prune.map(|prune| prune.on(&[], &rescoring.weights));
-            let (source, rescored) = (weights.map(|_| source), weights.map(unpruned));
-            Plan { rescoring, source, without_lorb: None, rescored, pruning, saved_to: None }
-        } else {
-            self.tune(&mut lists, settings.rescoring, dir.as_deref())?
-        };
-        self.evaluate(lists, plan)
+        let scored = self.tune(&mut lists, &heads, &mut parts)?;
+        let pruning = self.prune.map(|prune| prune.on(&scored, &parts[0].rescoring.weights));
+        drop(scored);
+        self.evaluate(lists, &heads, parts, pruning)
     }
 
     /// Weights that were tuned on a list do well on it whatever they are worth.
@@ -127,67 +112,78 @@ impl Evaluate {
         Ok(())
     }
 
-    /// Finds the weights, and those that do without this engine's score; saves them in `dir`.
-    fn tune(&self, lists: &mut Judged, mut rescoring: RescoringFile, dir: Option<&Path>) -> Result<Plan> {
-        let mut scored = Vec::new();
-        rescoring.tuned_on.clear();
+    /// Finds the weights of all parts on their own utterances of the lists to tune on, where there are any, and saves
+    /// them; gives the lists of the first.
+    fn tune(&self, lists: &mut Judged, heads: &[DomainHead], parts: &mut [Part]) -> Result<Vec<ScoredList>> {
+        if self.tune.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut scored: Vec<Vec<ScoredList>> = vec![Vec::new(); parts.len()];
+        let mut tuned_on: Vec<Vec<TunedOn>> = vec![Vec::new(); parts.len()];
+        let fields = all_fields(parts.iter().map(|part| part.rescoring.fields.clone()));
         for path in &self.tune {
-            let before = scored.len();
-            lists.read(path, &rescoring.fields, |_, list| {
+            let before: Vec<usize> = scored.iter().map(Vec::len).collect();
+            lists.read(path, &fields, |_, part, list| {
                 if list.hypotheses.iter().any(|h| h.pruned) {
                     let hint = "tune on lists that were rescored without --prune, or give --model";
                     return Err(("hypotheses of it were pruned, and have no \"lorb\"".into(), hint));
                 }
-                scored.push(list);
+                scored[part].push(list);
                 Ok(())
             })?;
-            let utterances = (scored.len() - before) as u64;
-            rescoring.tuned_on.push(TunedOn { list: path.display().to_string(), utterances });
+            for ((scored, before), tuned_on) in scored.iter().zip(before).zip(&mut tuned_on) {
+                let utterances = (scored.len() - before) as u64;
+                if utterances > 0 {
+                    tuned_on.push(TunedOn { list: path.display().to_string(), utterances });
+                }
+            }
+        }
+        if let Some((_, head)) = scored.iter().zip(heads).find(|(scored, _)| scored.is_empty()) {
+            return Err(Error::Usage(format!(
+                "the lists of --tune have no utterance of {} to tune the weights of {} on: add some, or leave the \
+                 adapter out",
+                head.title(),
+                head.name
+            )));
         }
         let lorb = lists.scores.unwrap_or_default().lorb;
-        let without_lorb = tune_weights(&scored, false);
-        rescoring.weights = if lorb { tune_weights(&scored, true) } else { without_lorb };
-        rescoring.confidence_scale = fit_confidence_scale(&scored, &rescoring.weights);
-        if let Some(dir) = dir {
-            rescoring.save(dir)?;
+        for ((part, scored), tuned_on) in parts.iter_mut().zip(&scored).zip(tuned_on) {
+            part.tune(scored, tuned_on, lorb);
         }
-        let on: Vec<&str> = rescoring.tuned_on.iter().map(|t| t.list.as_str()).collect();
-        Ok(Plan {
-            source: Some(format!("tuned on {}", on.join(", "))),
-            without_lorb: Some(without_lorb),
-            rescored: lorb.then_some(unpruned(rescoring.weights)),
-            pruning: self.prune.map(|prune| prune.on(&scored, &rescoring.weights)),
-            rescoring,
-            saved_to: dir.map(|dir| dir.join(RescoringFile::NAME)),
-        })
+        parts.iter_mut().try_for_each(Part::save)?;
+        Ok(scored.swap_remove(0))
     }
 
-    fn evaluate(&self, mut lists: Judged, plan: Plan) -> Result<Report> {
-        let Plan { rescoring, mut source, without_lorb, mut rescored, pruning, saved_to } = plan;
-        let weights = source.is_some().then_some(rescoring.weights);
-        let fields = if weights.is_some() { rescoring.required_fields() } else { rescoring.fields };
+    fn evaluate(
+        &self,
+        mut lists: Judged,
+        heads: &[DomainHead],
+        mut parts: Vec<Part>,
+        pruning: Option<Pruning>,
+    ) -> Result<Report> {
+        let fields = all_fields(parts.iter().map(Part::fields));
         let (mut files, mut all, mut all_costs) = (Vec::new(), Tally::default(), Costs::default());
+        let mut of_parts = vec![Tally::default(); parts.len()];
         lists.comparison = pruning.map(|p| Comparison::new(p.margin));
         let mut transcripts = self.transcripts.as_deref().map(Transcripts::create).transpose()?;
         let alignment = self.alignment;
+        let by_domain = lists.routes.by_domain();
         for path in &self.files {
             let mut tally = Tally::default();
             let (normaliser, unit) = (lists.normaliser, lists.unit);
-            lists.read(path, &fields, |utterance, list| {
-                if source.is_none() && utterance.is_rescored() {
-                    source = Some("the totals in the lists".into());
-                    rescored = Some(Choice::OwnTotals);
+            lists.read(path, &fields, |utterance, place, list| {
+                let part = &mut parts[place];
+                if utterance.is_rescored() {
+                    part.takes_own_totals();
                 }
-                let mut systems = vec![
-                    (System::FirstPass, Choice::Combined(Weights::default())),
-                    (System::Oracle, Choice::FewestErrors),
-                ];
-                systems.extend(without_lorb.map(|w| (System::TunedWithoutLorb, Choice::Combined(w))));
-                systems.extend(rescored.map(|choice| (System::Rescored, choice)));
-                let pruned = pruning.map(|p| Choice::Scored(rescoring.weights, p.margin));
-                systems.extend(pruned.map(|choice| (System::Pruned, choice)));
+                let systems = part.systems(pruning.as_ref());
                 let judge = Judge { normaliser, unit, alignment, systems };
-                let chosen = judge.add(utterance, &list, &mut tally)?;
+                let mut one = Tally::default();
+                let chosen = judge.add(utterance, &list, &mut one)?;
+                tally.extend(&one);
+                if by_domain {
+                    of_parts[place].extend(&one);
+                }
                 let transcripts = transcripts.as_mut();
                 transcripts.map_or(Ok(()), |files| files.add(utterance, &chosen, normaliser, unit))
             })?;
@@ -197,20 +193,32 @@ impl Evaluate {
             all_costs += costs.unwrap_or_default();
         }
         transcripts.map_or(Ok(()), Transcripts::finish)?;
+        let mut weighings: Vec<Weighing> = parts.into_iter().map(Part::weighing).collect();
+        let (weighing, domains) = match by_domain {
+            false => (weighings.swap_remove(0), Vec::new()),
+            true => {
+                let domains = heads.iter().zip(weighings).zip(&of_parts);
+                let report = |((head, weighing), tally)| DomainReport::new(head, weighing, tally);
+                (Weighing::default(), domains.map(report).collect())
+            }
+        };
         Ok(Report {
             unit: lists.unit,
             alignment,
-            weights,
-            weights_from: source,
-            weights_without_lorb: without_lorb.filter(|_| rescored.is_some()),
-            confidence_scale: weights.map(|_| rescoring.confidence_scale),
+            weighing,
             pruning,
-            saved_to,
             all: (files.len() > 1).then(|| {
                 let costs = pruning.map(|_| all_costs);
                 FileReport::new(format!("all {} files", files.len()), &all, costs)
             }),
             files,
+            domains,
         })
     }
+}
+
+/// The fields that lists must have for all of some, which name the same.
+fn all_fields(fields: impl Iterator<Item = Fields>) -> Fields {
+    let both = |a: Fields, b: Fields| Fields { lm_required: a.lm_required || b.lm_required, ..a };
+    fields.reduce(both).unwrap_or_default()
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::domains::Routes;
 use super::prune::{Comparison, Margin};
 use super::read_ahead::ReadAhead;
 use super::rescorer::Rescorer;
@@ -67,6 +68,8 @@ pub enum Choice {
 pub struct Lists<'a> {
     /// Scores the lists; without it their own scores count.
     pub rescorer: Option<&'a Rescorer>,
+    /// Which of its adapters scores an utterance.
+    pub routes: &'a Routes,
     /// How the files are read.
     pub reading: &'a Reading,
     pub normaliser: &'a Normaliser,
@@ -88,22 +91,27 @@ impl Lists<'_> {
     /// Goes through `path` in its order, in constant memory.
     ///
     /// # Errors
-    /// Where a line is not what it should be, has no reference or not the scores of the lines before it, and
-    /// whatever `each` refuses, as a problem and a hint.
+    /// Where a line is not what it should be, has no reference, no adapter or not the scores of the lines before it,
+    /// and whatever `each` refuses, as a problem and a hint; it is told the number of the utterance's adapter.
     pub fn read(
         &mut self,
         path: &Path,
         fields: &Fields,
-        mut each: impl FnMut(&Utterance, ScoredList) -> Result<(), Refusal>,
+        mut each: impl FnMut(&Utterance, usize, ScoredList) -> Result<(), Refusal>,
     ) -> Result<()> {
         let mut reader = ReadAhead::start(Some(path), fields, self.reading);
         while let Some(batch) = reader.next_batch() {
+            let routes: Vec<_> = batch.utterances.iter().map(|u| self.routes.of(u)).collect();
             let score = |rescorer: &Rescorer| match &mut self.comparison {
                 Some(comparison) => comparison.score(rescorer, &batch.utterances),
-                None => rescorer.score(&batch.utterances, Margin::NONE),
+                None => {
+                    // An utterance without one is refused below, after what is wrong with those before it.
+                    let adapters: Vec<usize> = routes.iter().map(|r| *r.as_ref().unwrap_or(&0)).collect();
+                    rescorer.score_by(&batch.utterances, &adapters)
+                }
             };
             let scored = self.rescorer.map(score).transpose()?;
-            for (i, utterance) in batch.utterances.iter().enumerate() {
+            for (i, (utterance, route)) in batch.utterances.iter().zip(routes).enumerate() {
                 let of_line = |(problem, hint): Refusal| Error::List {
                     path: path.into(),
                     line: batch.lines[i],
@@ -112,10 +120,11 @@ impl Lists<'_> {
                 };
                 let lorb: Option<Vec<Option<f64>>> =
                     scored.as_ref().map(|s| s.features[i].iter().map(|f| f.map(|f| f.lorb)).collect());
+                let route = route.map_err(of_line)?;
                 self.check_scores(utterance).map_err(of_line)?;
                 let list = ScoredList::new(utterance, lorb.as_deref(), self.normaliser, self.unit);
                 let list = list.ok_or(("there is no \"ref\"".into(), "write what was said in \"ref\""));
-                list.and_then(|list| each(utterance, list)).map_err(of_line)?;
+                list.and_then(|list| each(utterance, route, list)).map_err(of_line)?;
             }
             if let Some(failure) = batch.failure {
                 return Err(failure.error);
@@ -258,6 +267,7 @@ mod tests {
         let judge = Judge { normaliser: &normaliser, unit: Unit::Word, alignment, systems };
         let mut lists = Lists {
             rescorer: None,
+            routes: &Routes::single(),
             reading: &Reading::default(),
             normaliser: &normaliser,
             unit: Unit::Word,
@@ -265,7 +275,7 @@ mod tests {
             comparison: None,
         };
         let mut tally = Tally::default();
-        lists.read(write(lines).path(), &Fields::default(), |utterance, list| {
+        lists.read(write(lines).path(), &Fields::default(), |utterance, _, list| {
             judge.add(utterance, &list, &mut tally).map(|_| ())
         })?;
         Ok(tally)

@@ -1,6 +1,7 @@
 //! Rescoring: scores of lists that stream by, their combination, its weights, and how good it is.
 
 pub mod confidence;
+pub mod domains;
 pub mod evaluate;
 pub mod evaluation;
 pub mod head;

@@ -14,7 +14,7 @@ use crate::nbest::Utterance;
 use crate::nbest::normalise::{Normaliser, Unit, units};
 use crate::profile::{Recorder, Work};
 
-/// A model with its head, ready for the text of hypotheses.
+/// A model with its head, or several, ready for the text of hypotheses.
 pub struct Rescorer {
     scorer: Scorer,
     tokenizer: Tokenizer,
@@ -46,8 +46,22 @@ impl Rescorer {
         normaliser: Normaliser,
         unit: Unit,
     ) -> Result<Self> {
+        Rescorer::of_adapters(device, model, &[adapter], normaliser, unit)
+    }
+
+    /// The same with several adapters of the model.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn of_adapters(
+        device: AnyDevice,
+        model: BaseModel,
+        adapters: &[&Adapter],
+        normaliser: Normaliser,
+        unit: Unit,
+    ) -> Result<Self> {
         let recorder = device.recorder();
-        let scorer = Scorer::new(device, &model, &[adapter])?;
+        let scorer = Scorer::new(device, &model, adapters)?;
         let max_tokens = model.config.max_positions;
         Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit, recorder })
     }
@@ -57,13 +71,24 @@ impl Rescorer {
         self.max_tokens
     }
 
-    /// Scores every hypothesis within `margin` of the best of its list. A score does not depend on what else
-    /// is scored.
+    /// Scores every hypothesis within `margin` of the best of its list, by the first adapter. A score does not depend
+    /// on what else is scored.
     ///
     /// # Errors
     /// Where the vocabulary cannot express a text.
     pub fn score(&self, utterances: &[Utterance], margin: Margin) -> Result<Scored> {
         self.finish(utterances, self.start(utterances, margin)?)
+    }
+
+    /// Scores every hypothesis of each utterance by the adapter whose number is at its place in `adapters`.
+    ///
+    /// # Errors
+    /// As for [`score`](Self::score).
+    ///
+    /// # Panics
+    /// Where there is no such adapter.
+    pub fn score_by(&self, utterances: &[Utterance], adapters: &[usize]) -> Result<Scored> {
+        self.finish(utterances, self.start_by(utterances, Margin::NONE, |i| adapters[i])?)
     }
 
     /// g of each text by itself.
@@ -79,13 +104,24 @@ impl Rescorer {
     ///
     /// # Errors
     /// As for [`score`](Self::score).
-    pub(super) fn start<'u>(&self, utterances: &'u [Utterance], margin: Margin) -> Result<Started> {
-        let kept = |u: &'u Utterance| {
-            let kept = margin.keeps(u.hypotheses.iter().map(|h| h.first_pass));
-            kept.zip(&u.hypotheses).map(|(kept, h)| kept.then_some(&h.text[..]))
-        };
-        let texts: Vec<Option<&str>> = utterances.iter().flat_map(kept).collect();
-        let read = texts.par_iter().map(|text| text.map(|text| self.read(text)).transpose());
+    pub(super) fn start(&self, utterances: &[Utterance], margin: Margin) -> Result<Started> {
+        self.start_by(utterances, margin, |_| 0)
+    }
+
+    /// The same by the adapter that `adapter_of` gives for the place of an utterance.
+    fn start_by(
+        &self,
+        utterances: &[Utterance],
+        margin: Margin,
+        adapter_of: impl Fn(usize) -> usize,
+    ) -> Result<Started> {
+        let mut texts: Vec<Option<(usize, &str)>> = Vec::new();
+        for (i, u) in utterances.iter().enumerate() {
+            let (adapter, kept) = (adapter_of(i), margin.keeps(u.hypotheses.iter().map(|h| h.first_pass)));
+            texts.extend(kept.zip(&u.hypotheses).map(|(kept, h)| kept.then_some((adapter, &h.text[..]))));
+        }
+        let read = |(adapter, text)| Ok(Read { adapter, ..self.read(text)? });
+        let read = texts.par_iter().map(|text| text.map(read).transpose());
         let read: Vec<Option<Read>> = self.recorder.phase("tokenise", || read.collect::<Result<_>>())?;
         let pending = self.scorer.start(&sequences(&read))?;
         Ok(Started { read, pending })
@@ -119,7 +155,7 @@ impl Rescorer {
         let read = || {
             let text = self.normaliser.normalise(text);
             let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
-            Ok(Read { tokens, units: units(&text, self.unit).len() })
+            Ok(Read { adapter: 0, tokens, units: units(&text, self.unit).len() })
         };
         self.recorder.operation("tokenise", |_| Work::default(), read)
     }
@@ -132,13 +168,15 @@ pub(super) struct Started {
     pending: Option<Pending>,
 }
 
-/// All of the one adapter.
+/// With the numbers of their adapters.
 fn sequences(read: &[Option<Read>]) -> Vec<(usize, &[u32])> {
-    read.iter().flatten().map(|r| (0, &r.tokens.ids[..])).collect()
+    read.iter().flatten().map(|r| (r.adapter, &r.tokens.ids[..])).collect()
 }
 
 /// A text as the model sees it, and how many words (or characters) it has.
 struct Read {
+    /// The number of the one that scores it.
+    adapter: usize,
     tokens: Encoded,
     units: usize,
 }

@@ -13,7 +13,6 @@ mod config;
 mod http;
 mod listen;
 mod metrics;
-mod name;
 mod observe;
 mod openapi;
 mod page;

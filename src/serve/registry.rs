@@ -12,10 +12,10 @@ use sha2::{Digest, Sha256};
 
 use super::cache::Identity;
 use super::metrics;
-use super::name::is_name;
 use super::problem::Problem;
 use crate::card::{open_adapter, own_head};
 use crate::lora::Adapter;
+use crate::lora::name::{self, is_name};
 use crate::model::BaseModel;
 use crate::nbest::normalise::Normaliser;
 use crate::rescore::scorer::{Bank, Seat};
@@ -181,10 +181,7 @@ impl Registry {
             Problem { status: StatusCode::NOT_FOUND, code: "no_adapter", ..problem }
         };
         if !is_name(name) {
-            return Err(Problem::field(
-                "adapter",
-                "a name has letters, digits, '.', '_' and '-', and no more",
-            ));
+            return Err(Problem::field("adapter", name::RULE));
         }
         let directory = self.directory.as_ref().ok_or_else(missing)?;
         let folder = fs::canonicalize(directory.join(name)).map_err(|_| missing())?;

@@ -1,24 +1,22 @@
 //! A training run as users ask for it, from the paths of its lists to the files of its adapter: what the command line
 //! and the Python package share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::base::Base;
 use super::checkpoint::{self, Identity};
 use super::examples::{Example, Preparation, Texts, default_epochs, digest, first_pass_weight, split};
-use super::learner::{CpuLearner, CudaLearner, Learner};
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;
 use super::summary::SetSummary;
 use super::{Beta, Observer, Outcome, Run, TrainOptions, with_scores};
-use crate::bert::Encoder;
 use crate::card::{Card, open_adapter};
-use crate::device::{AnyDevice, Dtype};
-use crate::hub::{Found, Id};
+use crate::hub::Found;
 use crate::lora::adapter::has_classifier;
 use crate::lora::{Adapter, Group};
 use crate::model::BaseModel;
@@ -36,9 +34,8 @@ use crate::{Error, Result, atomic, builtin};
 const EMBEDDED_EPOCHS: u32 = 2;
 
 /// What is to be trained, on what, and where it goes.
+#[derive(Clone)]
 pub struct Job {
-    /// A Hugging Face folder; `None` is the embedded base.
-    pub model: Option<Found>,
     /// Without any, with the embedded base: the embedded lists.
     pub train: Vec<PathBuf>,
     /// Lists to choose the best epoch and the weights on, or the fraction of `train` kept for that.
@@ -63,9 +60,9 @@ pub struct Job {
 }
 
 /// A [`Job`] whose files were read.
-pub struct Prepared {
+pub struct Prepared<'b> {
     job: Job,
-    pub model: BaseModel,
+    pub base: &'b Base,
     /// As training starts.
     pub adapter: Adapter,
     pub train: Vec<Example>,
@@ -90,22 +87,19 @@ pub struct Trained {
 }
 
 impl Job {
-    /// Opens the base, reads the lists and makes `out`; `device` is what will train.
+    /// Reads the lists and makes `out`.
     ///
     /// # Errors
     /// [`Error::Usage`] where options contradict each other or what `out` holds, and whatever is wrong with a file.
-    pub fn prepare(self, device: &AnyDevice) -> Result<Prepared> {
+    pub fn prepare(self, base: &Base) -> Result<Prepared<'_>> {
         let mut options = self.options.clone();
         options.check()?;
-        if matches!(device, AnyDevice::Cpu(cpu) if cpu.dtype() == Dtype::Int8) {
-            return Err(Error::Usage("--dtype int8 is for rescoring: train with f32 or bf16".into()));
-        }
-        if self.train.is_empty() && self.model.is_some() {
+        let model = &base.model;
+        let embedded = self.train.is_empty();
+        if embedded && model.dir.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }
-        let embedded = self.train.is_empty();
-        let model = self.model.as_ref().map_or_else(builtin::model, Found::base)?;
-        let initial = self.init_adapter.as_ref().map(|found| open_adapter(&found.dir, &model)).transpose()?;
+        let initial = self.init_adapter.as_ref().map(|found| open_adapter(&found.dir, model)).transpose()?;
         let card = initial.as_ref().and_then(|(_, card)| card.as_ref());
         let (fields, normalise, unit) = self.lists.over(card.map(|c| (&c.fields, &c.normalise, c.unit)));
         let normaliser = Normaliser::new(&normalise)?;
@@ -148,7 +142,7 @@ impl Job {
                 let lora = options.lora.clone();
                 let mut adapter =
                     Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?;
-                if let Some(id) = self.id() {
+                if let Some(id) = base.id() {
                     // PEFT finds it there too.
                     adapter.base_name.clone_from(&id.repository);
                 }
@@ -170,12 +164,12 @@ impl Job {
         let identity = Identity {
             options: self.identity_options(&options, w_a),
             data: digest(&[&train, &valid]),
-            start: digest_start(&model, &adapter)?,
-            instruction_set: device.description(),
+            start: digest_start(model, &adapter)?,
+            instruction_set: base.device.description(),
         };
         Ok(Prepared {
             job: self,
-            model,
+            base,
             adapter,
             train,
             valid,
@@ -232,11 +226,6 @@ impl Job {
         }
     }
 
-    /// Where the base is on the Hub, if there.
-    fn id(&self) -> Option<&Id> {
-        self.model.as_ref().and_then(|found| found.id.as_ref())
-    }
-
     fn validation_name(&self) -> String {
         match self.valid.parse::<f64>() {
             Ok(fraction) => format!("{fraction} of the training lists, seed {}", self.options.seed),
@@ -245,19 +234,14 @@ impl Job {
     }
 }
 
-impl Prepared {
+impl Prepared<'_> {
     /// Trains, and writes the metrics, the adapter with its card and the weights; `None` where `out` holds the result
     /// already.
     ///
     /// # Errors
     /// As for [`Run::train`], and [`Error::Io`] where a file cannot be written.
-    pub fn train(
-        &self,
-        device: &AnyDevice,
-        stop: &AtomicBool,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Trained>> {
-        let (out, options, model) = (&self.job.out, &self.options, &self.model);
+    pub fn train(&self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Trained>> {
+        let (out, options, model) = (&self.job.out, &self.options, &self.base.model);
         let resumed = if self.job.resume { checkpoint::load(out, &self.identity)? } else { None };
         if self.job.resume && resumed.is_none() && checkpoint::is_finished(out, &self.identity)? {
             return Ok(None);
@@ -265,7 +249,7 @@ impl Prepared {
         if resumed.is_none() {
             checkpoint::begin(out)?;
         }
-        let mut metrics = Metrics::open(out, &self.setting(device), resumed.as_ref().map(|s| &s.position))?;
+        let mut metrics = Metrics::open(out, &self.setting(), resumed.as_ref().map(|s| &s.position))?;
         let run = Run {
             options,
             fit_head: self.fit_head,
@@ -278,26 +262,13 @@ impl Prepared {
             stop,
         };
         let observer = &mut (&mut metrics, observer);
-        let train = |learner: &mut dyn Learner| -> Result<(Outcome, Vec<f32>)> {
-            let outcome = run.train(self.adapter.clone(), learner, resumed, observer)?;
-            let values = &outcome.adapter.values;
-            learner.restore(values, &Adamw::new(AdamwOptions::default(), values.len()));
-            let held_out: Vec<&[u32]> =
-                self.test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
-            let scores = if held_out.is_empty() { Vec::new() } else { learner.scores(&held_out)? };
-            Ok((outcome, scores))
-        };
-        let (outcome, held_out) = match device {
-            AnyDevice::Cpu(cpu) => {
-                let encoder = Encoder::load(cpu, &model.config, &model.checkpoint, true)?;
-                train(&mut CpuLearner::new(cpu, &encoder, options, self.adapter.clone()))?
-            }
-            AnyDevice::Cuda(cuda) => {
-                cuda.accept(&model.config)?;
-                let encoder = Encoder::load(cuda, &model.config, &model.checkpoint, true)?;
-                train(&mut CudaLearner::new(cuda, &encoder, options, self.adapter.clone()))?
-            }
-        };
+        let mut learner = self.base.learner(options, self.adapter.clone())?;
+        let outcome = run.train(self.adapter.clone(), &mut *learner, resumed, observer)?;
+        let values = &outcome.adapter.values;
+        learner.restore(values, &Adamw::new(AdamwOptions::default(), values.len()));
+        let held_out: Vec<&[u32]> =
+            self.test.iter().flat_map(|e| e.tokens.iter().map(Vec::as_slice)).collect();
+        let held_out = if held_out.is_empty() { Vec::new() } else { learner.scores(&held_out)? };
         let Outcome { adapter, epoch, epochs, validation, seconds, .. } = outcome;
 
         let weights = tune_weights(&validation, true);
@@ -340,7 +311,7 @@ impl Prepared {
         metrics.finish(result.clone())?;
         let model_card = ModelCard {
             base: &model.name,
-            id: self.job.id(),
+            id: self.base.id(),
             embedded: self.job.train.is_empty(),
             parameters: self.parameters(),
             train: &self.job.train,
@@ -359,9 +330,14 @@ impl Prepared {
         Ok(Some(Trained { adapter, result }))
     }
 
+    /// The adapter's folder.
+    pub fn out(&self) -> &Path {
+        &self.job.out
+    }
+
     /// The trained parameters, apart by what they are, and their share of the base's.
     pub fn parameters(&self) -> String {
-        let (adapter, base) = (&self.adapter, self.model.parameters());
+        let (adapter, base) = (&self.adapter, self.base.model.parameters());
         let line = |group: Group, name: &str| {
             let count = adapter.layout.count(group);
             (count > 0).then(|| format!("{name} {count} ({:.3} %)", 100.0 * count as f64 / base as f64))
@@ -380,7 +356,8 @@ impl Prepared {
     }
 
     /// What the metrics say first.
-    fn setting(&self, device: &AnyDevice) -> Setting {
+    fn setting(&self) -> Setting {
+        let Base { model, device, .. } = self.base;
         let names = |paths: &[PathBuf]| {
             let names: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
             if names.is_empty() { "embedded".into() } else { names.join(", ") }
@@ -401,8 +378,8 @@ impl Prepared {
             device: device.name(),
             instruction_set: device.description(),
             threads: rayon::current_num_threads(),
-            base: self.model.name.clone(),
-            base_parameters: self.model.parameters(),
+            base: model.name.clone(),
+            base_parameters: model.parameters(),
             trained_parameters: self.adapter.layout.of_network(),
             options: self.identity.options.clone(),
             unit: self.unit,

@@ -1,7 +1,9 @@
 //! Training of an adapter: epochs of steps, each followed by a validation that keeps the best parameters;
 //! killed at any moment, it goes on from its last checkpoint to the same result.
 
+pub mod base;
 pub mod checkpoint;
+pub mod domain;
 pub mod examples;
 pub mod head_fit;
 pub mod job;

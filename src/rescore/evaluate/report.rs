@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::nbest::normalise::Unit;
 use crate::nbest::wer::{Change, Interval, Wer, relative_text};
 use crate::nbest::word_errors::{Alignment, Errors};
+use crate::rescore::domains::DomainHead;
 use crate::rescore::evaluation::{System, Tally};
 use crate::rescore::prune::{Cost, Costs};
 use crate::rescore::weights::Weights;
@@ -18,20 +19,51 @@ use super::prune::{Pruning, TunedWer};
 pub struct Report {
     pub unit: Unit,
     pub alignment: Alignment,
+    /// Empty where `domains` say it.
+    #[serde(flatten)]
+    pub weighing: Weighing,
+    pub pruning: Option<Pruning>,
+    pub files: Vec<FileReport>,
+    /// Where there are several files.
+    pub all: Option<FileReport>,
+    /// Of all files, where there are adapters for domains.
+    pub domains: Vec<DomainReport>,
+}
+
+/// How scores were weighed, and who says so.
+#[derive(Default, Serialize)]
+pub struct Weighing {
     pub weights: Option<Weights>,
     pub weights_from: Option<String>,
     pub weights_without_lorb: Option<Weights>,
     pub confidence_scale: Option<f64>,
-    pub pruning: Option<Pruning>,
     pub saved_to: Option<PathBuf>,
-    pub files: Vec<FileReport>,
-    /// Where there are several files.
-    pub all: Option<FileReport>,
 }
 
 #[derive(Serialize)]
 pub struct FileReport {
     file: String,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+/// The utterances of an adapter.
+#[derive(Serialize)]
+pub struct DomainReport {
+    /// `None` for those of all domains without an adapter of their own.
+    domain: Option<String>,
+    adapter: String,
+    #[serde(flatten)]
+    weighing: Weighing,
+    #[serde(flatten)]
+    counts: Counts,
+    #[serde(skip)]
+    title: String,
+}
+
+/// What was counted.
+#[derive(Serialize)]
+struct Counts {
     utterances: usize,
     hypotheses: u64,
     reference_units: u64,
@@ -71,6 +103,19 @@ struct ChangeReport {
 
 impl FileReport {
     pub fn new(file: String, tally: &Tally, costs: Option<Costs>) -> FileReport {
+        FileReport { file, counts: Counts::new(tally, costs) }
+    }
+}
+
+impl DomainReport {
+    pub fn new(head: &DomainHead, weighing: Weighing, tally: &Tally) -> DomainReport {
+        let (domain, adapter) = (head.domain.clone(), head.name.clone());
+        DomainReport { domain, adapter, weighing, counts: Counts::new(tally, None), title: head.title() }
+    }
+}
+
+impl Counts {
+    fn new(tally: &Tally, costs: Option<Costs>) -> Counts {
         let totals = tally.totals();
         let system = |wer: &Wer| SystemReport { wer: wer.percent(), errors: wer.errors };
         let change = |(from, to)| {
@@ -83,8 +128,7 @@ impl FileReport {
             true => vec![(FirstPass, Rescored), (TunedWithoutLorb, Rescored), (Rescored, Pruned)],
             false => vec![(FirstPass, TunedWithoutLorb)],
         };
-        FileReport {
-            file,
+        Counts {
             utterances: tally.utterances(),
             hypotheses: tally.hypotheses,
             reference_units: totals.get(&Oracle).map_or(0, |wer| wer.reference_units),
@@ -94,16 +138,19 @@ impl FileReport {
         }
     }
 
-    fn write(&self, unit: Unit, text: &mut String) -> std::fmt::Result {
+    fn write(&self, title: &str, unit: Unit, text: &mut String) -> std::fmt::Result {
         let (units, rate) = match unit {
             Unit::Word => ("words", "WER"),
             Unit::Char => ("characters", "CER"),
         };
-        let FileReport { file, utterances, hypotheses, reference_units, .. } = self;
+        let Counts { utterances, hypotheses, reference_units, .. } = self;
         writeln!(
             text,
-            "\n{file}: {utterances} utterances, {hypotheses} hypotheses, {reference_units} reference {units}"
+            "\n{title}: {utterances} utterances, {hypotheses} hypotheses, {reference_units} reference {units}"
         )?;
+        if self.systems.is_empty() {
+            return Ok(());
+        }
         writeln!(text, "  {:18} {rate:>9} {:>8} {:>8} {:>8}", "", "sub", "del", "ins")?;
         for (&system, SystemReport { wer, errors }) in &self.systems {
             let wer = wer.map_or("-".into(), |wer| format!("{wer:.2} %"));
@@ -124,6 +171,27 @@ impl FileReport {
             )?;
         }
         self.pruning.iter().try_for_each(|pruning| pruning.write(text))
+    }
+}
+
+impl Weighing {
+    fn lines(&self) -> Vec<String> {
+        let weights = match (&self.weights, &self.weights_from) {
+            (Some(weights), Some(source)) => Some(format!("weights: {weights} ({source})")),
+            (None, Some(source)) => Some(format!("rescored: by {source}")),
+            (_, None) => None,
+        };
+        let confidence = |scale| format!("confidence: the posterior of the scores times {scale:.3}");
+        let saved = |path: &PathBuf| format!("saved to {}", path.display());
+        [
+            weights,
+            self.confidence_scale.map(confidence),
+            self.weights_without_lorb.map(|weights| format!("without lorb: {weights}")),
+            self.saved_to.as_ref().map(saved),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 
@@ -169,16 +237,14 @@ impl Report {
     }
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
-        match (&self.weights, &self.weights_from) {
-            (Some(weights), Some(source)) => writeln!(text, "weights: {weights} ({source})")?,
-            (None, Some(source)) => writeln!(text, "rescored: by {source}")?,
-            (_, None) => {}
+        for line in self.weighing.lines() {
+            writeln!(text, "{line}")?;
         }
-        if let Some(scale) = self.confidence_scale {
-            writeln!(text, "confidence: the posterior of the scores times {scale:.3}")?;
-        }
-        if let Some(weights) = &self.weights_without_lorb {
-            writeln!(text, "without lorb: {weights}")?;
+        for DomainReport { title, adapter, weighing, .. } in &self.domains {
+            writeln!(text, "{title}: {adapter}")?;
+            for line in weighing.lines() {
+                writeln!(text, "  {line}")?;
+            }
         }
         if let Some(Pruning { margin, auto, tuned }) = &self.pruning {
             write!(text, "margin: {}", margin.value())?;
@@ -192,16 +258,16 @@ impl Report {
                 None => text.push('\n'),
             }
         }
-        if let Some(path) = &self.saved_to {
-            writeln!(text, "saved to {}", path.display())?;
-        }
         if self.alignment == Alignment::Sclite {
             text.push_str("errors: on sclite's alignment\n");
         }
-        for file in self.files.iter().chain(&self.all) {
-            file.write(self.unit, text)?;
+        for FileReport { file, counts } in self.files.iter().chain(&self.all) {
+            counts.write(file, self.unit, text)?;
         }
-        if self.files.iter().any(|f| !f.changes.is_empty()) {
+        for DomainReport { title, counts, .. } in &self.domains {
+            counts.write(title, self.unit, text)?;
+        }
+        if self.files.iter().any(|f| !f.counts.changes.is_empty()) {
             text.push_str(
                 "\nIn brackets: 95 % intervals of a paired bootstrap over utterances, 10,000 samples.\n",
             );

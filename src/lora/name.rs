@@ -3,8 +3,12 @@
 /// The longest name, in bytes.
 const MAX: usize = 128;
 
+/// For people: what a name may be.
+pub(crate) const RULE: &str =
+    "a name has letters, digits, '.', '_' and '-', 128 at most, and does not begin with '.'";
+
 /// Whether `name` is one: letters, digits, `.`, `_` and `-`, not starting with a dot. So it has no path in it.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.len() <= MAX && name.chars().all(plain) && !name.starts_with('.')
 }

@@ -1,0 +1,103 @@
+//! Domains that are trained one after the other from the same start, each to an adapter of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::job::Job;
+use crate::lora::name::{self, is_name};
+use crate::{Error, Result};
+
+/// A domain and its lists to train on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// Also of the folder of its adapter.
+    pub name: String,
+    /// Never empty.
+    pub files: Vec<PathBuf>,
+}
+
+impl FromStr for Domain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Domain, String> {
+        let expected = "expected NAME=FILE[,FILE...]";
+        let (name, files) = text.split_once('=').ok_or_else(|| format!("{expected}, found no \"=\""))?;
+        if !is_name(name) {
+            return Err(format!("{expected}, found the name {name:?}: {}", name::RULE));
+        }
+        if files.split(',').any(str::is_empty) {
+            return Err(format!("{expected}, found a file without a name"));
+        }
+        Ok(Domain { name: name.into(), files: files.split(',').map(PathBuf::from).collect() })
+    }
+}
+
+impl Job {
+    /// A job for each domain, in order: what this one says, on the domain's lists, into the folder of its name in
+    /// `out`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where two domains have the same name but for its case, which some file systems do not see;
+    /// where `valid` is no fraction, since lists to choose on are the domain's own; and where an adapter would be
+    /// written over the one that all start from.
+    pub fn of_domains(&self, domains: &[Domain]) -> Result<Vec<Job>> {
+        let names = domains.iter().map(|domain| &domain.name).enumerate();
+        if let Some((_, name)) =
+            names.clone().find(|(i, name)| names.clone().take(*i).any(|(_, n)| n.eq_ignore_ascii_case(name)))
+        {
+            return Err(Error::Usage(format!(
+                "--domain {name}: another domain has this name, and their folders would be one"
+            )));
+        }
+        if self.valid.parse::<f64>().is_err() {
+            return Err(Error::Usage(format!(
+                "--valid {}: with --domain, expected the fraction of each domain's lists to choose on, not a file",
+                self.valid
+            )));
+        }
+        let job = |Domain { name, files }: &Domain| {
+            let out = self.out.join(name);
+            match &self.init_adapter {
+                Some(start) if is_same(&start.dir, &out) => Err(Error::Usage(format!(
+                    "--domain {name}: {} is the adapter that all domains start from: give another --out",
+                    out.display()
+                ))),
+                _ => Ok(Job { train: files.clone(), out, ..self.clone() }),
+            }
+        };
+        domains.iter().map(job).collect()
+    }
+}
+
+/// Whether both are there and the same.
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_a_name_and_its_files() {
+        let domain: Domain = "en-US_v2=a.jsonl,dir/b=c.jsonl.gz".parse().unwrap();
+        assert_eq!(domain.name, "en-US_v2");
+        assert_eq!(domain.files, [PathBuf::from("a.jsonl"), PathBuf::from("dir/b=c.jsonl.gz")]);
+        for (text, words) in [
+            ("a.jsonl", "found no \"=\""),
+            ("=a.jsonl", "found the name \"\""),
+            ("../a=b", "found the name \"../a\""),
+            (".a=b", "does not begin with '.'"),
+            ("a=", "a file without a name"),
+            ("a=b,,c", "a file without a name"),
+            ("a=b,", "a file without a name"),
+        ] {
+            let refusal = text.parse::<Domain>().unwrap_err();
+            assert!(
+                refusal.starts_with("expected NAME=FILE[,FILE...], ") && refusal.contains(words),
+                "{refusal}"
+            );
+        }
+    }
+}
