@@ -141,6 +141,27 @@ fn beta_can_be_given() {
 }
 
 #[test]
+fn weights_of_fewer_bits_change_the_scores_a_little() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", lists(3, 20));
+    let score = |more: &str| -> Vec<f64> {
+        let lists = parsed(&desk.ok(&format!("{RESCORE} --device cpu --input in.jsonl {more}")));
+        lists.iter().flat_map(|list| scores(list, "lorb")).collect()
+    };
+    let exact = score("");
+    assert_eq!(exact, score("--dtype f32"));
+    let spread = exact.iter().map(|x| (x - exact[0]).abs()).fold(0.0, f64::max);
+    for (dtype, most) in [("bf16", 0.05), ("int8", 0.3)] {
+        let rounded = score(&format!("--dtype {dtype}"));
+        let difference = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(difference > 0.0 && difference < most * spread, "{dtype}: {difference} of {spread}");
+        assert_eq!(rounded, score(&format!("--dtype {dtype} --threads 1")));
+    }
+    desk.refused(&format!("{RESCORE} --input in.jsonl --dtype int4"), 2, &["f32, bf16 or int8"]);
+    desk.refused(&format!("{RESCORE} --input in.jsonl --dtype int8 --device cuda"), 2, &["int8 is for the CPU"]);
+}
+
+#[test]
 fn what_trails_too_far_is_not_scored_and_the_rest_is_as_without() {
     let desk = Desk::new();
     desk.write("in.jsonl", lists(8, 100));

@@ -289,6 +289,7 @@ fn bad_input_is_refused_by_name() {
     refused(run("lists.jsonl", &["--rank", "0"]), &["rank 0"]);
     refused(run("lists.jsonl", &["--beta", "often"]), &["often"]);
     refused(run("lists.jsonl", &["--targets", "querry"]), &["querry"]);
+    refused(run("lists.jsonl", &["--device", "cpu", "--dtype", "int8"]), &["int8", "train with f32 or bf16"]);
     refused(run("lists.jsonl", &["--first-pass", "acoustic"]), &["acoustic", "am"]);
     refused(project.train("lists.jsonl", &[]), &["lists.jsonl"]);
     let isa = Command::new(env!("CARGO_BIN_EXE_lorb-engine"))
