@@ -158,7 +158,11 @@ fn weights_of_fewer_bits_change_the_scores_a_little() {
         assert_eq!(rounded, score(&format!("--dtype {dtype} --threads 1")));
     }
     desk.refused(&format!("{RESCORE} --input in.jsonl --dtype int4"), 2, &["f32, bf16 or int8"]);
-    desk.refused(&format!("{RESCORE} --input in.jsonl --dtype int8 --device cuda"), 2, &["int8 is for the CPU"]);
+    desk.refused(
+        &format!("{RESCORE} --input in.jsonl --dtype int8 --device cuda"),
+        2,
+        &["int8 is for the CPU"],
+    );
 }
 
 #[test]

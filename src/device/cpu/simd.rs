@@ -15,7 +15,9 @@ pub trait Vector: Copy {
     /// Rows and vectors of the GEMM tile whose accumulators fill the register file without spilling.
     const TILE_ROWS: usize;
     const TILE_VECTORS: usize;
-    /// Rows of a panel of the right matrix that stay in the first-level cache beside a tile's rows of the left one.
+    /// Rows of a panel of the right matrix that are used again from a cache. With AVX2 they fill the first-level one beside a
+    /// tile's rows of the left matrix; with AVX-512 a tile reads so few bytes for a product that the second-level one
+    /// does, and fewer parts of the inner dimension are worth more.
     const PANEL_ROWS: usize;
 
     /// Asks for the cache line at p, which may be any address, to come near the core.
@@ -428,7 +430,7 @@ mod x86 {
         const LANES: usize = 16;
         const TILE_ROWS: usize = 8;
         const TILE_VECTORS: usize = 3;
-        const PANEL_ROWS: usize = 128;
+        const PANEL_ROWS: usize = 384;
 
         #[inline(always)]
         unsafe fn prefetch(p: *const f32) {

@@ -14,9 +14,12 @@ use crate::device::Dtype;
 use crate::device::cpu::Isa;
 use crate::device::cpu::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
 
-/// Rows of a block: with [`Vector::PANEL_ROWS`] of the inner dimension, their part of the left matrix takes 150 KB
-/// of a core's second-level cache, while every panel of the right matrix passes by.
+/// Rows of a block: with [`PANEL_ROWS`](Vector::PANEL_ROWS) of the inner dimension, their part of the left matrix takes
+/// 150 KB of a core's second-level cache, while every panel of the right matrix passes by.
 const BLOCK_ROWS: usize = 96;
+
+/// No set has more [`PANEL_ROWS`](Vector::PANEL_ROWS), nor panels of more than [`BLOCK_ROWS`] columns.
+const MOST_PANEL_ROWS: usize = 384;
 
 /// Steps of the inner dimension between two tests for its end.
 const UNROLL: usize = 4;
@@ -25,8 +28,8 @@ const UNROLL: usize = 4;
 const LINE: usize = 16;
 
 /// Floats that a call may need beside its operands: a block's part of the left matrix as words, with a [`Row`] for each row;
-/// or a panel's part of the right one as f32, which has [`Vector::PANEL_ROWS`] rows of at most 48 columns.
-pub(super) const SCRATCH: usize = BLOCK_ROWS * (128 + 2);
+/// or a panel's part of the right one as f32.
+pub(super) const SCRATCH: usize = BLOCK_ROWS * (MOST_PANEL_ROWS + 2);
 
 #[derive(Clone, Copy)]
 pub(super) struct RawTerm {
@@ -145,6 +148,7 @@ unsafe fn run_in_f32<V: Vector>(call: &Call) {
 #[inline(always)]
 unsafe fn run<V: Vector, W: Words<V>>(call: &Call) {
     let width = V::LANES * V::TILE_VECTORS;
+    const { assert!(V::PANEL_ROWS <= MOST_PANEL_ROWS && V::LANES * V::TILE_VECTORS <= BLOCK_ROWS) }
     let depth = depth(call.dtype);
     for rows in even_parts(call.m, BLOCK_ROWS) {
         let most = if W::SCALED { PART } else { V::PANEL_ROWS / (depth / W::DEPTH) };
@@ -198,7 +202,7 @@ unsafe fn left<V: Vector, W: Words<V>>(call: &Call, rows: &Range<usize>, inner: 
 }
 
 /// Where the [`Row`]s of a block's part of L are in the scratch.
-const ROWS: usize = BLOCK_ROWS * 128;
+const ROWS: usize = BLOCK_ROWS * MOST_PANEL_ROWS;
 
 /// The first element of some words of the first term, and the one behind the last.
 #[inline(always)]
