@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Adapts to small domains by nested cross-validation, and keeps the raw numbers of every run in a CSV file.
+
+    python adaptation.py --engine target/release/lorb-engine --model MODEL --init LIBRISPEECH_ADAPTER \\
+        --csv runs.csv messaging.jsonl.gz clinic.jsonl.gz
+    python adaptation_report.py runs.csv
+
+The utterances of a domain are parted into five folds by a draw whose seed is fixed. In the run of seed S, fold S is the
+outer one: nothing but the last count of errors sees it. `lorb-engine train --valid 0.2` chooses the epoch and the weights
+within the other four. A run that the CSV file has is not repeated, so what was interrupted goes on; --quick is a trial
+of one domain, seed and short run. Needs numpy, and nothing else.
+"""
+
+import argparse
+import csv
+import gzip
+import json
+import os
+import random
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "baselines"))
+from lists import word_errors
+
+FOLDS = 5
+FIELDS = [
+    "domain", "seed", "method", "utterances", "options", "reference_words", "first_pass", "oracle", "errors",
+    "best_epoch", "epochs", "steps", "user_seconds", "by_utterance",
+]
+# What each method adds to `lorb-engine train`.
+METHODS = {
+    "head": ["--targets", "none"],
+    "scratch": [],
+    "init": ["--init-adapter", "INIT"],
+    "scratch-correlation": ["--corr-weight", "0.001"],
+}
+
+
+def folds(count: int) -> list[list[int]]:
+    """The utterances of each fold, by number, in random order."""
+    order = random.Random(0).sample(range(count), count)
+    return [order[fold::FOLDS] for fold in range(FOLDS)]
+
+
+def errors_of(row: dict, choice: int) -> int:
+    return word_errors(row["ref"].split(), row["hyps"][choice]["text"].split())
+
+
+def first_best(row: dict, words: float) -> int:
+    """What the first pass chooses with a reward for each word."""
+    scores = [h["am"] + words * len(h["text"].split()) for h in row["hyps"]]
+    return scores.index(max(scores))
+
+
+def transcripts(path: Path) -> list[list[str]]:
+    """The words of a .trn file: of each line, all but the name in brackets."""
+    return [line.rsplit("(", 1)[0].split() for line in path.read_text().splitlines()]
+
+
+class Runs:
+    """The CSV file of the runs that were done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def has(self, key: dict) -> bool:
+        return any(all(row[name] == str(value) for name, value in key.items()) for row in self.rows)
+
+    def add(self, row: dict) -> None:
+        self.rows.append({name: str(row[name]) for name in FIELDS})
+        fresh = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def engine(arguments: list[str]) -> tuple[str, float]:
+    """What a command prints, and the seconds of CPU time that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    out = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return out, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+
+
+def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> None:
+    """One training run and its judgement; with the first one of a fold also that of the first pass alone."""
+    fold = folds(len(rows))[key["seed"] - 1]
+    outer, inner = set(fold), [i for f in range(FOLDS) for i in folds(len(rows))[f] if f != key["seed"] - 1]
+    inner = sorted(random.Random(key["seed"]).sample(inner, len(inner))[: key["utterances"]])
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for name, chosen in [("train", inner), ("test", sorted(outer))]:
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in chosen))
+        adapter = args.keep / "-".join(map(str, [key["domain"], key["seed"], key["method"], key["utterances"]])) if (
+            args.keep
+        ) else folder / "adapter"
+        options = [args.init if o == "INIT" else o for o in METHODS[key["method"]]] + shlex.split(key["options"])
+        common = ["--model", args.model, "--threads", str(args.threads)]
+        train = ["train", *common, "--train", f"{folder}/train.jsonl", "--out", str(adapter), "--seed", str(key["seed"])]
+        _, seconds = engine([*args.engine, *train, *options])
+        evaluate = ["evaluate", *common, "--adapter", str(adapter), "--json", "--trn", f"{folder}/trn"]
+        report = json.loads(engine([*args.engine, *evaluate, f"{folder}/test.jsonl"])[0])["files"][0]
+        metrics = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text().splitlines()]
+        chosen = transcripts(next(Path(f"{folder}/trn").rglob("rescored.trn")))
+    judged = [rows[i] for i in sorted(outer)]
+    errors = [word_errors(row["ref"].split(), words) for row, words in zip(judged, chosen, strict=True)]
+    rescored = report["systems"]["rescored"]
+    assert sum(errors) == sum(rescored[kind] for kind in ["substitutions", "deletions", "insertions"])
+    finished = next(m for m in metrics if m["kind"] == "result")
+    of_lists = {
+        "reference_words": sum(len(row["ref"].split()) for row in judged),
+        "first_pass": sum(errors_of(row, first_best(row, 0.0)) for row in judged),
+        "oracle": sum(min(errors_of(row, i) for i in range(len(row["hyps"]))) for row in judged),
+    }
+
+    def add(key: dict, errors: list[int], **others: object) -> None:
+        runs.add({**key, **of_lists, "errors": sum(errors), "by_utterance": " ".join(map(str, errors)), **others})
+
+    add(
+        key, errors, best_epoch=finished["epoch"], epochs=finished["epochs"],
+        steps=sum(m["kind"] == "step" for m in metrics), user_seconds=round(seconds, 1),
+    )
+    none = {**key, "method": "none", "options": ""}
+    if not runs.has(none):
+        words = finished["weights_without_lorb"]["words"]
+        without = [errors_of(row, first_best(row, words)) for row in judged]
+        add(none, without, best_epoch=0, epochs=0, steps=0, user_seconds=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("domains", nargs="+", help="lists, NAME.jsonl.gz of the domain NAME")
+    parser.add_argument("--engine", default="target/release/lorb-engine", help="may begin with a wrapper, as in 'nice lorb-engine'")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--init", help="the adapter that the method init starts from")
+    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--methods", default="head,scratch,init", help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--utterances", default="480", help="to train and tune on: 25,50,100,200,400 for a learning curve")
+    parser.add_argument("--options", default="", help="more options of `lorb-engine train`, for all methods")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--keep", type=Path, help="keep the adapters in this folder")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    args.engine = shlex.split(args.engine)
+    methods = args.methods.split(",")
+    if "init" in methods and not args.init:
+        parser.error("the method init needs --init ADAPTER")
+    if args.quick:
+        args.domains, args.seeds, args.utterances, args.options = args.domains[:1], "1", "50", "--epochs 1"
+    runs = Runs(args.csv)
+    for seed in map(int, args.seeds.split(",")):
+        for path in map(Path, args.domains):
+            with gzip.open(path, "rt") as file:
+                rows = [json.loads(line) for line in file]
+            for utterances in map(int, args.utterances.split(",")):
+                for method in methods:
+                    domain = path.name.split(".")[0]
+                    key = {"domain": domain, "seed": seed, "method": method, "utterances": utterances, "options": args.options}
+                    if not runs.has(key):
+                        run(args, rows, key, runs)
+                        print(*(runs.rows[-1][name] for name in FIELDS[:-1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

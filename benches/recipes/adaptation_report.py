@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Markdown tables of the runs in a CSV file of adaptation.py: pooled over the outer folds, with paired bootstrap intervals.
+
+    python adaptation_report.py runs.csv [--utterances 480] [--reference init]
+
+An interval is of the 2.5 % and 97.5 % quantiles over 10,000 draws of utterances, which are pooled over folds and drawn
+together for both sides of a difference; a utterance's errors are the mean over the seeds that judged it (one: folds are
+disjoint).
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+SAMPLES = 10_000
+
+
+def pooled(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Errors of all outer folds' utterances in a fixed order, and what they are measured against."""
+    rows = sorted(rows, key=lambda row: int(row["seed"]))
+    total = {name: sum(int(row[name]) for row in rows) for name in ["reference_words", "first_pass", "oracle"]}
+    errors = np.concatenate([np.array(row["by_utterance"].split(), dtype=float) for row in rows])
+    seconds = np.array([float(row["user_seconds"]) for row in rows])
+    epochs = " ".join(row["best_epoch"] for row in rows)
+    return {**total, "errors": errors, "seeds": [row["seed"] for row in rows], "seconds": seconds, "epochs": epochs}
+
+
+def interval(values: np.ndarray, of: dict) -> str:
+    """The mean difference in points of WER, with its interval."""
+    draws = np.random.default_rng(1).integers(0, len(values), (SAMPLES, len(values)))
+    scale = 100 / of["reference_words"]
+    low, high = np.quantile(scale * values[draws].sum(axis=1), [0.025, 0.975])
+    return f"{scale * values.sum():+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def table(rows: list[dict], reference: str) -> None:
+    systems = {}
+    for row in rows:
+        systems.setdefault((row["method"], row["options"]), []).append(row)
+    systems = {name: pooled(of) for name, of in systems.items()}
+    against = next((s for (method, _), s in systems.items() if method == reference), None)
+    print("| | seeds | WER | gap closed | against the first pass | against " + reference + " | best epochs | CPU s a run |")
+    print("|---|---|---:|---:|---:|---:|---|---:|")
+    first = None
+    for (method, options), s in systems.items():
+        words, first_pass, oracle = s["reference_words"], s["first_pass"], s["oracle"]
+        gap = (first_pass - s["errors"].sum()) / (first_pass - oracle)
+        none = systems.get(("none", ""))
+        def difference(other):
+            if other is None or other is s or other["seeds"] != s["seeds"]:
+                return ""
+            return interval(s["errors"] - other["errors"], s)
+        if first != (words, first_pass, oracle):
+            first = (words, first_pass, oracle)
+            print(f"| first pass, seeds {' '.join(s['seeds'])} | | {100 * first_pass / words:.2f} % | 0 % | | | | |")
+            print(f"| oracle | | {100 * oracle / words:.2f} % | 100 % | | | | |")
+        name = f"{method} `{options}`" if options else method
+        print(
+            f"| {name} | {len(s['seeds'])} | {100 * s['errors'].sum() / words:.2f} % | {100 * gap:.1f} % | "
+            f"{difference(none)} | {difference(against)} | {s['epochs']} | {s['seconds'].mean():.0f} |"
+        )
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--utterances", default="480")
+    parser.add_argument("--reference", default="init")
+    args = parser.parse_args()
+    with args.csv.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["utterances"] == args.utterances]
+    for domain in dict.fromkeys(row["domain"] for row in rows):
+        print(f"### {domain}, {args.utterances} utterances to train and tune on\n")
+        table([row for row in rows if row["domain"] == domain], args.reference)
+
+
+if __name__ == "__main__":
+    main()
