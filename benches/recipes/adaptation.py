@@ -4,10 +4,12 @@
     python adaptation.py --engine target/release/lorb-engine --model MODEL --init LIBRISPEECH_ADAPTER \\
         --csv runs.csv messaging.jsonl.gz clinic.jsonl.gz
     python adaptation_report.py runs.csv
+    python adaptation.py --inner --seeds 1 --methods scratch --options "--hyps 4" --csv search.csv ...
 
 The utterances of a domain are parted into five folds by a draw whose seed is fixed. In the run of seed S, fold S is the
 outer one: nothing but the last count of errors sees it. `lorb-engine train --valid 0.2` chooses the epoch and the weights
-within the other four. A run that the CSV file has is not repeated, so what was interrupted goes on; --quick is a trial
+within the other four. With --inner the outer fold is left alone, so that options can be chosen by what the inner
+validation found. A run that the CSV file has is not repeated, so what was interrupted goes on; --quick is a trial
 of one domain, seed and short run. Needs numpy, and nothing else.
 """
 
@@ -30,7 +32,8 @@ from lists import word_errors
 FOLDS = 5
 FIELDS = [
     "domain", "seed", "method", "utterances", "options", "reference_words", "first_pass", "oracle", "errors",
-    "best_epoch", "epochs", "steps", "user_seconds", "by_utterance",
+    "best_epoch", "epochs", "steps", "user_seconds", "valid_words", "valid_first_pass", "valid_expected",
+    "by_utterance",
 ]
 # What each method adds to `lorb-engine train`.
 METHODS = {
@@ -43,7 +46,8 @@ METHODS = {
 
 def folds(count: int) -> list[list[int]]:
     """The utterances of each fold, by number, in random order."""
-    order = random.Random(0).sample(range(count), count)
+    order = list(range(count))
+    random.Random(0).shuffle(order)
     return [order[fold::FOLDS] for fold in range(FOLDS)]
 
 
@@ -62,6 +66,22 @@ def transcripts(path: Path) -> list[list[str]]:
     return [line.rsplit("(", 1)[0].split() for line in path.read_text().splitlines()]
 
 
+def training(adapter: Path) -> dict:
+    """What a run's metrics say: its epochs, and the expected errors of the inner validation after each."""
+    metrics = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text().splitlines()]
+    validations = [m for m in metrics if m["kind"] == "validation"]
+    result = next(m for m in metrics if m["kind"] == "result")
+    return {
+        "best_epoch": result["epoch"],
+        "epochs": result["epochs"],
+        "steps": sum(m["kind"] == "step" for m in metrics),
+        "valid_words": validations[0]["reference_units"],
+        "valid_first_pass": round(validations[0]["expected_without"], 2),
+        "valid_expected": " ".join(f"{v['expected']:.2f}" for v in validations),
+        "words_weight": result["weights_without_lorb"]["words"],
+    }
+
+
 class Runs:
     """The CSV file of the runs that were done."""
 
@@ -76,7 +96,7 @@ class Runs:
         return any(all(row[name] == str(value) for name, value in key.items()) for row in self.rows)
 
     def add(self, row: dict) -> None:
-        self.rows.append({name: str(row[name]) for name in FIELDS})
+        self.rows.append({name: str(row.get(name, "")) for name in FIELDS})
         fresh = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", newline="") as file:
@@ -109,15 +129,18 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
         common = ["--model", args.model, "--threads", str(args.threads)]
         train = ["train", *common, "--train", f"{folder}/train.jsonl", "--out", str(adapter), "--seed", str(key["seed"])]
         _, seconds = engine([*args.engine, *train, *options])
+        found = {**training(adapter), "user_seconds": round(seconds, 1)}
+        words_weight = found.pop("words_weight")
+        if args.inner:
+            runs.add({**key, **found})
+            return
         evaluate = ["evaluate", *common, "--adapter", str(adapter), "--json", "--trn", f"{folder}/trn"]
         report = json.loads(engine([*args.engine, *evaluate, f"{folder}/test.jsonl"])[0])["files"][0]
-        metrics = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text().splitlines()]
         chosen = transcripts(next(Path(f"{folder}/trn").rglob("rescored.trn")))
     judged = [rows[i] for i in sorted(outer)]
     errors = [word_errors(row["ref"].split(), words) for row, words in zip(judged, chosen, strict=True)]
     rescored = report["systems"]["rescored"]
     assert sum(errors) == sum(rescored[kind] for kind in ["substitutions", "deletions", "insertions"])
-    finished = next(m for m in metrics if m["kind"] == "result")
     of_lists = {
         "reference_words": sum(len(row["ref"].split()) for row in judged),
         "first_pass": sum(errors_of(row, first_best(row, 0.0)) for row in judged),
@@ -127,15 +150,10 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
     def add(key: dict, errors: list[int], **others: object) -> None:
         runs.add({**key, **of_lists, "errors": sum(errors), "by_utterance": " ".join(map(str, errors)), **others})
 
-    add(
-        key, errors, best_epoch=finished["epoch"], epochs=finished["epochs"],
-        steps=sum(m["kind"] == "step" for m in metrics), user_seconds=round(seconds, 1),
-    )
+    add(key, errors, **found)
     none = {**key, "method": "none", "options": ""}
     if not runs.has(none):
-        words = finished["weights_without_lorb"]["words"]
-        without = [errors_of(row, first_best(row, words)) for row in judged]
-        add(none, without, best_epoch=0, epochs=0, steps=0, user_seconds=0)
+        add(none, [errors_of(row, first_best(row, words_weight)) for row in judged])
 
 
 def main() -> None:
@@ -151,6 +169,7 @@ def main() -> None:
     parser.add_argument("--options", default="", help="more options of `lorb-engine train`, for all methods")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--keep", type=Path, help="keep the adapters in this folder")
+    parser.add_argument("--inner", action="store_true", help="train, and judge nothing")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     args.engine = shlex.split(args.engine)
@@ -170,7 +189,7 @@ def main() -> None:
                     key = {"domain": domain, "seed": seed, "method": method, "utterances": utterances, "options": args.options}
                     if not runs.has(key):
                         run(args, rows, key, runs)
-                        print(*(runs.rows[-1][name] for name in FIELDS[:-1]), flush=True)
+                        print(*(f"{name}={runs.rows[-1][name]}" for name in FIELDS[:-1]), flush=True)
 
 
 if __name__ == "__main__":

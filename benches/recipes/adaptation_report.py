@@ -2,10 +2,11 @@
 """Markdown tables of the runs in a CSV file of adaptation.py: pooled over the outer folds, with paired bootstrap intervals.
 
     python adaptation_report.py runs.csv [--utterances 480] [--reference init]
+    python adaptation_report.py --inner search.csv
 
 An interval is of the 2.5 % and 97.5 % quantiles over 10,000 draws of utterances, which are pooled over folds and drawn
-together for both sides of a difference; a utterance's errors are the mean over the seeds that judged it (one: folds are
-disjoint).
+together for both sides of a difference. Folds are disjoint, so each utterance was judged by one seed. With --inner: the
+expected errors of the inner validation after each epoch, in percent of its words.
 """
 
 import argparse
@@ -22,7 +23,7 @@ def pooled(rows: list[dict]) -> dict[str, np.ndarray]:
     rows = sorted(rows, key=lambda row: int(row["seed"]))
     total = {name: sum(int(row[name]) for row in rows) for name in ["reference_words", "first_pass", "oracle"]}
     errors = np.concatenate([np.array(row["by_utterance"].split(), dtype=float) for row in rows])
-    seconds = np.array([float(row["user_seconds"]) for row in rows])
+    seconds = np.array([float(row["user_seconds"] or 0) for row in rows])
     epochs = " ".join(row["best_epoch"] for row in rows)
     return {**total, "errors": errors, "seeds": [row["seed"] for row in rows], "seconds": seconds, "epochs": epochs}
 
@@ -64,14 +65,31 @@ def table(rows: list[dict], reference: str) -> None:
     print()
 
 
+def inner_table(rows: list[dict]) -> None:
+    print("| domain, seed | options | steps | first pass | after each epoch | best | CPU s |")
+    print("|---|---|---:|---:|---|---:|---:|")
+    for row in rows:
+        words = int(row["valid_words"])
+        percent = [100 * float(expected) / words for expected in [row["valid_first_pass"], *row["valid_expected"].split()]]
+        epochs = " ".join(f"{p:.2f}" for p in percent[1:])
+        options = f"{row['method']} `{row['options']}`"
+        print(
+            f"| {row['domain']}, {row['seed']} | {options} | {row['steps']} | {percent[0]:.2f} % | {epochs} | "
+            f"**{min(percent[1:]):.2f} %** | {float(row['user_seconds']):.0f} |"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path)
     parser.add_argument("--utterances", default="480")
     parser.add_argument("--reference", default="init")
+    parser.add_argument("--inner", action="store_true")
     args = parser.parse_args()
     with args.csv.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["utterances"] == args.utterances]
+    if args.inner:
+        return inner_table(rows)
     for domain in dict.fromkeys(row["domain"] for row in rows):
         print(f"### {domain}, {args.utterances} utterances to train and tune on\n")
         table([row for row in rows if row["domain"] == domain], args.reference)
