@@ -19,6 +19,7 @@ import gzip
 import json
 import os
 import random
+import re
 import resource
 import shlex
 import subprocess
@@ -122,12 +123,11 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
         folder = Path(folder)
         for name, chosen in [("train", inner), ("test", sorted(outer))]:
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in chosen))
-        adapter = args.keep / "-".join(map(str, [key["domain"], key["seed"], key["method"], key["utterances"]])) if (
-            args.keep
-        ) else folder / "adapter"
+        name = "-".join(map(str, key.values()))
+        adapter = (args.keep or folder) / re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
         options = [args.init if o == "INIT" else o for o in METHODS[key["method"]]] + shlex.split(key["options"])
         common = ["--model", args.model, "--threads", str(args.threads)]
-        train = ["train", *common, "--train", f"{folder}/train.jsonl", "--out", str(adapter), "--seed", str(key["seed"])]
+        train = ["train", *common, "--resume", "--train", f"{folder}/train.jsonl", "--out", str(adapter), "--seed", str(key["seed"])]
         _, seconds = engine([*args.engine, *train, *options])
         found = {**training(adapter), "user_seconds": round(seconds, 1)}
         words_weight = found.pop("words_weight")
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--utterances", default="480", help="to train and tune on: 25,50,100,200,400 for a learning curve")
     parser.add_argument("--options", default="", help="more options of `lorb-engine train`, for all methods")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--keep", type=Path, help="keep the adapters in this folder")
+    parser.add_argument("--keep", type=Path, help="keep the adapters in this folder, and go on with those that are there")
     parser.add_argument("--inner", action="store_true", help="train, and judge nothing")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
