@@ -34,7 +34,7 @@ FOLDS = 5
 FIELDS = [
     "domain", "seed", "method", "utterances", "options", "reference_words", "first_pass", "oracle", "errors",
     "best_epoch", "epochs", "steps", "user_seconds", "valid_words", "valid_first_pass", "valid_expected",
-    "by_utterance",
+    "other_words", "other_errors", "by_utterance",
 ]
 # What each method adds to `lorb-engine train`.
 METHODS = {
@@ -67,6 +67,11 @@ def transcripts(path: Path) -> list[list[str]]:
     return [line.rsplit("(", 1)[0].split() for line in path.read_text().splitlines()]
 
 
+def errors_in(report: dict) -> int:
+    """Of what is chosen after rescoring, as `lorb-engine evaluate --json` has it."""
+    return sum(report["systems"]["rescored"][kind] for kind in ["substitutions", "deletions", "insertions"])
+
+
 def training(adapter: Path) -> dict:
     """What a run's metrics say: its epochs, and the expected errors of the inner validation after each."""
     metrics = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text().splitlines()]
@@ -91,7 +96,10 @@ class Runs:
         self.rows: list[dict] = []
         if path.exists():
             with path.open(newline="") as file:
-                self.rows = list(csv.DictReader(file))
+                reader = csv.DictReader(file)
+                self.rows = list(reader)
+            if reader.fieldnames != FIELDS:
+                sys.exit(f"{path}: expected the columns {','.join(FIELDS)}: give another --csv")
 
     def has(self, key: dict) -> bool:
         return any(all(row[name] == str(value) for name, value in key.items()) for row in self.rows)
@@ -136,11 +144,14 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
             return
         evaluate = ["evaluate", *common, "--adapter", str(adapter), "--json", "--trn", f"{folder}/trn"]
         report = json.loads(engine([*args.engine, *evaluate, f"{folder}/test.jsonl"])[0])["files"][0]
+        if args.other:
+            other = ["evaluate", *common, "--adapter", str(adapter), "--json", args.other]
+            others = json.loads(engine([*args.engine, *other])[0])["files"][0]
+            found |= {"other_words": others["reference_units"], "other_errors": errors_in(others)}
         chosen = transcripts(next(Path(f"{folder}/trn").rglob("rescored.trn")))
     judged = [rows[i] for i in sorted(outer)]
     errors = [word_errors(row["ref"].split(), words) for row, words in zip(judged, chosen, strict=True)]
-    rescored = report["systems"]["rescored"]
-    assert sum(errors) == sum(rescored[kind] for kind in ["substitutions", "deletions", "insertions"])
+    assert sum(errors) == errors_in(report)
     of_lists = {
         "reference_words": sum(len(row["ref"].split()) for row in judged),
         "first_pass": sum(errors_of(row, first_best(row, 0.0)) for row in judged),
@@ -169,6 +180,7 @@ def main() -> None:
     parser.add_argument("--options", default="", help="more options of `lorb-engine train`, for all methods")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--keep", type=Path, help="keep the adapters in this folder, and go on with those that are there")
+    parser.add_argument("--other", help="lists of another domain, to see there what the adapter forgot")
     parser.add_argument("--inner", action="store_true", help="train, and judge nothing")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
