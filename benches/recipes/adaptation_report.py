@@ -5,7 +5,7 @@
     python adaptation_report.py --inner search.csv
 
 An interval is of the 2.5 % and 97.5 % quantiles over 10,000 draws of utterances, which are pooled over folds and drawn
-together for both sides of a difference. Folds are disjoint, so each utterance was judged by one seed. With --inner: the
+together for both sides of a difference, over the seeds that both sides have. Folds are disjoint, so each utterance was judged by one seed. With --inner: the
 expected errors of the inner validation after each epoch, in percent of its words.
 """
 
@@ -36,32 +36,39 @@ def interval(values: np.ndarray, of: dict) -> str:
     return f"{scale * values.sum():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def difference(rows: list[dict], others: list[dict]) -> str:
+    """Of two methods, over the seeds that both have."""
+    seeds = {row["seed"] for row in rows} & {row["seed"] for row in others}
+    if rows is others or not seeds:
+        return ""
+    mine, theirs = (pooled([row for row in of if row["seed"] in seeds]) for of in [rows, others])
+    return interval(mine["errors"] - theirs["errors"], mine)
+
+
 def table(rows: list[dict], reference: str) -> None:
-    systems = {}
+    systems: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         systems.setdefault((row["method"], row["options"]), []).append(row)
-    systems = {name: pooled(of) for name, of in systems.items()}
-    against = next((s for (method, _), s in systems.items() if method == reference), None)
-    print("| | seeds | WER | gap closed | against the first pass | against " + reference + " | best epochs | CPU s a run |")
-    print("|---|---|---:|---:|---:|---:|---|---:|")
-    first = None
-    for (method, options), s in systems.items():
-        words, first_pass, oracle = s["reference_words"], s["first_pass"], s["oracle"]
-        gap = (first_pass - s["errors"].sum()) / (first_pass - oracle)
-        none = systems.get(("none", ""))
-        def difference(other):
-            if other is None or other is s or other["seeds"] != s["seeds"]:
-                return ""
-            return interval(s["errors"] - other["errors"], s)
-        if first != (words, first_pass, oracle):
-            first = (words, first_pass, oracle)
-            print(f"| first pass, seeds {' '.join(s['seeds'])} | | {100 * first_pass / words:.2f} % | 0 % | | | | |")
-            print(f"| oracle | | {100 * oracle / words:.2f} % | 100 % | | | | |")
-        name = f"{method} `{options}`" if options else method
-        print(
-            f"| {name} | {len(s['seeds'])} | {100 * s['errors'].sum() / words:.2f} % | {100 * gap:.1f} % | "
-            f"{difference(none)} | {difference(against)} | {s['epochs']} | {s['seconds'].mean():.0f} |"
-        )
+    against = systems.get((reference, ""), [])
+    heads = ["", "seeds", "first pass", "oracle", "WER", "gap closed", "against none", f"against {reference}", "best epochs"]
+    print("|" + "|".join(f" {head} " for head in [*heads, "CPU s a run"]) + "|")
+    print("|---|---|" + "---:|" * 8)
+    for (method, options), own in systems.items():
+        s = pooled(own)
+        words, first_pass, oracle, errors = s["reference_words"], s["first_pass"], s["oracle"], s["errors"].sum()
+        cells = [
+            f"{method} `{options}`" if options else method,
+            " ".join(s["seeds"]),
+            f"{100 * first_pass / words:.2f} %",
+            f"{100 * oracle / words:.2f} %",
+            f"**{100 * errors / words:.2f} %**",
+            f"{100 * (first_pass - errors) / (first_pass - oracle):.1f} %",
+            difference(own, systems.get(("none", ""), [])),
+            difference(own, against),
+            s["epochs"],
+            f"{s['seconds'].mean():.0f}" if s["seconds"].any() else "",
+        ]
+        print("|" + "|".join(f" {cell} " for cell in cells) + "|")
     print()
 
 
