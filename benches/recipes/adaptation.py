@@ -135,8 +135,8 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
         adapter = (args.keep or folder) / re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
         options = [args.init if o == "INIT" else o for o in METHODS[key["method"]]] + shlex.split(key["options"])
         common = ["--model", args.model, "--threads", str(args.threads)]
-        train = ["train", *common, "--resume", "--train", f"{folder}/train.jsonl", "--out", str(adapter), "--seed", str(key["seed"])]
-        _, seconds = engine([*args.engine, *train, *options])
+        train = ["train", *common, "--resume", "--train", f"{folder}/train.jsonl", "--out", str(adapter)]
+        _, seconds = engine([*args.engine, *train, "--seed", str(key["seed"]), *options])
         found = {**training(adapter), "user_seconds": round(seconds, 1)}
         words_weight = found.pop("words_weight")
         if args.inner:
@@ -161,16 +161,16 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
     def add(key: dict, errors: list[int], **others: object) -> None:
         runs.add({**key, **of_lists, "errors": sum(errors), "by_utterance": " ".join(map(str, errors)), **others})
 
-    add(key, errors, **found)
     none = {**key, "method": "none", "options": ""}
     if not runs.has(none):
         add(none, [errors_of(row, first_best(row, words_weight)) for row in judged])
+    add(key, errors, **found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("domains", nargs="+", help="lists, NAME.jsonl.gz of the domain NAME")
-    parser.add_argument("--engine", default="target/release/lorb-engine", help="may begin with a wrapper, as in 'nice lorb-engine'")
+    parser.add_argument("--engine", default="target/release/lorb-engine", help="or a wrapper, as 'nice lorb-engine'")
     parser.add_argument("--model", required=True)
     parser.add_argument("--init", help="the adapter that the method init starts from")
     parser.add_argument("--csv", type=Path, required=True)
@@ -198,7 +198,8 @@ def main() -> None:
             for utterances in map(int, args.utterances.split(",")):
                 for method in methods:
                     domain = path.name.split(".")[0]
-                    key = {"domain": domain, "seed": seed, "method": method, "utterances": utterances, "options": args.options}
+                    key = {"domain": domain, "seed": seed, "method": method, "utterances": utterances}
+                    key["options"] = args.options
                     if not runs.has(key):
                         run(args, rows, key, runs)
                         print(*(f"{name}={runs.rows[-1][name]}" for name in FIELDS[:-1]), flush=True)

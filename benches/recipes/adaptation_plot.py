@@ -33,9 +33,9 @@ def main() -> None:
     for domain, method in sorted({(row["domain"], row["method"]) for row in rows if row["method"] != "none"}):
         own = [row for row in rows if (row["domain"], row["method"]) == (domain, method)]
         sizes = sorted({int(row["utterances"]) for row in own})
-        # Only the seeds that have every size: points of other folds are no curve.
+        # Only the seeds that have every size: points of other folds are no curve, and two points are none either.
         seeds = set.intersection(*({row["seed"] for row in own if row["utterances"] == str(n)} for n in sizes))
-        if len(sizes) > 1 and seeds:
+        if len(sizes) > 2 and seeds:
             points = [closed([r for r in own if r["utterances"] == str(n) and r["seed"] in seeds]) for n in sizes]
             axes.plot(sizes, points, marker="o", label=f"{domain}, {method} (seeds {' '.join(sorted(seeds))})")
     axes.axhline(0, color="black", linewidth=1)

@@ -5,8 +5,8 @@
     python adaptation_report.py --inner search.csv
 
 An interval is of the 2.5 % and 97.5 % quantiles over 10,000 draws of utterances, which are pooled over folds and drawn
-together for both sides of a difference, over the seeds that both sides have. Folds are disjoint, so each utterance was judged by one seed. With --inner: the
-expected errors of the inner validation after each epoch, in percent of its words.
+together for both sides of a difference, over the seeds that both sides have. Folds are disjoint, so each utterance was
+judged by one seed. With --inner: the expected errors of the inner validation after each epoch, in percent of its words.
 """
 
 import argparse
