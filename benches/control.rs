@@ -16,8 +16,9 @@ use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use lorb_engine::train::checkpoint::Identity;
-use lorb_engine::train::examples::{Example, Preparation, default_epochs, first_pass_weight};
+use lorb_engine::train::examples::{Example, Preparation, first_pass_weight};
 use lorb_engine::train::learner::CpuLearner;
+use lorb_engine::train::pace::Pace;
 use lorb_engine::train::sampling::{random, shuffle};
 use lorb_engine::train::{Observer, Run, StepReport, TrainOptions, Validation};
 use lorb_engine::{Result, atomic};
@@ -40,7 +41,7 @@ fn main() -> Result<()> {
     };
     let read = |path: &str| preparation.read(&[PathBuf::from(path)]);
     let (mut train, mut valid) = (read(train)?, read(valid)?);
-    options.epochs = default_epochs(&train);
+    Pace::of(&train).set(&mut options);
     shuffle_errors(&mut train, 1);
     shuffle_errors(&mut valid, 2);
 

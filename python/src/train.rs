@@ -12,6 +12,7 @@ use lorb_engine::lora::LoraConfig;
 use lorb_engine::nbest::wer::percent;
 use lorb_engine::train::base::Base;
 use lorb_engine::train::job::Job;
+use lorb_engine::train::pace::Pace;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
 use lorb_engine::train::{Beta, Observer, StepReport, TrainOptions, Validation};
 use pyo3::prelude::*;
@@ -92,7 +93,7 @@ impl Request {
             resume: self.resume,
             init_adapter: compute::adapter(self.init_adapter)?,
             fresh_pooler: self.fresh_pooler,
-            epochs: self.epochs,
+            pace: Pace { epochs: self.epochs, hyps: self.hyps, batch_tokens: self.batch_tokens },
             checkpoint_every: Duration::from_secs(self.checkpoint_every),
             options,
             lists: self.lists.into(),

@@ -14,6 +14,7 @@ use lorb_engine::train::base::Base;
 use lorb_engine::train::domain::Domain;
 use lorb_engine::train::job::{Job, Prepared};
 use lorb_engine::train::metrics::{Finished, History};
+use lorb_engine::train::pace::Pace;
 use lorb_engine::train::{Beta, TrainOptions};
 use lorb_engine::{Error, Result};
 
@@ -75,16 +76,16 @@ pub struct Train {
     /// Decoupled weight decay
     #[arg(long, value_name = "W")]
     weight_decay: Option<f32>,
-    /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 4]
+    /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 8]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Stop after N validations in a row without a better epoch; the learning rate still falls over all --epochs
     #[arg(long, value_name = "N")]
     patience: Option<u32>,
-    /// Hypotheses of an utterance in a step
+    /// Hypotheses of an utterance in a step [default: 16; of fewer than 2,000 lists 8]
     #[arg(long, value_name = "N")]
     hyps: Option<usize>,
-    /// Tokens in a step, at most
+    /// Tokens in a step, at most [default: 1600; of fewer than 2,000 lists 800]
     #[arg(long, value_name = "N")]
     batch_tokens: Option<usize>,
     /// Weight of BERT's score in the loss: a number, or "learned" [default: learned]
@@ -157,7 +158,7 @@ impl Train {
             resume: self.resume,
             init_adapter: self.init_adapter.as_deref().map(find_adapter).transpose()?,
             fresh_pooler: self.fresh_pooler,
-            epochs: self.epochs,
+            pace: Pace { epochs: self.epochs, hyps: self.hyps, batch_tokens: self.batch_tokens },
             checkpoint_every: Duration::from_secs(self.checkpoint_every),
             options: self.options(),
             lists: self.lists.options(),

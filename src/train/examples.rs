@@ -127,14 +127,6 @@ pub fn split(examples: Vec<Example>, fraction: f64, seed: u64) -> (Vec<Example>,
     (strip(left), strip(right))
 }
 
-/// Passes over `examples` where none were asked for: as many as show about 5,000 utterances, 1 to 4. A second pass over
-/// 5,000 LibriSpeech lists lost what the first had gained, while 480 lists of a new domain gained until the fourth, and
-/// little after (docs/results.md).
-pub fn default_epochs(examples: &[Example]) -> u32 {
-    let teaching = examples.iter().filter(|e| e.teaches()).count().max(1);
-    (5000.0 / teaching as f64).round().clamp(1.0, 4.0) as u32
-}
-
 /// A digest of everything in the examples that training depends on.
 pub fn digest(sets: &[&[Example]]) -> String {
     let mut hash = Sha256::new();

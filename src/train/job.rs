@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::base::Base;
 use super::checkpoint::{self, Identity};
-use super::examples::{Example, Preparation, Texts, default_epochs, digest, first_pass_weight, split};
+use super::examples::{Example, Preparation, Texts, digest, first_pass_weight, split};
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;
+use super::pace::Pace;
 use super::summary::SetSummary;
 use super::{Beta, Observer, Outcome, Run, TrainOptions, with_scores};
 use crate::card::{Card, open_adapter};
@@ -29,9 +30,6 @@ use crate::rescore::tune::tune_weights;
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
 use crate::text::hex;
 use crate::{Error, Result, atomic, builtin};
-
-/// Of the embedded lists, which are to end soon.
-const EMBEDDED_EPOCHS: u32 = 2;
 
 /// What is to be trained, on what, and where it goes.
 #[derive(Clone)]
@@ -50,8 +48,8 @@ pub struct Job {
     pub init_adapter: Option<Found>,
     /// Train a fresh pooler instead of keeping the base's.
     pub fresh_pooler: bool,
-    /// Instead of `options.epochs`, which then say nothing: `None` chooses by the number of lists.
-    pub epochs: Option<u32>,
+    /// Instead of what `options` say of the same: what is `None` here is chosen by the number of lists.
+    pub pace: Pace,
     pub checkpoint_every: Duration,
     pub options: TrainOptions,
     pub lists: ListOptions,
@@ -69,7 +67,7 @@ pub struct Prepared<'b> {
     pub valid: Vec<Example>,
     /// Held out.
     pub test: Vec<Example>,
-    /// The recipe, with the number of epochs that was chosen.
+    /// The recipe, with what was chosen by the number of lists.
     pub options: TrainOptions,
     /// w_a of the loss.
     pub first_pass_weight: f64,
@@ -129,8 +127,8 @@ impl Job {
         let (mut train, valid) = self.keep_for_validation(train, &preparation)?;
         // Nobody will read them.
         train.iter_mut().for_each(|e| e.texts = Texts::default());
-        let by_lists = || if embedded { EMBEDDED_EPOCHS } else { default_epochs(&train) };
-        options.epochs = self.epochs.unwrap_or_else(by_lists);
+        let chosen = if embedded { Pace::EMBEDDED } else { Pace::of(&train) };
+        self.pace.or(chosen).set(&mut options);
 
         let mut beta = options.beta.initial();
         let mut adapter = match initial {

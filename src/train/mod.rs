@@ -11,6 +11,7 @@ pub mod learner;
 pub mod metrics;
 mod model_card;
 pub mod options;
+pub mod pace;
 pub mod sampling;
 pub mod schedule;
 pub mod step;
