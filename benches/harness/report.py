@@ -103,11 +103,11 @@ def training(measured: Measured) -> list[str]:
             ["their product", f"{within * against:.2f}x", f"{saved[0] * saved[1]:.2f}x"],
         ]
         lines += ["", *table(["a step", "time", "peak memory"], rows)]
-    losses = [(o.contender, o.rounds[0]["first_loss"]) for o in by_name.values()]
-    first = losses[0][1]
-    said = ", ".join(f"{name} {loss:.7f}" for name, loss in losses)
-    apart = max(abs(loss - first) for _, loss in losses)
-    verdict = "they agree" if apart <= figures.AGREE else "**they do not agree**"
+    losses = {o.contender: o.rounds[0]["first_loss"] for o in by_name.values()}
+    exact = [losses[o.contender] for o in by_name.values() if o.precision == "fp32"]
+    said = ", ".join(f"{name} {loss:.7f}" for name, loss in losses.items())
+    apart = max(exact) - min(exact)
+    verdict = "those in fp32 agree" if apart <= figures.AGREE else "**those in fp32 do not agree**"
     return [*lines, "", f"Loss of the first step, before anything moved: {said}; {verdict} (at most {apart:.1e} apart)."]
 
 

@@ -25,12 +25,22 @@ SCORED = ["latency", "small", "sizes", "lengths"]
 class Results:
     def __init__(self, out: Path, title: str, environment: dict[str, str], command: str):
         out.mkdir(parents=True, exist_ok=True)
-        self.out, self.calls, self.rounds = out, [], []
-        self.lines = [f"# {title}", "", f"    {command}", ""]
-        self.lines += [f"- {key}: {value}" for key, value in environment.items()]
-        self.lines += ["", "[What is measured, and what the columns mean](../../README.md)."]
+        self.out, self.calls, self.rounds, self.lines = out, [], [], []
+        self.head = [f"# {title}", "", f"    {command}", ""]
+        self.head += [f"- {key}: {value}" for key, value in environment.items()]
+        self.head += ["", "[What is measured, and what the columns mean](../../README.md)."]
+        # Of each model what was measured of it by now.
+        self.found: dict[str, dict] = {}
 
-    def add(self, model: str, found: dict) -> None:
+    def add(self, model: str, key: str, measured) -> None:
+        """One more scenario of a model. The files are written anew, so that a run that is cut keeps what it has."""
+        self.found.setdefault(model, {})[key] = measured
+        self.calls, self.rounds, self.lines = [], [], list(self.head)
+        for name, found in self.found.items():
+            self.model(name, found)
+        self.write()
+
+    def model(self, model: str, found: dict) -> None:
         """The scenarios of one model, in the order of `found`."""
         self.lines += ["", f"## {model}"]
         scored = [found[key] for key in SCORED if key in found]
