@@ -65,7 +65,12 @@ impl Display for Table {
         for (name, total) in &self.phases {
             writeln!(f, "phase {name}: {} s in {} calls", seconds(total.time), total.calls)?;
         }
-        write!(f, "{} threads; the floor counts {:.0} GFLOP/s of f32 of them all", self.threads, self.peak / 1e9)
+        write!(
+            f,
+            "{} threads; the floor counts {:.0} GFLOP/s of f32 of them all",
+            self.threads,
+            self.peak / 1e9
+        )
     }
 }
 

@@ -340,6 +340,31 @@ fn products_of_low_precision_are_those_of_rounded_operands() {
 }
 
 #[test]
+fn what_is_no_number_stays_none() {
+    let plain = Factor { k: 97, packed: true, transposed: false, gap: 0 };
+    let case = Case {
+        m: 3,
+        n: 40,
+        dtype: Dtype::F32,
+        terms: [Some(plain), None],
+        bias: true,
+        added: Added::Nothing,
+        then: Then::Nothing,
+        gap: 0,
+    };
+    let mut x = Random::new(3).values(case.lengths().iter().sum());
+    x[97 + 50] = f32::NAN;
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+        for &isa in Isa::available() {
+            let found = run(isa, &case.with_dtype(dtype), &x);
+            for (i, row) in found.chunks(case.n).enumerate() {
+                assert!(row.iter().all(|y| y.is_nan() == (i == 1)), "{dtype:?} on {}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_does_not_depend_on_the_others() {
     let dtypes = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
     let with_dtype = |(case, x): (Case, Vec<f32>)| {

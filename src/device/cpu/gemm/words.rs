@@ -129,12 +129,15 @@ mod x86 {
         unsafe fn convert(from: *const f32, n: usize, to: *mut f32) -> Row {
             unsafe {
                 let load = |k: usize| _mm512_maskz_loadu_ps(first(n - k), from.wrapping_add(k));
-                let (mut low, mut high) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+                let (mut low, mut high, mut nan) = (_mm512_setzero_ps(), _mm512_setzero_ps(), 0);
                 for k in (0..n).step_by(16) {
-                    (low, high) = (_mm512_min_ps(low, load(k)), _mm512_max_ps(high, load(k)));
+                    let x = load(k);
+                    (low, high) = (_mm512_min_ps(low, x), _mm512_max_ps(high, x));
+                    nan |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
                 }
                 let (low, high) = (_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));
-                let scale = (high - low) / UINT8_MAX;
+                // A row that holds no number gives none: no int8 could say so.
+                let scale = if nan == 0 { (high - low) / UINT8_MAX } else { f32::NAN };
                 let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
                 let zero = (-low * inverse).round_ties_even();
                 for k in (0..n).step_by(16) {
