@@ -119,7 +119,7 @@ mod tests {
             let mut sums = [0.0f32; LANES];
             // SAFETY: no vector has more lanes than `sums`.
             unsafe { multiply_add(isa, Dtype::F32, 3, sums.as_mut_ptr()) };
-            let expected = (0..3).fold(1.0f64, |s, _| s * f64::from(0.999f32) + f64::from(1e-3f32));
+            let expected = 1.0 + 3.0 * f64::from(0.999f32) * f64::from(1e-3f32);
             for sum in &sums[..lanes] {
                 assert!((f64::from(*sum) / SUMS as f64 - expected).abs() < 1e-5, "{} {sum}", isa.name());
             }
