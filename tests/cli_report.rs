@@ -115,7 +115,7 @@ fn metrics_say_what_a_run_was_and_did() {
 #[test]
 fn a_killed_run_ends_with_the_same_lines() {
     let desk = desk();
-    let long = format!("{TRAIN} --epochs 12 --checkpoint-every 0").replace("--epochs 4 ", "");
+    let long = format!("{TRAIN} --epochs 2 --checkpoint-every 0").replace("--epochs 4 ", "");
     desk.ok(&format!("{long} --out whole"));
     let mut kills = 0;
     for delay in (30..500).step_by(31) {

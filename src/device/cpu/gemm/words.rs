@@ -6,7 +6,6 @@ use crate::device::cpu::simd::Vector;
 ///
 /// # Safety
 /// Every method requires the instruction set of `V` and the one that the implementing type names.
-#[expect(clippy::missing_safety_doc, reason = "the trait states one contract for all its methods")]
 pub(in crate::device::cpu) trait Words<V: Vector> {
     /// Elements of the inner dimension in a word.
     const DEPTH: usize;
