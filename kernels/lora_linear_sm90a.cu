@@ -1,9 +1,10 @@
 // The fused linear layer on Hopper's tensor cores: wgmma fed by tensor copies. In bf16 with float sums; sizes and
 // strides are multiples of 8.
 //
-// A block computes HOPPER_ROWS rows and N columns in steps of HOPPER_K along the inner dimension. One thread of the
-// last warp copies the operands into a ring of `stages`; two warpgroups multiply, each for half of the rows. A
-// slot's `full` barrier tells that its copies have landed, `empty` that all warps are done with it. The low-rank
+// A block computes HOPPER_ROWS rows and N columns in steps of HOPPER_K along the inner dimension. Two warpgroups
+// multiply, each for half of the rows; on the way, the first thread copies the operands into a ring of `stages`. (A
+// warp for that alone would cost the registers with which two blocks share a multiprocessor.) A slot's `full` barrier
+// tells that its copies have landed, `empty` that all warps are done with it. The low-rank
 // term is the last of the steps, as in lora_linear_mma.cu: from memory, or, in the fused forms, of S = x A^T, which
 // is summed in the same pass and never leaves the registers on its way to B.
 //
@@ -43,7 +44,7 @@ struct Slot {
 template <uint32_t N, bool ROWS, bool FUSED>
 struct Product {
     static constexpr uint32_t GROUP_ROWS = 64, GROUP_WARPS = 4, WARPS = HOPPER_ROWS / GROUP_ROWS * GROUP_WARPS;
-    static_assert(HOPPER_THREADS == (WARPS + 1) * WARP, "and the warp that copies");
+    static_assert(HOPPER_THREADS == WARPS * WARP, "two warpgroups");
     static constexpr uint32_t LEFT = HOPPER_ROWS * BOX_ROW_BYTES, RIGHT = N * HOPPER_K * 2;
     static constexpr uint32_t SIDE = FUSED ? RANK_UNIT * BOX_ROW_BYTES : 0, STAGE = LEFT + RIGHT + SIDE;
     static_assert(STAGE % SWIZZLE_BYTES == 0 && LEFT % SWIZZLE_BYTES == 0 && RIGHT % SWIZZLE_BYTES == 0, "boxes");
@@ -58,9 +59,13 @@ struct Product {
     Mbarrier* full;
     Mbarrier* empty;
 
-    // Set by the first step.
-    float (&sums)[N / 2];
-    float (&side)[RANK_UNIT / 2];
+    // Of the thread that copies: where the next step goes, and its number.
+    Slot ahead;
+    uint32_t copied;
+
+    // Of the tile, and in the fused forms those of S after them. Set by the first step.
+    static constexpr uint32_t SUMS = N / 2, SIDE_SUMS = FUSED ? RANK_UNIT / 2 : 0;
+    float (&sums)[SUMS + SIDE_SUMS];
 
     __device__ static uint32_t warp() { return threadIdx.x / WARP; }
 
@@ -78,37 +83,52 @@ struct Product {
         }
     }
 
-    // Of one thread: copies the operands of each step, as soon as there is room.
-    __device__ __forceinline__ void produce() const {
-        uint32_t base = base_steps(), steps = base + low_steps();
-        Slot slot;
-        for (uint32_t step = 0; step < steps; step++, slot.advance(p.stages)) {
-            unsigned char* left = stages + slot.at * STAGE;
-            unsigned char* right = left + LEFT;
-            Mbarrier* landed = &full[slot.at];
-            // The round before; in the first there was none, and the wait is over at once.
-            mbarrier_wait(&empty[slot.at], (slot.round + 1) % 2);
-            if (step < base) {
-                uint32_t k = step * HOPPER_K;
-                bool sided = FUSED && part.rank > 0;
-                mbarrier_arrive_expect(landed, LEFT + RIGHT + (sided ? SIDE : 0));
-                copy_box(left, &maps.left, k, at.first, 0, landed);
-                if (ROWS) {
-                    copy_rows(right, &maps.right, HOPPER_K, k, 0, landed);
-                } else {
-                    copy_box(right, &maps.right, k, at.column, 0, landed);
-                }
-                if (sided) copy_box(right + RIGHT, &maps.low_left, k, 0, at.adapter, landed);
-            } else if (FUSED) {
-                mbarrier_arrive_expect(landed, RANK_UNIT * N * 2);
-                copy_rows(right, &maps.low_right, RANK_UNIT, 0, at.adapter, landed);
+    // Of one thread: what can be fetched before the grid before this one has ended, since no grid writes it. Of the
+    // tiles in one column the first does it for all.
+    __device__ __forceinline__ void fetch_ahead() const {
+        prefetch_map(&maps.left);
+        prefetch_map(&maps.right);
+        if (part.rank > 0) prefetch_map(&maps.low_left), prefetch_map(&maps.low_right);
+        if (blockIdx.y > 0) return;
+        for (uint32_t k = 0; k < part.k; k += HOPPER_K) {
+            if (ROWS) {
+                for (uint32_t c = 0; c < N; c += BOX_COLUMNS) prefetch_box(&maps.right, at.column + c, k, 0);
             } else {
-                uint32_t k = (step - base) * HOPPER_K;
-                mbarrier_arrive_expect(landed, LEFT + RIGHT);
-                copy_box(left, &maps.low_left, k, at.first, 0, landed);
-                copy_rows(right, &maps.low_right, HOPPER_K, k, at.adapter, landed);
+                prefetch_box(&maps.right, k, at.column, 0);
             }
         }
+    }
+
+    // Of the thread that copies: the operands of the next step, once there is room for them.
+    __device__ __forceinline__ void copy_next() {
+        uint32_t base = base_steps(), step = copied++;
+        if (step >= base + low_steps()) return;
+        unsigned char* left = stages + ahead.at * STAGE;
+        unsigned char* right = left + LEFT;
+        Mbarrier* landed = &full[ahead.at];
+        // The round before; in the first there was none, and the wait is over at once.
+        mbarrier_wait(&empty[ahead.at], (ahead.round + 1) % 2);
+        if (step < base) {
+            uint32_t k = step * HOPPER_K;
+            bool sided = FUSED && part.rank > 0;
+            mbarrier_arrive_expect(landed, LEFT + RIGHT + (sided ? SIDE : 0));
+            copy_box(left, &maps.left, k, at.first, 0, landed);
+            if (ROWS) {
+                copy_rows(right, &maps.right, HOPPER_K, k, 0, landed);
+            } else {
+                copy_box(right, &maps.right, k, at.column, 0, landed);
+            }
+            if (sided) copy_box(right + RIGHT, &maps.low_left, k, 0, at.adapter, landed);
+        } else if (FUSED) {
+            mbarrier_arrive_expect(landed, RANK_UNIT * N * 2);
+            copy_rows(right, &maps.low_right, RANK_UNIT, 0, at.adapter, landed);
+        } else {
+            uint32_t k = (step - base) * HOPPER_K;
+            mbarrier_arrive_expect(landed, LEFT + RIGHT);
+            copy_box(left, &maps.low_left, k, at.first, 0, landed);
+            copy_rows(right, &maps.low_right, HOPPER_K, k, at.adapter, landed);
+        }
+        ahead.advance(p.stages);
     }
 
     // Issues the products of a step. RIGHT_ROWS: the right tile lies as [k, n].
@@ -117,14 +137,24 @@ struct Product {
         const unsigned char* left = stages + slot * STAGE;
         uint64_t a = describe_tile(left + warp() / GROUP_WARPS * GROUP_ROWS * BOX_ROW_BYTES, 0);
         uint64_t b = describe_tile(left + LEFT, RIGHT_ROWS ? HOPPER_K * BOX_ROW_BYTES : 0);
-        uint64_t s = describe_tile(left + LEFT + RIGHT, 0);
         wgmma_fence();
+        // That of the side differs in its place alone: a box's bytes do not matter along k. Where both lie along k,
+        // they are one operand, and the left one is read once.
+        constexpr bool TOGETHER = SIDED && !RIGHT_ROWS;
 #pragma unroll
         for (uint32_t k = 0; k < HOPPER_K / 16; k++) {
-            wgmma<N, RIGHT_ROWS>(sums, a + k * k_step<false>, b + k * k_step<RIGHT_ROWS>, !first || k > 0);
-            if (SIDED) wgmma<RANK_UNIT, false>(side, a + k * k_step<false>, s + k * k_step<false>, !first || k > 0);
+            bool add = !first || k > 0;
+            uint64_t of_a = a + k * k_step<false>, of_b = b + k * k_step<RIGHT_ROWS>;
+            wgmma<TOGETHER ? N + RANK_UNIT : N, RIGHT_ROWS>(sums, of_a, of_b, add);
+            if (SIDED && !TOGETHER) wgmma<RANK_UNIT, false>(sums + SUMS, of_a, b + RIGHT / 16 + k * k_step<false>, add);
         }
         wgmma_commit();
+    }
+
+    // Gives back the slot of a step, and has the next one copied.
+    __device__ __forceinline__ void release(uint32_t slot) {
+        if (threadIdx.x % WARP == 0) mbarrier_arrive(&empty[slot]);
+        if (threadIdx.x == 0) copy_next();
     }
 
     // Walks through steps first..end, each left running until the next is issued; then its slot is given back.
@@ -135,11 +165,11 @@ struct Product {
             mbarrier_wait(&full[slot.at], slot.round % 2);
             multiply<RIGHT_ROWS, SIDED>(slot.at, step == 0);
             wgmma_wait<1>();
-            if (step > first && threadIdx.x % WARP == 0) mbarrier_arrive(&empty[before]);
+            if (step > first) release(before);
             before = slot.at;
         }
         wgmma_wait<0>();
-        if (end > first && threadIdx.x % WARP == 0) mbarrier_arrive(&empty[before]);
+        if (end > first) release(before);
     }
 
     // S, scaled and rounded, as the left operand of a product; and to memory where it is wanted.
@@ -150,7 +180,7 @@ struct Product {
 #pragma unroll
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t row = warp() * 16 + lane / 4 + i % 2 * 8, column = i / 2 * 8 + lane % 4 * 2;
-            a[i] = pack_bf16(scale * side[2 * i], scale * side[2 * i + 1]);
+            a[i] = pack_bf16(scale * sums[SUMS + 2 * i], scale * sums[SUMS + 2 * i + 1]);
             if (keep && at.first + row < at.end) {
                 size_t offset = static_cast<size_t>(at.first + row) * part.low_left_stride + column;
                 *reinterpret_cast<uint32_t*>(static_cast<bf16*>(part.low_left) + offset) = a[i];
@@ -158,8 +188,10 @@ struct Product {
         }
     }
 
-    // Of the warpgroups.
-    __device__ __forceinline__ void consume() {
+    __device__ __forceinline__ void compute() {
+        if (threadIdx.x == 0) {
+            for (uint32_t s = 0; s < p.stages; s++) copy_next();
+        }
         uint32_t base = base_steps();
         Slot slot;
         if constexpr (FUSED) {
@@ -167,7 +199,7 @@ struct Product {
                 walk<ROWS, false>(slot, 0, base);
             } else {
                 walk<ROWS, true>(slot, 0, base);
-                wgmma_settled(side);
+                wgmma_settled(sums);
                 uint32_t a[4];
                 round_side(a);
                 mbarrier_wait(&full[slot.at], slot.round % 2);
@@ -210,38 +242,39 @@ struct Product {
 template <uint32_t N, bool ROWS, bool FUSED>
 __device__ void product(const HopperGemm& p) {
     using P = Product<N, ROWS, FUSED>;
-    Place at = place<HOPPER_ROWS, N>(p.gemm);
-    if (at.first >= at.end) return; // the whole block
+    Place at = column_of<N>(p.gemm);
     SharedMemory shared;
     uint32_t stages = p.gemm.stages;
     // The sums lie there in the end.
     auto memory = shared.take<unsigned char>(max(stages * P::STAGE, HOPPER_ROWS * P::PITCH * 4));
     Mbarrier* full = shared.take<Mbarrier>(2 * stages);
-    float sums[N / 2], side[RANK_UNIT / 2];
-    P product = {p.gemm, p.maps[at.part], p.gemm.parts[at.part], at, memory, full, full + stages, sums, side};
+    float sums[P::SUMS + P::SIDE_SUMS];
+    P product = {p.gemm, p.maps[at.part], p.gemm.parts[at.part], at, memory, full, full + stages, {}, 0, sums};
     if (threadIdx.x == 0) {
         for (uint32_t s = 0; s < stages; s++) {
             mbarrier_init(&product.full[s], 1);
             mbarrier_init(&product.empty[s], P::WARPS);
         }
         fence_proxy_async();
+        product.fetch_ahead();
     }
+    wait_for_last_grid();
+    set_rows<HOPPER_ROWS>(p.gemm, product.at);
+    if (product.at.first >= product.at.end) return; // the whole block
     __syncthreads();
-    bool copies = P::warp() == P::WARPS;
-    if (!copies) {
-        product.consume();
-    } else if (threadIdx.x % WARP == 0) {
-        product.produce();
-    }
+    product.compute();
     __syncthreads(); // nobody needs the stages any more
-    if (!copies) product.store();
+    product.store();
 }
 
-KERNEL(linear_wgmma_wide, HopperGemm, HOPPER_THREADS) { product<HOPPER_WIDE, false, false>(p); }
-KERNEL(linear_wgmma_narrow, HopperGemm, HOPPER_THREADS) { product<HOPPER_NARROW, false, false>(p); }
-KERNEL(linear_wgmma_fused_wide, HopperGemm, HOPPER_THREADS) { product<HOPPER_WIDE, false, true>(p); }
-KERNEL(linear_wgmma_fused_narrow, HopperGemm, HOPPER_THREADS) { product<HOPPER_NARROW, false, true>(p); }
-KERNEL(linear_dx_wgmma_wide, HopperGemm, HOPPER_THREADS) { product<HOPPER_WIDE, true, false>(p); }
-KERNEL(linear_dx_wgmma_narrow, HopperGemm, HOPPER_THREADS) { product<HOPPER_NARROW, true, false>(p); }
-KERNEL(linear_dx_wgmma_fused_wide, HopperGemm, HOPPER_THREADS) { product<HOPPER_WIDE, true, true>(p); }
-KERNEL(linear_dx_wgmma_fused_narrow, HopperGemm, HOPPER_THREADS) { product<HOPPER_NARROW, true, true>(p); }
+// Two blocks share a multiprocessor.
+#define HOPPER_KERNEL(name) KERNEL_AHEAD(name, HopperGemm, HOPPER_THREADS, 2)
+
+HOPPER_KERNEL(linear_wgmma_wide) { product<HOPPER_WIDE, false, false>(p); }
+HOPPER_KERNEL(linear_wgmma_narrow) { product<HOPPER_NARROW, false, false>(p); }
+HOPPER_KERNEL(linear_wgmma_fused_wide) { product<HOPPER_WIDE, false, true>(p); }
+HOPPER_KERNEL(linear_wgmma_fused_narrow) { product<HOPPER_NARROW, false, true>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_wide) { product<HOPPER_WIDE, true, false>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_narrow) { product<HOPPER_NARROW, true, false>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_fused_wide) { product<HOPPER_WIDE, true, true>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_fused_narrow) { product<HOPPER_NARROW, true, true>(p); }

@@ -5,9 +5,15 @@
 use crate::device::Device;
 use crate::profile::Work;
 
-/// A value of the forward pass, and its place on the tape where a gradient must reach it.
+/// A value of the forward pass, and its place on the tape.
 pub struct Var<D: Device> {
     pub value: D::Tensor,
+    place: Place<D>,
+}
+
+/// Where the gradient of a value goes: what an operation keeps of an input whose value its reverse has no use for.
+pub struct Place<D: Device> {
+    /// Where a gradient must reach it.
     node: Option<usize>,
     /// GELU' at its argument, of the output of a GELU: on the way back stands the gradient of the argument
     /// in place of the output's, so that whoever computes the latter multiplies while it has it at hand.
@@ -16,24 +22,41 @@ pub struct Var<D: Device> {
 
 impl<D: Device> Clone for Var<D> {
     fn clone(&self) -> Self {
-        Var { value: self.value.clone(), node: self.node, slope: self.slope.clone() }
+        Var { value: self.value.clone(), place: self.place.clone() }
+    }
+}
+
+impl<D: Device> Clone for Place<D> {
+    fn clone(&self) -> Self {
+        Place { node: self.node, slope: self.slope.clone() }
     }
 }
 
 impl<D: Device> Var<D> {
     /// A value that needs no gradient.
     pub fn constant(value: D::Tensor) -> Self {
-        Var { value, node: None, slope: None }
+        Var { value, place: Place { node: None, slope: None } }
     }
 
     /// Whether something trainable lies behind the value.
     pub fn needs_gradient(&self) -> bool {
-        self.node.is_some()
+        self.place.needs_gradient()
     }
 
     /// The same as the output of a GELU with this slope.
     pub fn with_slope(self, slope: Option<D::Tensor>) -> Self {
-        Var { slope, ..self }
+        Var { place: Place { slope, ..self.place }, ..self }
+    }
+
+    pub fn place(&self) -> &Place<D> {
+        &self.place
+    }
+}
+
+impl<D: Device> Place<D> {
+    /// Whether something trainable lies behind the value.
+    pub fn needs_gradient(&self) -> bool {
+        self.node.is_some()
     }
 
     /// GELU' at its argument, where the value is the output of a GELU.
@@ -58,12 +81,12 @@ pub struct Gradients<'g, D: Device> {
 impl<D: Device> Gradients<'_, D> {
     /// Takes what has reached `x` so far, so that an operation can add to it in its own epilogue; nothing of the
     /// output of a GELU. Pair with [`set`](Self::set).
-    pub fn take(&mut self, x: &Var<D>) -> Option<D::Tensor> {
+    pub fn take(&mut self, x: &Place<D>) -> Option<D::Tensor> {
         if x.slope.is_some() { None } else { self.take_sloped(x) }
     }
 
     /// Sets the gradient of `x`, including what [`take`](Self::take) gave; nothing where none is needed.
-    pub fn set(&mut self, device: &D, x: &Var<D>, gradient: D::Tensor) {
+    pub fn set(&mut self, device: &D, x: &Place<D>, gradient: D::Tensor) {
         match x.slope {
             Some(_) => self.add(device, x, gradient),
             None => self.set_sloped(x, gradient),
@@ -72,20 +95,20 @@ impl<D: Device> Gradients<'_, D> {
 
     /// Takes what has reached `x` so far, times its slope where it has one. Pair with
     /// [`set_sloped`](Self::set_sloped).
-    pub fn take_sloped(&mut self, x: &Var<D>) -> Option<D::Tensor> {
+    pub fn take_sloped(&mut self, x: &Place<D>) -> Option<D::Tensor> {
         self.values[x.node?].take()
     }
 
     /// Sets the gradient of `x` times its slope where it has one, including what
     /// [`take_sloped`](Self::take_sloped) gave; nothing where none is needed.
-    pub fn set_sloped(&mut self, x: &Var<D>, gradient: D::Tensor) {
+    pub fn set_sloped(&mut self, x: &Place<D>, gradient: D::Tensor) {
         if let Some(node) = x.node {
             self.values[node] = Some(gradient);
         }
     }
 
     /// Adds `gradient` to that of `x`.
-    pub fn add(&mut self, device: &D, x: &Var<D>, gradient: D::Tensor) {
+    pub fn add(&mut self, device: &D, x: &Place<D>, gradient: D::Tensor) {
         if !x.needs_gradient() {
             return;
         }
@@ -141,14 +164,14 @@ impl<'a, D: Device + 'a> Tape<'a, D> {
             return Var::constant(value);
         }
         self.nodes.push(Box::new(node()));
-        Var { value, node: Some(self.nodes.len() - 1), slope: None }
+        Var { value, place: Place { node: Some(self.nodes.len() - 1), slope: None } }
     }
 
     /// Walks back from `seeds` (values with their gradients), adding to the parameters' gradients.
     pub fn backward(self, device: &D, seeds: Vec<(Var<D>, D::Tensor)>, parameters: &mut D::Parameters) {
         let mut gradients = Gradients { values: vec![None; self.nodes.len()], parameters };
         for (x, gradient) in seeds {
-            gradients.add(device, &x, gradient);
+            gradients.add(device, x.place(), gradient);
         }
         for (i, node) in self.nodes.into_iter().enumerate().rev() {
             if let Some(dy) = gradients.values[i].take() {

@@ -72,7 +72,7 @@ impl Layer {
         let work = Work::new(product, floats);
         let dx = || {
             let wanted = Dx::Wanted { slope: None, before: None };
-            cpu.lora_linear_backward(&base, &x, &none, &dy, wanted, &mut Vec::new())
+            cpu.lora_linear_backward(&base, Some(&x), &none, &dy, wanted, &mut Vec::new())
         };
         machine.bench(criterion, model, &format!("lora_linear dX, {}", self.name), work, dx);
 
@@ -82,7 +82,7 @@ impl Layer {
         let work = Work::new(flop, floats + 2 * RANK * of_adapters);
         let saved = cpu.lora_linear(&call, &x, self.epilogue(&dy), true);
         let gradients =
-            || cpu.lora_linear_backward(&call, &x, &saved.s, &dy, Dx::Skip, &mut parameters).is_none();
+            || cpu.lora_linear_backward(&call, Some(&x), &saved.s, &dy, Dx::Skip, &mut parameters).is_none();
         machine.bench(criterion, model, &format!("lora_linear dA and dB, {}", self.name), work, gradients);
     }
 

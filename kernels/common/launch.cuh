@@ -11,10 +11,31 @@
 #include "emulate.h"
 #else
 #include <cuda_bf16.h>
+#endif
+
+// Where the driver lets a grid start before the one before it has ended (programmatic dependent launch, sm_90): until
+// that one has ended and what it wrote is there to be read; then the next may start. Since each grid waits so, all
+// before the last have ended as well. Elsewhere nothing starts early.
+__device__ __forceinline__ void wait_for_last_grid() {
+#if !defined(LORB_EMULATE) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#ifndef LORB_EMULATE
+// A kernel that may do what needs nothing of the grid before it, and then waits itself. `blocks` of it share the
+// registers of a multiprocessor.
+#define KERNEL_AHEAD(name, Parameters, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Parameters p)
 
 // At least one block a multiprocessor: without that word, the compiler spills some kernels to keep 64 registers.
-#define KERNEL(name, Parameters, threads) \
-    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Parameters p)
+#define KERNEL(name, Parameters, threads)                      \
+    __device__ __forceinline__ void name##_body(const Parameters& p); \
+    KERNEL_AHEAD(name, Parameters, threads, 1) {               \
+        wait_for_last_grid();                                  \
+        name##_body(p);                                        \
+    }                                                          \
+    __device__ __forceinline__ void name##_body(const Parameters& p)
 #endif
 
 #include "tiles.h" // constants, written from src/device/cuda/tiles.rs

@@ -45,12 +45,26 @@ struct Place {
     uint32_t part, first, end, column, adapter;
 };
 
-template <uint32_t M, uint32_t N>
-__device__ Place place(const Gemm& p) {
-    RowTile rows = row_tile(p.row_tiles, p.rows, M);
-    Place at = {0, rows.first, rows.end, 0, rows.adapter};
+// Its part and column; the rows are to be set.
+template <uint32_t N>
+__device__ Place column_of(const Gemm& p) {
+    Place at = {};
     while (at.part + 1 < p.part_count && blockIdx.x >= p.parts[at.part + 1].first_tile) at.part++;
     at.column = (blockIdx.x - p.parts[at.part].first_tile) * N;
+    return at;
+}
+
+// Its rows, of which the batch tells.
+template <uint32_t M>
+__device__ void set_rows(const Gemm& p, Place& at) {
+    RowTile rows = row_tile(p.row_tiles, p.rows, M);
+    at.first = rows.first, at.end = rows.end, at.adapter = rows.adapter;
+}
+
+template <uint32_t M, uint32_t N>
+__device__ Place place(const Gemm& p) {
+    Place at = column_of<N>(p);
+    set_rows<M>(p, at);
     return at;
 }
 
@@ -107,17 +121,32 @@ __device__ __forceinline__ void finish(const Gemm& p, const Part& part, uint32_t
 #pragma unroll
     for (uint32_t i = 0; i < N; i++) {
         y[i] = product[i];
-        if (part.bias != nullptr && (ALIGNED || i < count)) y[i] += part.bias[column + i];
+    }
+    if (part.bias != nullptr) {
+        Pack<float, N> bias = {};
+        if constexpr (ALIGNED) {
+            bias = load_pack<N>(part.bias + column);
+        } else {
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) {
+                if (i < count) bias.at[i] = part.bias[column + i];
+            }
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) y[i] += bias.at[i];
     }
     if (p.gelu) {
-        float slope[N];
+        float cdf[N];
 #pragma unroll
-        for (uint32_t i = 0; i < N; i++) {
-            float cdf = normal_cdf(y[i]);
-            slope[i] = cdf + y[i] * normal_density(y[i]);
-            y[i] *= cdf;
+        for (uint32_t i = 0; i < N; i++) cdf[i] = normal_cdf(y[i]);
+        if (p.slope != nullptr) {
+            float slope[N];
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) slope[i] = cdf[i] + y[i] * normal_density(y[i]);
+            store(p.slope, slope);
         }
-        if (p.slope != nullptr) store(p.slope, slope);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) y[i] *= cdf[i];
     }
     if (p.factor != nullptr) {
         Pack<T, N> factor = load(p.factor, p.factor_stride);

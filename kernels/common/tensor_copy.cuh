@@ -14,6 +14,23 @@ constexpr uint32_t BOX_COLUMNS = 64, BOX_ROW_BYTES = 128;
 // Eight rows, after which the swizzle repeats: boxes start at multiples of it.
 constexpr uint32_t SWIZZLE_BYTES = 1024;
 
+// Starts to fetch the box's description, so that the first copy need not wait for it.
+__device__ __forceinline__ void prefetch_map([[maybe_unused]] const TensorMap* map) {
+#ifndef LORB_EMULATE
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+#endif
+}
+
+// Starts to fetch a box to the second-level cache.
+__device__ __forceinline__ void prefetch_box([[maybe_unused]] const TensorMap* map, [[maybe_unused]] uint32_t column,
+                                             [[maybe_unused]] uint32_t row, [[maybe_unused]] uint32_t matrix) {
+#ifndef LORB_EMULATE
+    asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(column), "r"(row),
+                 "r"(matrix)
+                 : "memory");
+#endif
+}
+
 // Starts the copy of a box: the rows and columns from these on, of one of the matrices. Outside of the matrix there
 // are zeros. The bytes of the whole box are told to the barrier as they land. The 16 bytes of columns 8 c.. of row r
 // lie at 128 r + 16 (c ^ r % 8).

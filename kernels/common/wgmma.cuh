@@ -26,9 +26,11 @@ constexpr uint64_t k_step = ROWS ? 16 * BOX_ROW_BYTES / 16 : 16 * 2 / 16;
 #define REGISTERS_32                                                                         \
     REGISTERS_8 ", %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
                 "%23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define REGISTERS_40 REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define REGISTERS_64                                                                               \
     REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_72 REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
 #define FLOATS_8(d, i)                                                                                      \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
         "+f"(d[i + 7])
@@ -36,11 +38,11 @@ constexpr uint64_t k_step = ROWS ? 16 * BOX_ROW_BYTES / 16 : 16 * 2 / 16;
 #endif
 
 // D = A B, or where `add` D += A B, for A [64, 16] and B [16, N] of bf16, both in shared memory, D [64, N] of float.
-// B is [N, 16] there, or with ROWS [16, N]. Warp w of the group has rows 16 w.. of D: with group = lane / 4 and pair = lane % 4,
+// B is [N, 16] there, or with ROWS [16, N]. d has N / 2 floats. Warp w of the group has rows 16 w.. of D: with group = lane / 4 and pair = lane % 4,
 // d[4 j ..+1] are D[group][8 j + 2 pair ..+1] of those, d[4 j + 2 ..+1] the same of row group + 8.
 template <uint32_t N, bool ROWS>
-__device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool add) {
-    static_assert(N == 16 || N == 64 || N == 128, "those in use");
+__device__ __forceinline__ void wgmma(float* d, uint64_t a, uint64_t b, bool add) {
+    static_assert(N == 16 || N == 64 || N == 80 || N == 128 || N == 144, "those in use");
 #ifdef LORB_EMULATE
     emulate::wgmma(d, N, nullptr, a, b, ROWS, add);
 #else
@@ -56,11 +58,23 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b,
                      "}, %32, %33, add, 1, 1, 0, %34;\n}"
                      : FLOATS_32(d, 0)
                      : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
-    } else {
+    } else if constexpr (N == 80) {
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %43, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {" REGISTERS_40
+                     "}, %40, %41, add, 1, 1, 0, %42;\n}"
+                     : FLOATS_32(d, 0), FLOATS_8(d, 32)
+                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+    } else if constexpr (N == 128) {
         asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %67, 0;\n"
                      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGISTERS_64
                      "}, %64, %65, add, 1, 1, 0, %66;\n}"
                      : FLOATS_32(d, 0), FLOATS_32(d, 32)
+                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+    } else {
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %75, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n144k16.f32.bf16.bf16 {" REGISTERS_72
+                     "}, %72, %73, add, 1, 1, 0, %74;\n}"
+                     : FLOATS_32(d, 0), FLOATS_32(d, 32), FLOATS_8(d, 64)
                      : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
     }
 #endif
@@ -68,7 +82,7 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b,
 
 // D += A B with A in registers, laid out as that of mma_16x8x16 with each warp's rows, and B [16, N].
 template <uint32_t N>
-__device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void wgmma(float* d, const uint32_t (&a)[4], uint64_t b) {
     static_assert(N == 64 || N == 128, "those in use");
 #ifdef LORB_EMULATE
     emulate::wgmma(d, N, a, 0, b, true, true);
@@ -90,7 +104,9 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4],
 #ifndef LORB_EMULATE
 #undef REGISTERS_8
 #undef REGISTERS_32
+#undef REGISTERS_40
 #undef REGISTERS_64
+#undef REGISTERS_72
 #undef FLOATS_8
 #undef FLOATS_32
 #endif

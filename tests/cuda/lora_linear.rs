@@ -333,7 +333,7 @@ impl<'d> Layer<'d> {
         }
         let of_x = |values: &[f32]| finish.then(|| self.upload(values, case.input));
         let dx = Dx::Wanted { slope: of_x(&self.data.slope), before: of_x(&self.data.before) };
-        let dx = self.cuda.lora_linear_backward(&self.call(), &x, &out.s, &dy, dx, gradient).unwrap();
+        let dx = self.cuda.lora_linear_backward(&self.call(), Some(&x), &out.s, &dy, dx, gradient).unwrap();
         Found {
             y: self.download(&out.y),
             slope: out.slope.map_or(Vec::new(), |s| self.download(&s)),
@@ -454,7 +454,10 @@ fn dx_may_be_skipped_and_may_be_the_first() {
         let (x, out) = layer.forward(true);
         let dy = layer.upload(&data.dy, data.case.width());
         let mut gradient = cuda.parameters(&zeros);
-        assert!(cuda.lora_linear_backward(&layer.call(), &x, &out.s, &dy, Dx::Skip, &mut gradient).is_none());
+        assert!(
+            cuda.lora_linear_backward(&layer.call(), Some(&x), &out.s, &dy, Dx::Skip, &mut gradient)
+                .is_none()
+        );
         assert_eq!(bits(&cuda.download_flat(&gradient).unwrap()), bits(&first.gradient));
     }
 }

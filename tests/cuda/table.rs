@@ -6,7 +6,7 @@ use std::path::Path;
 
 use lorb_engine::device::cuda::{kernels, tiles};
 
-/// The names that kernels/*.cu declare with KERNEL, in order.
+/// The names that kernels/*.cu declare with KERNEL and its kin, in order.
 fn declared() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let mut names = Vec::new();
@@ -14,8 +14,9 @@ fn declared() -> Vec<String> {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "cu") {
             let text = fs::read_to_string(&path).unwrap();
-            let kernels = text.lines().filter_map(|line| line.strip_prefix("KERNEL("));
-            names.extend(kernels.map(|rest| rest.split(',').next().unwrap().trim().to_string()));
+            let declares = ["KERNEL(", "KERNEL_AHEAD(", "HOPPER_KERNEL("];
+            let kernels = text.lines().filter_map(|line| declares.iter().find_map(|d| line.strip_prefix(d)));
+            names.extend(kernels.map(|rest| rest.split([',', ')']).next().unwrap().trim().to_string()));
         }
     }
     names

@@ -221,7 +221,8 @@ fn both_directions_are_those_of_the_oracle() {
                 dy = cpu.gelu_backward(&dy, slope);
             }
             let mut parameters = vec![0.0; data.inputs.len()];
-            let mut back = |dx| cpu.lora_linear_backward(&layer.call(), &x, &out.s, &dy, dx, &mut parameters);
+            let mut back =
+                |dx| cpu.lora_linear_backward(&layer.call(), Some(&x), &out.s, &dy, dx, &mut parameters);
             let dx = back(Dx::Wanted { slope: None, before: None }).unwrap().values();
             let once = parameters.clone();
             let of_x = backward.slice(0..dx.len());
@@ -239,7 +240,8 @@ fn both_directions_are_those_of_the_oracle() {
             assert!(around.copied().all(|p| p == 0.0), "{name}: a write outside the slots");
 
             // Gradients are added to what is there.
-            let mut back = |dx| cpu.lora_linear_backward(&layer.call(), &x, &out.s, &dy, dx, &mut parameters);
+            let mut back =
+                |dx| cpu.lora_linear_backward(&layer.call(), Some(&x), &out.s, &dy, dx, &mut parameters);
             assert!(back(Dx::Skip).is_none());
             assert!(parameters.iter().zip(&once).all(|(p, o)| *p == 2.0 * o), "{name}: not added");
             let mut random = Random::new(13);
@@ -270,7 +272,7 @@ fn back_finished(
     let upload = |values: &[f32]| cpu.upload(values, x.rows(), x.columns());
     let dx = Dx::Wanted { slope: slope.map(|s| upload(s)), before: Some(upload(before)) };
     let mut parameters = vec![0.0; layer.data.inputs.len()];
-    cpu.lora_linear_backward(&layer.call(), &x, s, dy, dx, &mut parameters).unwrap().values()
+    cpu.lora_linear_backward(&layer.call(), Some(&x), s, dy, dx, &mut parameters).unwrap().values()
 }
 
 #[test]
@@ -335,7 +337,7 @@ fn a_gelu_with_several_readers_has_the_sum_of_their_gradients() {
     let product = cpu.lora_linear(&layer.call(), &value.y, DeviceEpilogue::Nothing, true);
     let dx = Dx::Wanted { slope: None, before: Some(of_value) };
     let mut back = |x: &Matrix, s: &[Option<Matrix>], dy: &Matrix, dx| {
-        cpu.lora_linear_backward(&layer.call(), x, s, dy, dx, &mut expected)
+        cpu.lora_linear_backward(&layer.call(), Some(x), s, dy, dx, &mut expected)
     };
     let dx = back(&value.y, &product.s, &of_product, dx);
     let dx = cpu.scatter_rows(&of_rows, &index, 5, dx);

@@ -100,6 +100,7 @@ T lane_value(T value, uint32_t lane, const char* operation) {
     static void name##_entry(const void* p) { name##_body(*static_cast<const Parameters*>(p)); }           \
     static const emulate::Registration name##_registered{#name, sizeof(Parameters), threads, name##_entry}; \
     static void name##_body(const Parameters& p)
+#define KERNEL_AHEAD(name, Parameters, threads, blocks) KERNEL(name, Parameters, threads)
 
 #define threadIdx (emulate::thread_index())
 #define blockIdx (emulate::block_index())

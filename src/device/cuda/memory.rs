@@ -1,21 +1,26 @@
 //! Memory of the CUDA device, recycled between operations in the order of the stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::{Address, Driver};
 use crate::Result;
 
-/// Blocks that wait for their next use, by capacity. What one operation gives back, the next may take at
-/// once: the stream keeps their order. A step allocates what the last one of its size gave back.
+/// Memory that the driver gave in large pieces, cut into blocks. What one operation gives back, the next may take
+/// at once: the stream keeps their order. So a step takes the memory of the last one, whatever the sizes of both.
 pub(super) struct Pool {
     driver: Arc<dyn Driver>,
-    free: Mutex<HashMap<usize, Vec<Address>>>,
+    free: Mutex<Free>,
     /// Bytes that the driver gave.
     allocated: AtomicUsize,
     poison: bool,
 }
+
+/// Blocks start at multiples of this, which is more than any kernel asks.
+const ALIGNMENT: usize = 256;
+/// What the driver is asked for at least, and the size that these pieces double up to.
+const PIECES: (usize, usize) = (2 << 20, 32 << 20);
 
 impl Pool {
     pub fn new(driver: Arc<dyn Driver>, poison: bool) -> Pool {
@@ -26,24 +31,39 @@ impl Pool {
         self.poison
     }
 
-    /// A block of at least `bytes`, of unspecified content. Where the pool poisons, it is NaN, and no larger: an
-    /// emulator can tell what lies past it.
+    /// A block of at least `bytes`, of unspecified content. Where the pool poisons, it is NaN, no larger, and a piece
+    /// of its own: an emulator can tell what lies past it.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Block> {
-        let class = if self.poison { bytes.max(1) } else { size_class(bytes) };
-        let recycled = self.lock().get_mut(&class).and_then(Vec::pop);
+        let bytes = if self.poison { bytes.max(1) } else { bytes.max(1).next_multiple_of(ALIGNMENT) };
+        let recycled = if self.poison { self.free().take_whole(bytes) } else { self.free().take(bytes) };
         let address = match recycled {
             Some(address) => address,
-            None => {
-                self.allocated.fetch_add(class, Ordering::Relaxed);
-                self.driver.allocate(class)?
-            }
+            None => self.grow(bytes)?,
         };
-        let block = Block { address, bytes: class, pool: Some(self.clone()) };
+        let block = Block { address, bytes, pool: Some(self.clone()) };
         if self.poison {
-            // SAFETY: the block has `class` bytes.
-            unsafe { self.driver.fill(address, 0xff, class)? };
+            // SAFETY: the block has as many bytes.
+            unsafe { self.driver.fill(address, 0xff, bytes)? };
         }
         Ok(block)
+    }
+
+    /// The start of a new piece, the rest of which is free.
+    fn grow(&self, bytes: usize) -> Result<Address> {
+        let piece = if self.poison {
+            bytes
+        } else {
+            let (least, most) = PIECES;
+            bytes.next_multiple_of(least).max(self.allocated().next_multiple_of(least).min(most))
+        };
+        let address = self.driver.allocate(piece)?;
+        self.allocated.fetch_add(piece, Ordering::Relaxed);
+        let mut free = self.free();
+        free.pieces.insert(address.0, piece);
+        if piece > bytes {
+            free.give(address.0 + bytes as u64, piece - bytes);
+        }
+        Ok(address)
     }
 
     /// Bytes of the device that it holds, in use and free.
@@ -51,27 +71,75 @@ impl Pool {
         self.allocated.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<Address>>> {
-        // A panic elsewhere leaves the free lists whole: they change by one push or pop.
+    fn free(&self) -> MutexGuard<'_, Free> {
+        // A panic elsewhere leaves it whole: nothing in it panics halfway.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for (bytes, blocks) in self.lock().drain() {
-            for at in blocks {
-                // SAFETY: the pool allocated the block with this size, and nobody holds it.
-                unsafe { self.driver.free(at, bytes) };
-            }
+        for (at, bytes) in std::mem::take(&mut self.free().pieces) {
+            // SAFETY: the pool allocated the piece with this size, and nobody holds a block of it: blocks hold the
+            // pool.
+            unsafe { self.driver.free(Address(at), bytes) };
         }
     }
 }
 
-/// `bytes` rounded up to one of eight sizes per power of two.
-fn size_class(bytes: usize) -> usize {
-    let step = (bytes.max(2048).next_power_of_two() / 16).max(256);
-    bytes.next_multiple_of(step).max(256)
+/// What nobody has of the pieces.
+#[derive(Default)]
+struct Free {
+    /// All pieces, by where they start.
+    pieces: BTreeMap<u64, usize>,
+    /// By where it starts; neighbours within a piece are one.
+    by_address: BTreeMap<u64, usize>,
+    /// The same by size: the smallest that is large enough is taken, so that large ones stay whole.
+    by_size: BTreeSet<(usize, u64)>,
+}
+
+impl Free {
+    fn take(&mut self, bytes: usize) -> Option<Address> {
+        let &(size, at) = self.by_size.range((bytes, 0)..).next()?;
+        self.remove(at, size);
+        if size > bytes {
+            self.insert(at + bytes as u64, size - bytes);
+        }
+        Some(Address(at))
+    }
+
+    /// One of exactly this size.
+    fn take_whole(&mut self, bytes: usize) -> Option<Address> {
+        let &(size, at) = self.by_size.range((bytes, 0)..).next().filter(|(size, _)| *size == bytes)?;
+        self.remove(at, size);
+        Some(Address(at))
+    }
+
+    fn give(&mut self, mut at: u64, mut bytes: usize) {
+        let after = at + bytes as u64;
+        if let Some(&more) = self.by_address.get(&after).filter(|_| !self.pieces.contains_key(&after)) {
+            self.remove(after, more);
+            bytes += more;
+        }
+        let before = self.by_address.range(..at).next_back().map(|(&before, &size)| (before, size));
+        if let Some((before, size)) = before.filter(|&(before, size)| before + size as u64 == at)
+            && !self.pieces.contains_key(&at)
+        {
+            self.remove(before, size);
+            (at, bytes) = (before, bytes + size);
+        }
+        self.insert(at, bytes);
+    }
+
+    fn insert(&mut self, at: u64, bytes: usize) {
+        self.by_address.insert(at, bytes);
+        self.by_size.insert((bytes, at));
+    }
+
+    fn remove(&mut self, at: u64, bytes: usize) {
+        self.by_address.remove(&at);
+        self.by_size.remove(&(bytes, at));
+    }
 }
 
 /// A block of device memory that goes back to its pool when dropped.
@@ -99,7 +167,31 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
-            pool.lock().entry(self.bytes).or_default().push(self.address);
+            pool.free().give(self.address.0, self.bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_one_again_within_a_piece() {
+        let mut free = Free { pieces: [(1000, 300), (1300, 300)].into(), ..Free::default() };
+        for at in [1000, 1100, 1200, 1300] {
+            free.give(at, 100);
+        }
+        // Those of the second piece follow the first, and are not it.
+        assert_eq!(free.by_address, [(1000, 300), (1300, 100)].into());
+        assert_eq!(free.take(200), Some(Address(1000)));
+        assert_eq!(free.take(100), Some(Address(1200)), "the smallest that fits, from the front");
+        assert_eq!(free.take_whole(50), None);
+        assert_eq!(free.take_whole(100), Some(Address(1300)));
+        assert_eq!((free.take(1), free.by_address.len(), free.by_size.len()), (None, 0, 0));
+        free.give(1200, 100);
+        free.give(1000, 100);
+        free.give(1100, 100);
+        assert_eq!(free.by_size, [(300, 1000)].into());
     }
 }

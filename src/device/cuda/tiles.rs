@@ -82,8 +82,8 @@ shared_constants! {
     /// Products on Hopper's tensor cores: a warpgroup multiplies 64 rows, and two share each column of the
     /// weights. As many rows as a large tile, so that both cut a batch of several adapters alike.
     HOPPER_ROWS = LARGE_TILE;
-    /// One warp more than the two warpgroups: it copies.
-    HOPPER_THREADS = 2 * 128 + 32;
+    /// Two warpgroups.
+    HOPPER_THREADS = 2 * 128;
     /// Two blocks of 128 columns fit a multiprocessor, and 64 columns give more blocks where there are few rows.
     HOPPER_WIDE = 128;
     HOPPER_NARROW = 64;

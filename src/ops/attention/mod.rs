@@ -130,10 +130,10 @@ impl<D: Device> Backward<D> for Node<'_, D> {
             || device.attention_backward(self.shape, &values, &self.output, &self.log_sum_exp, &dy);
         let d = device.operation("attention, backward", work, backward);
         match (&self.inputs, d) {
-            (Inputs::Fused(x), Inputs::Fused(dx)) => gradients.add(device, x, dx),
+            (Inputs::Fused(x), Inputs::Fused(dx)) => gradients.add(device, x.place(), dx),
             (Inputs::Split(q, kv), Inputs::Split(dq, dkv)) => {
-                gradients.add(device, q, dq);
-                gradients.add(device, kv, dkv);
+                gradients.add(device, q.place(), dq);
+                gradients.add(device, kv.place(), dkv);
             }
             _ => unreachable!("the gradients have the form of the inputs"),
         }

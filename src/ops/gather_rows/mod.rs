@@ -6,7 +6,7 @@ pub mod cuda;
 
 use crate::device::{Device, Memory};
 use crate::profile::Work;
-use crate::tape::{Backward, Gradients, Tape, Var};
+use crate::tape::{Backward, Gradients, Place, Tape, Var};
 
 /// Gathering on a device.
 pub trait GatherRows: Memory {
@@ -34,11 +34,11 @@ pub fn gather_rows<'a, D: Device + 'a>(
     // Of x no more than is picked.
     let work = |y: &D::Tensor| Work::bytes(D::bytes(&x.value).min(D::bytes(y)) + D::bytes(y));
     let y = device.operation("gather rows", work, || device.gather_rows(&x.value, index));
-    tape.record(y, x.needs_gradient(), || Node { x: x.clone(), index: index.clone(), rows })
+    tape.record(y, x.needs_gradient(), || Node { x: x.place().clone(), index: index.clone(), rows })
 }
 
 struct Node<D: Device> {
-    x: Var<D>,
+    x: Place<D>,
     index: D::Index,
     rows: usize,
 }

@@ -55,6 +55,6 @@ impl<D: Device> Backward<D> for Node<'_, D> {
         let work = |dx: &D::Tensor| Work::bytes(D::bytes(x) + D::bytes(&dy) + D::bytes(dx));
         let backward = || device.layer_norm_backward(self.norm, x, &dy);
         let dx = device.operation("layer norm, backward", work, backward);
-        gradients.add(device, &self.x, dx);
+        gradients.add(device, self.x.place(), dx);
     }
 }

@@ -1,7 +1,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear, Output};
+use super::{Call, DeviceEpilogue, Dropout, Dx, KEPT, LinearWeights, LoraLinear, Output};
 use crate::bert::Weights;
 use crate::device::Dtype;
 use crate::device::cpu::gemm::{Activation, Addend, Gemm, Packed, Right, Term, gemm};
@@ -185,13 +185,13 @@ impl LoraLinear for Cpu {
     fn lora_linear_backward(
         &self,
         call: &Call<'_, Cpu>,
-        x: &Matrix,
+        x: Option<&Matrix>,
         s: &[Option<Matrix>],
         dy: &Matrix,
         dx: Dx<Matrix>,
         parameters: &mut Vec<f32>,
     ) -> Option<Matrix> {
-        let (rows, input) = (x.rows(), call.linear.input);
+        let (rows, input) = (dy.rows(), call.linear.input);
         let of_module: Vec<_> = call
             .linear
             .columns(call.modules.clone())
@@ -200,6 +200,7 @@ impl LoraLinear for Cpu {
                 let dy = dy.slice_columns(columns);
                 let lora = call.lora.and_then(|l| l.adapters[0][m].as_ref());
                 let lora = lora.zip(s.as_ref()).map(|(l, s)| {
+                    let x = x.expect(KEPT);
                     let u = self.product(&dy, l.slot.output, &l.up, l.slot.rank);
                     let masked = call.dropout.map(|d| self.dropped(d, m - call.modules.start, x));
                     self.reduce(&u, masked.as_ref().unwrap_or(x), &mut parameters[l.slot.a.clone()]);

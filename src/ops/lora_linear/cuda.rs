@@ -12,7 +12,7 @@ pub use hopper::HopperParameters;
 pub use operands::{Linear, Lora, LoraOperandsParameters};
 pub use product::GemmParameters;
 
-use super::{Call, DeviceEpilogue, Dx, LinearWeights, LoraLinear, Output};
+use super::{Call, DeviceEpilogue, Dx, KEPT, LinearWeights, LoraLinear, Output};
 use crate::device::cuda::elementwise;
 use crate::device::cuda::{Address, Cuda, Flat, Level, Precision, Segments, Tensor, tiles};
 use crate::lora::LoraSlot;
@@ -99,7 +99,7 @@ impl LoraLinear for Cuda {
     fn lora_linear_backward(
         &self,
         call: &Call<'_, Cuda>,
-        x: &Tensor,
+        x: Option<&Tensor>,
         s: &[Option<Tensor>],
         dy: &Tensor,
         dx: Dx<Tensor>,
@@ -108,19 +108,17 @@ impl LoraLinear for Cuda {
         let layer = Layer::new(self, call);
         let Layer { input, width, ranks, .. } = layer;
         assert!(layer.segments().is_none(), "rows of several adapters are for inference");
-        assert!(x.columns() == input && x.precision() == self.precision());
         assert!(dy.columns() == width && dy.precision() == self.precision());
-        let (rows, capacity) = (x.rows(), x.rows().capacity);
-        assert_eq!(dy.rows().capacity, capacity);
+        let (rows, capacity) = (dy.rows(), dy.rows().capacity);
         let (wanted, slope, before) = match &dx {
             Dx::Skip => (false, None, None),
             Dx::Wanted { slope, before } => (true, slope.as_ref(), before.as_ref()),
         };
-        for of_x in [slope, before].into_iter().flatten() {
+        for of_x in [x, slope, before].into_iter().flatten() {
             assert!(of_x.columns() == input && of_x.rows().capacity == capacity);
             assert_eq!(of_x.precision(), self.precision());
         }
-        let level = layer.level(&[Some(x), Some(dy), slope, before]);
+        let level = layer.level(&[x, Some(dy), slope, before]);
         let low = match call.dropout {
             Some(_) => Low::Masked,
             // U of one module is summed along its dy; of several, each has columns of its own.
@@ -180,7 +178,7 @@ impl LoraLinear for Cuda {
             let slot = &adapted.slot;
             reductions.push(Reduction {
                 low: m.ranks_of(u),
-                right: x.clone(),
+                right: x.expect(KEPT).clone(),
                 rank: slot.rank,
                 gradient: slot.a.start,
                 masked_for: call.dropout.map(|_| m.target),
@@ -272,7 +270,8 @@ impl<'c> Layer<'c> {
     /// row's result would.
     fn fuses(&self, level: Level) -> bool {
         let one_unit = |m: &Module<'_>| m.adapted.is_none_or(|a| a.padded == tiles::RANK_UNIT as usize);
-        level >= Level::Tensor && self.call.dropout.is_none() && self.modules.iter().all(one_unit)
+        let adapted = self.ranks > 0;
+        adapted && level >= Level::Tensor && self.call.dropout.is_none() && self.modules.iter().all(one_unit)
     }
 
     fn scales(&self) -> Address {

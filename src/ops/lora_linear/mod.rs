@@ -20,7 +20,7 @@ use crate::bert::Weights;
 use crate::device::{Device, Memory};
 use crate::lora::LoraSlot;
 use crate::profile::Work;
-use crate::tape::{Backward, Gradients, Tape, Var};
+use crate::tape::{Backward, Gradients, Place, Tape, Var};
 
 /// W [out, in] and b [out] of one module of a layer.
 #[derive(Clone)]
@@ -81,12 +81,15 @@ pub trait LoraLinear: Memory {
         save: bool,
     ) -> Output<Self::Tensor>;
 
-    /// For rows of one adapter: dA and dB into `parameters`; and dx where it is asked for. `dy` is the gradient of the product: of the
-    /// argument of a GELU.
+    /// For rows of one adapter: dA and dB into `parameters`; and dx where it is asked for. `dy` is the gradient of
+    /// the product: of the argument of a GELU. `x` is looked at for modules with an S alone.
+    ///
+    /// # Panics
+    /// Where there is an S and no x.
     fn lora_linear_backward(
         &self,
         call: &Call<'_, Self>,
-        x: &Self::Tensor,
+        x: Option<&Self::Tensor>,
         s: &[Option<Self::Tensor>],
         dy: &Self::Tensor,
         dx: Dx<Self::Tensor>,
@@ -111,6 +114,8 @@ pub trait LoraLinear: Memory {
     /// dy * slope, where no product's epilogue does it.
     fn gelu_backward(&self, dy: &Self::Tensor, slope: &Self::Tensor) -> Self::Tensor;
 }
+
+const KEPT: &str = "x is kept where an S is";
 
 /// Which product: the layer, its adapters, the modules that take part, and the dropout of this step.
 pub struct Call<'a, D: LoraLinear> {
@@ -170,13 +175,22 @@ pub fn lora_linear<'a, D: Device + 'a>(
     };
     let forward = || device.lora_linear(&call, &x.value, for_device, tape.is_recording() && needed);
     let Output { y, s, slope } = device.operation(name, work, forward);
-    tape.record(y, needed, || Node { call, x: x.clone(), residual, s }).with_slope(slope)
+    let record = || Node {
+        kept: s.iter().any(Option::is_some).then(|| x.value.clone()),
+        x: x.place().clone(),
+        residual: residual.map(|r| r.place().clone()),
+        call,
+        s,
+    };
+    tape.record(y, needed, record).with_slope(slope)
 }
 
 struct Node<'a, D: Device> {
     call: Call<'a, D>,
-    x: Var<D>,
-    residual: Option<Var<D>>,
+    x: Place<D>,
+    /// The value of x, where the gradients of an adapter need it.
+    kept: Option<D::Tensor>,
+    residual: Option<Place<D>>,
     s: Vec<Option<D::Tensor>>,
 }
 
@@ -187,11 +201,11 @@ impl<D: Device> Backward<D> for Node<'_, D> {
         } else {
             Dx::Skip
         };
-        let (call, x, s) = (&self.call, &self.x.value, &self.s);
+        let (call, x, s) = (&self.call, self.kept.as_ref(), &self.s);
         let wanted = matches!(dx, Dx::Wanted { .. });
         let work = |dx: &Option<D::Tensor>| {
-            let moved = D::bytes(&dy) + D::bytes(x) + dx.as_ref().map_or(0.0, D::bytes);
-            D::lora_linear_backward_work(call, s, x, wanted) + Work::bytes(moved)
+            let moved = [Some(&dy), x, dx.as_ref()].into_iter().flatten().map(D::bytes).sum();
+            D::lora_linear_backward_work(call, s, &dy, wanted) + Work::bytes(moved)
         };
         let parameters = &mut *gradients.parameters;
         let backward = || device.lora_linear_backward(call, x, s, &dy, dx, parameters);

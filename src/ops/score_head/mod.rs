@@ -115,7 +115,7 @@ impl<D: Device> Backward<D> for Pooler<'_, D> {
         let backward = || device.pooler_backward(weights, x, z, &dz, wanted, parameters);
         let dx = device.operation("pooler, backward", work, backward);
         if let Some(dx) = dx {
-            gradients.add(device, &self.x, dx);
+            gradients.add(device, self.x.place(), dx);
         }
     }
 }
@@ -145,6 +145,6 @@ impl<D: Device> Backward<D> for Classifier<'_, D> {
         let work = |dz: &D::Tensor| Work::bytes(D::bytes(z) + D::bytes(dz));
         let backward = || device.classifier_backward(self.weights, z, &dg, parameters);
         let dz = device.operation("classifier, backward", work, backward);
-        gradients.add(device, &self.z, dz);
+        gradients.add(device, self.z.place(), dz);
     }
 }

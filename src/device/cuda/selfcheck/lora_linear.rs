@@ -122,7 +122,7 @@ impl Case for Layer {
             before: Some(device.upload(&self.before, rows, input)),
         };
         let mut gradient = device.parameters(&vec![0.0; self.parameters.len()]);
-        let dx = device.lora_linear_backward(&call, &x, &out.s, &dy, dx, &mut gradient);
+        let dx = device.lora_linear_backward(&call, Some(&x), &out.s, &dy, dx, &mut gradient);
         let dx = dx.expect("it was asked for");
         // U is kept.
         outputs.push(Output::new("dx", device.download(&dx)?, Bound::sum(width).after(1)));
