@@ -35,6 +35,7 @@ mod first_use;
 mod gather_rows;
 mod layer_norm;
 mod lora_linear;
+mod memory;
 mod mwer;
 mod network;
 mod score_head;

@@ -1,0 +1,133 @@
+//! What training takes of a device's memory, on a driver that computes nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lorb_engine::bert::Encoder;
+use lorb_engine::device::cuda::{
+    Address, Boxes, Cuda, Driver, Fetch, Graph, Launch, Precision, Properties, TensorMap,
+};
+use lorb_engine::lora::{Adapter, LoraConfig};
+use lorb_engine::model::BaseModel;
+use lorb_engine::train::TrainOptions;
+use lorb_engine::train::learner::{CudaLearner, Learner};
+use lorb_engine::train::step::StepBatch;
+use lorb_engine::{Error, Result};
+
+use crate::support::{TinyBert, tiny_bert, vocabulary};
+
+/// An H100 that does nothing it is asked for: what is read is 0.
+struct Idle {
+    properties: Properties,
+    next: AtomicU64,
+}
+
+impl Driver for Idle {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        Ok(Address(self.next.fetch_add(bytes.next_multiple_of(2 << 20) as u64, Ordering::Relaxed)))
+    }
+
+    unsafe fn free(&self, _: Address, _: usize) {}
+
+    unsafe fn write(&self, _: Address, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn read(&self, _: Address, data: &mut [u8]) -> Result<()> {
+        data.fill(0);
+        Ok(())
+    }
+
+    unsafe fn fetch(&self, _: Address, _: usize) -> Result<Box<dyn Fetch>> {
+        Err(Error::Device("nothing to fetch".into()))
+    }
+
+    unsafe fn copy(&self, _: Address, _: Address, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn fill(&self, _: Address, _: u8, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn tensor_map(&self, _: &Boxes) -> Result<TensorMap> {
+        Ok(TensorMap([0; 16]))
+    }
+
+    unsafe fn launch(&self, _: Launch<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        Err(Error::Device("nothing to capture".into()))
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        Err(Error::Device("nothing was captured".into()))
+    }
+}
+
+/// Four lists of eight hypotheses of `tokens` tokens each, no two of which are the same.
+fn batch(tokens: usize) -> StepBatch {
+    let (mut batch, words) = (StepBatch::default(), vocabulary().len());
+    for utterance in 0..4 {
+        batch.utterances.push(8 * utterance..8 * utterance + 8);
+        for hypothesis in 0..8 {
+            let token = |i| (5 + (utterance * 8 + hypothesis + i) % (words - 5)) as u32;
+            batch.sequences.push((0..tokens).map(token).collect());
+            batch.offsets.push(-1.0);
+            batch.errors.push(hypothesis as u32);
+        }
+    }
+    batch
+}
+
+#[test]
+fn a_step_keeps_what_its_gradients_need_and_steps_share_it() {
+    let shape = TinyBert {
+        hidden: 256,
+        heads: 4,
+        intermediate: 1024,
+        layers: 6,
+        max_positions: 64,
+        ..TinyBert::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    tiny_bert(dir.path(), 47, &shape);
+    let model = BaseModel::open(dir.path()).unwrap();
+    let properties = Properties {
+        name: "idle".into(),
+        compute_capability: (9, 0),
+        multiprocessors: 132,
+        shared_bytes: 227 << 10,
+        memory_bytes: 1 << 40,
+    };
+    let driver = Arc::new(Idle { properties, next: AtomicU64::new(1 << 30) });
+    let cuda = Cuda::new(driver, Precision::Bf16);
+    let encoder = Encoder::load(&cuda, &model.config, &model.checkpoint, true).unwrap();
+    let lora = LoraConfig { rank: 8, targets: "query,value".parse().unwrap(), ..LoraConfig::default() };
+    let options = TrainOptions { lora: lora.clone(), ..TrainOptions::default() };
+    let adapter = Adapter::initialise(&model.config, &model.checkpoint, lora, None, 1).unwrap();
+    let weights = cuda.allocated();
+    let mut learner = CudaLearner::new(&cuda, &encoder, &options, adapter);
+    let mut taken = |tokens: usize| {
+        learner.step(&batch(tokens), 0, 1.0).unwrap();
+        learner.losses(true).unwrap();
+        cuda.allocated() - weights
+    };
+    let largest = taken(40);
+    // Of a layer: x, Q, K, V, the context, both arguments of LayerNorm, and GELU'; the last has the [CLS] rows alone.
+    // And what one layer works with, which is not kept.
+    let (tokens, h, wide) = (32 * 40, shape.hidden, shape.intermediate);
+    let kept = 2 * tokens * (7 * h + wide) * (shape.layers - 1);
+    let working = 2 * tokens * (12 * h + 2 * wide);
+    println!("{largest} bytes; {kept} kept, {working} worked with");
+    assert!(largest < kept + working + (8 << 20), "{largest} bytes; {kept} kept, {working} worked with");
+    for tokens in [24, 39, 17, 40, 31] {
+        assert_eq!(taken(tokens), largest, "{tokens} tokens a hypothesis");
+    }
+}
