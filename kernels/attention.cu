@@ -106,7 +106,7 @@ __device__ void forward(const Attention& p) {
             // Softmax online: sums are relative to the largest score so far. `total` is the lane's part.
 #pragma unroll
             for (uint32_t r = 0; r < ROWS; r++) {
-                float score = lane < n ? weight.of[r] * p.scale : -INFINITY;
+                float score = lane < n ? __fmul_rn(weight.of[r], p.scale) : -INFINITY;
                 float largest = fmaxf(top.of[r], warp_max(score));
                 float factor = expf(top.of[r] - largest);
                 top.of[r] = largest;
@@ -191,7 +191,7 @@ __device__ void backward_queries(const Attention& p) {
             PerRow weight = products(q + warp * size, k, size), dp = products(dy + warp * size, v, size);
 #pragma unroll
             for (uint32_t r = 0; r < ROWS; r++) {
-                float probability = expf(weight.of[r] * p.scale - log_sum_exp.of[r]);
+                float probability = probability_of(weight.of[r], p.scale, log_sum_exp.of[r]);
                 weight.of[r] = probability * (dp.of[r] - along.of[r]);
             }
             accumulate(sum, weight, exchange, k, n, size);
@@ -233,7 +233,7 @@ __device__ void backward_keys(const Attention& p) {
             PerRow weight = products(k + warp * size, q, size), ds = products(v + warp * size, dy, size);
 #pragma unroll
             for (uint32_t r = 0; r < ROWS; r++) {
-                weight.of[r] = expf(weight.of[r] * p.scale - log_sum_exp);
+                weight.of[r] = probability_of(weight.of[r], p.scale, log_sum_exp);
                 ds.of[r] = weight.of[r] * (ds.of[r] - along);
             }
             accumulate(dv, weight, exchange, dy, n, size);

@@ -27,6 +27,12 @@ struct Attention {
     uint32_t packs;     // whether the heads of all operands start at 16 bytes, and end there
 };
 
+// The probability of a score whose log-sum-exp was computed before. The scaled score is rounded as it was then: fused
+// with the subtraction it would not be, and of scores of some hundreds that would show.
+__device__ __forceinline__ float probability_of(float product, float scale, float log_sum_exp) {
+    return expf(__fmul_rn(product, scale) - log_sum_exp);
+}
+
 // Rows of a sequence.
 struct Span {
     uint32_t first, count;

@@ -39,7 +39,7 @@ __device__ void forward(const Attention& p) {
         const T* k = head_row<T>(p.k, keys.first + first, p.kv_stride, column);
         const T* v = head_row<T>(p.v, keys.first + first, p.kv_stride, column);
         float score = -INFINITY;
-        if (lane < n) score = dot(q, k + static_cast<size_t>(lane) * p.kv_stride, p) * p.scale;
+        if (lane < n) score = __fmul_rn(dot(q, k + static_cast<size_t>(lane) * p.kv_stride, p), p.scale);
         // Softmax online: sums are relative to the largest score so far. `total` is the lane's part.
         float largest = fmaxf(top, warp_max(score)), factor = expf(top - largest);
         float weight = expf(score - largest);
@@ -86,7 +86,7 @@ __device__ void backward(const Attention& p) {
         if (lane < n) {
             const T* k = head_row<T>(p.k, key + lane, p.kv_stride, column);
             const T* v = head_row<T>(p.v, key + lane, p.kv_stride, column);
-            probability = expf(dot(q, k, p) * p.scale - log_sum_exp);
+            probability = probability_of(dot(q, k, p), p.scale, log_sum_exp);
             ds = probability * (dot(dy, v, p) - along) * p.scale;
         }
 #pragma unroll 2

@@ -126,6 +126,9 @@ T __shfl_xor_sync(uint32_t mask, T value, int distance) {
     return emulate::lane_value(value, threadIdx.x % 32 ^ distance, "__shfl_xor_sync");
 }
 
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __fmul_rn(float a, float b) { return a * b; } // compiled without contraction
 inline float __uint_as_float(uint32_t bits) {
     float x;
     std::memcpy(&x, &bits, sizeof x);

@@ -168,11 +168,14 @@ impl HopperTile {
         }
     }
 
-    /// The wide tile where that gives every multiprocessor a block: 64 columns alone leave the tensor cores
-    /// waiting for shared memory.
+    /// The one with which the busiest multiprocessor reads the fewest rows and columns; of two alike the wide
+    /// one, since 64 columns alone leave the tensor cores waiting for shared memory.
     pub fn choose(rows: usize, columns: usize, multiprocessors: u32) -> HopperTile {
-        let blocks = rows.div_ceil(HOPPER_ROWS as usize) * columns.div_ceil(HOPPER_WIDE as usize);
-        if blocks >= multiprocessors as usize { HopperTile::Wide } else { HopperTile::Narrow }
+        let read = |tile: &HopperTile| {
+            let blocks = rows.div_ceil(HOPPER_ROWS as usize) * columns.div_ceil(tile.columns() as usize);
+            blocks.div_ceil(multiprocessors as usize) * (HOPPER_ROWS + tile.columns()) as usize
+        };
+        [HopperTile::Wide, HopperTile::Narrow].into_iter().min_by_key(read).expect("there are two")
     }
 
     /// Bytes of one step's operands; the fused forms have 16 ranks more. Multiples of 1024, after which the
@@ -239,6 +242,7 @@ mod tests {
     fn hopper_tiles_fill_the_device() {
         assert_eq!(HopperTile::choose(8000, 768, 132), HopperTile::Wide);
         assert_eq!(HopperTile::choose(1000, 2304, 132), HopperTile::Wide);
+        assert_eq!(HopperTile::choose(750, 2304, 132), HopperTile::Wide, "108 wide ones, or 216");
         assert_eq!(HopperTile::choose(1000, 768, 132), HopperTile::Narrow);
         assert_eq!(HopperTile::choose(30, 3072, 132), HopperTile::Narrow);
     }

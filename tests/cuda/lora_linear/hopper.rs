@@ -19,7 +19,7 @@ const SHAPES: [(Shape, Then, f32); 7] = [
     ((1, 1, 64, &[(64, Some(8))]), Then::Gelu, 0.0),
     ((131, 137, 72, &[(136, Some(8))]), Then::Residual, 0.0),
     ((131, 131, 136, &[(392, Some(16))]), Then::Gelu, 0.0),
-    ((67, 67, 200, &[(72, Some(8)), (136, None), (64, Some(16))]), Then::Nothing, 0.0),
+    ((67, 67, 200, &[(72, Some(8)), (64, None), (40, Some(16))]), Then::Nothing, 0.0),
     ((67, 70, 72, &[(136, Some(72))]), Then::Residual, 0.0),
     ((131, 131, 136, &[(264, Some(40)), (264, Some(8))]), Then::Gelu, 0.0),
     ((35, 37, 104, &[(40, Some(8))]), Then::Gelu, 0.25),
