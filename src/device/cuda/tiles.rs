@@ -172,10 +172,14 @@ impl HopperTile {
     /// one, since 64 columns alone leave the tensor cores waiting for shared memory.
     pub fn choose(rows: usize, columns: usize, multiprocessors: u32) -> HopperTile {
         let read = |tile: &HopperTile| {
-            let blocks = rows.div_ceil(HOPPER_ROWS as usize) * columns.div_ceil(tile.columns() as usize);
-            blocks.div_ceil(multiprocessors as usize) * (HOPPER_ROWS + tile.columns()) as usize
+            let rounds = tile.blocks(rows, columns).div_ceil(multiprocessors as usize);
+            rounds * (HOPPER_ROWS + tile.columns()) as usize
         };
         [HopperTile::Wide, HopperTile::Narrow].into_iter().min_by_key(read).expect("there are two")
+    }
+
+    pub fn blocks(self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(HOPPER_ROWS as usize) * columns.div_ceil(self.columns() as usize)
     }
 
     /// Bytes of one step's operands; the fused forms have 16 ranks more. Multiples of 1024, after which the
@@ -184,14 +188,16 @@ impl HopperTile {
         (HOPPER_ROWS + self.columns() + if fused { RANK_UNIT } else { 0 }) * HOPPER_K * 2
     }
 
-    /// How many steps are copied ahead or in use: three at least and six at most, and no more than let two
-    /// blocks share a multiprocessor, where one's epilogue hides behind the other's products. None where
-    /// `shared_bytes`, the most that a block may take, has no room for three.
-    pub fn stages(self, fused: bool, shared_bytes: u32) -> Option<u32> {
+    /// How many steps are copied ahead or in use: three at least and six at most. Where `blocks`, those of the grid,
+    /// are more than there are multiprocessors, no more than let two share one, where one's epilogue hides behind
+    /// the other's products; else two thirds of what there is may be taken, so that there is room for the first
+    /// blocks of the next grid. None where `shared_bytes`, the most that a block may take, has no room for three.
+    pub fn stages(self, fused: bool, shared_bytes: u32, blocks: usize, multiprocessors: u32) -> Option<u32> {
         // A multiprocessor has what a block may take and the 1 KiB of it that the system takes for each.
         let of_two = (shared_bytes + 1024) / 2 - 1024;
+        let share = if blocks > multiprocessors as usize { of_two } else { shared_bytes / 3 * 2 };
         let fits = |shared: u32| (3..=6).rev().find(|&stages| self.shared_bytes(fused, stages) <= shared);
-        fits(of_two).or_else(|| fits(shared_bytes))
+        fits(share).or_else(|| fits(shared_bytes))
     }
 
     /// Shared memory of a block: the stages, or the sums of the tile in its epilogue, with eight columns more;
@@ -249,17 +255,22 @@ mod tests {
 
     #[test]
     fn hopper_stages_fit_the_shared_memory() {
-        // H100; less, as if something else took it; the least, of one block; and too little.
-        for (shared_kib, wide, narrow) in
-            [(227, Some(3), Some(4)), (160, Some(4), Some(3)), (103, Some(3), Some(3)), (77, None, None)]
-        {
+        // H100; less, as if something else took it; the least, of one block; and too little. Of many blocks, and of
+        // few.
+        for (shared_kib, wide, narrow) in [
+            (227, [Some(3), Some(4)], [Some(4), Some(5)]),
+            (160, [Some(4), Some(3)], [Some(3), Some(4)]),
+            (103, [Some(3), Some(3)], [Some(3), Some(3)]),
+            (77, [None, None], [None, None]),
+        ] {
             let shared = shared_kib << 10;
-            assert_eq!(HopperTile::Wide.stages(true, shared), wide, "{shared_kib} KiB");
-            assert_eq!(HopperTile::Narrow.stages(true, shared), narrow, "{shared_kib} KiB");
+            let stages = |tile: HopperTile| [200, 100].map(|blocks| tile.stages(true, shared, blocks, 132));
+            assert_eq!(stages(HopperTile::Wide), wide, "{shared_kib} KiB");
+            assert_eq!(stages(HopperTile::Narrow), narrow, "{shared_kib} KiB");
             for tile in [HopperTile::Wide, HopperTile::Narrow] {
-                for fused in [false, true] {
-                    let Some(stages) = tile.stages(fused, shared) else { continue };
-                    let resident = if shared_kib == 227 { 2 } else { 1 };
+                for (fused, blocks) in [(false, 200), (true, 200), (false, 100), (true, 100)] {
+                    let Some(stages) = tile.stages(fused, shared, blocks, 132) else { continue };
+                    let resident = if shared_kib == 227 && blocks == 200 { 2 } else { 1 };
                     assert!(resident * (tile.shared_bytes(fused, stages) + 1024) <= shared + 1024);
                     assert!(tile.stage_bytes(fused).is_multiple_of(1024));
                 }

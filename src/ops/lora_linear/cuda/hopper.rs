@@ -6,7 +6,7 @@ use super::operands::MODULES;
 use super::product::{GemmParameters, Low, PartParameters, Weights};
 use crate::device::cuda::kernels::*;
 use crate::device::cuda::tiles::{self, HopperTile};
-use crate::device::cuda::{Address, Boxes, Cuda, TensorMap};
+use crate::device::cuda::{Address, Boxes, Cuda, Properties, TensorMap};
 
 /// `HopperPart` of kernels/lora_linear_sm90a.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -32,7 +32,7 @@ pub struct HopperParameters {
 /// This must not depend on the number of rows, or a row's result would: so it asks for the larger tile's room
 /// even where the smaller one would do.
 pub fn fits(low: Low, shared_bytes: u32) -> bool {
-    low != Low::Masked && HopperTile::Wide.stages(low == Low::Fused, shared_bytes).is_some()
+    low != Low::Masked && HopperTile::Wide.stages(low == Low::Fused, shared_bytes, 1, 1).is_some()
 }
 
 /// A kernel with its tile.
@@ -40,14 +40,18 @@ pub struct HopperForm {
     kernel: Kernel<HopperParameters>,
     pub tile: HopperTile,
     pub fused: bool,
+    pub stages: u32,
     weights: Weights,
 }
 
 impl HopperForm {
     /// For a product of `rows` rows and `columns` columns in all, which [`fits`].
     pub fn choose(cuda: &Cuda, weights: Weights, low: Low, rows: usize, columns: usize) -> HopperForm {
-        let tile = HopperTile::choose(rows, columns, cuda.properties().multiprocessors);
+        let Properties { multiprocessors, shared_bytes, .. } = *cuda.properties();
+        let tile = HopperTile::choose(rows, columns, multiprocessors);
         let fused = low == Low::Fused;
+        let blocks = tile.blocks(rows, columns);
+        let stages = tile.stages(fused, shared_bytes, blocks, multiprocessors).expect("it fits");
         let kernel = match (weights, fused, tile) {
             (Weights::Columns, false, HopperTile::Wide) => LINEAR_WGMMA_WIDE,
             (Weights::Columns, false, HopperTile::Narrow) => LINEAR_WGMMA_NARROW,
@@ -58,7 +62,7 @@ impl HopperForm {
             (Weights::Rows, true, HopperTile::Wide) => LINEAR_DX_WGMMA_FUSED_WIDE,
             (Weights::Rows, true, HopperTile::Narrow) => LINEAR_DX_WGMMA_FUSED_NARROW,
         };
-        HopperForm { kernel, tile, fused, weights }
+        HopperForm { kernel, tile, fused, stages, weights }
     }
 
     /// Launches the product; each part's low-rank operands are those of `adapters`, one after the other.

@@ -161,7 +161,7 @@ impl Form {
     /// The best form on tensor cores.
     fn tensor(cuda: &Cuda, level: Level, weights: Weights, low: Low, rows: usize, columns: usize) -> Form {
         if level == Level::Hopper && hopper::fits(low, cuda.properties().shared_bytes) {
-            return Form::hopper(cuda, HopperForm::choose(cuda, weights, low, rows, columns));
+            return Form::hopper(HopperForm::choose(cuda, weights, low, rows, columns));
         }
         let tile = MmaTile::choose(rows, columns, cuda.properties().multiprocessors);
         let fused = low == Low::Fused;
@@ -194,9 +194,8 @@ impl Form {
         Form { kernel: Code::Plain(kernel), rows: tile.size(), columns: tile.size(), stages, shared_bytes }
     }
 
-    fn hopper(cuda: &Cuda, form: HopperForm) -> Form {
-        let (tile, fused) = (form.tile, form.fused);
-        let stages = tile.stages(fused, cuda.properties().shared_bytes).expect("it fits");
+    fn hopper(form: HopperForm) -> Form {
+        let (tile, fused, stages) = (form.tile, form.fused, form.stages);
         Form {
             kernel: Code::Hopper(form),
             rows: tiles::HOPPER_ROWS as usize,
