@@ -2,31 +2,15 @@
 // reading x or dy. Rows of both operands go straight from memory to the registers of the mma: the order of the
 // inner dimension is free as long as both have the same, so a lane reads 16 bytes of each row at once.
 
+#include "common/eight.cuh"
 #include "common/linear.cuh"
-#include "common/mma.cuh"
 
 constexpr uint32_t WARPS = DOWN_THREADS / WARP, TILE = DOWN_TILE, STEP = 32;
 static_assert(TILE == RANK_UNIT && TILE * TILE == 2 * DOWN_THREADS, "as fragments and threads have it");
 
-using Eight = Pack<uint32_t, 4>; // bf16
-
 __device__ __forceinline__ Eight read(const void* from, size_t offset, bool inside) {
     if (!inside) return {};
     return *reinterpret_cast<const Eight*>(static_cast<const bf16*>(from) + offset);
-}
-
-__device__ __forceinline__ void mask(Eight& x, const Dropout& dropout, uint32_t target, uint32_t row,
-                                     uint32_t column) {
-#pragma unroll
-    for (uint32_t quad = 0; quad < 2; quad++) {
-        Factors f = dropout_factors(dropout, target, row, column / 4 + quad);
-#pragma unroll
-        for (uint32_t i = 0; i < 2; i++) {
-            uint32_t& pair = x.at[2 * quad + i];
-            bf16 low = {static_cast<uint16_t>(pair)}, high = {static_cast<uint16_t>(pair >> 16)};
-            pair = pack_bf16(to_float(low) * f.at[2 * i], to_float(high) * f.at[2 * i + 1]);
-        }
-    }
 }
 
 // A block computes 16 rows and 16 ranks; its warps take turns along the inner dimension.

@@ -89,11 +89,15 @@ shared_constants! {
     HOPPER_NARROW = 64;
     /// The step of the inner dimension: the 128 bytes that a copied row has in shared memory.
     HOPPER_K = 64;
-    /// dA and dB: four columns and 16 ranks a thread.
-    REDUCE_THREADS = 64;
-    REDUCE_COLUMNS = 256;
-    /// Rows whose ranks wait in shared memory.
+    /// dA and dB: four warps share the rows of a block. There are few columns, so blocks have few of them: the
+    /// 128 bytes of bf16 that memory gives at once.
+    REDUCE_THREADS = 128;
+    REDUCE_COLUMNS = 64;
+    /// Rows that a warp loads at once: two mma deep. Enough are on their way then to hide how long they take.
     REDUCE_STAGED = 32;
+    /// Floats from rank to rank of a warp's sums in shared memory: 4 more than columns, so that the lanes of a
+    /// fragment meet distinct banks.
+    REDUCE_PITCH = REDUCE_COLUMNS + 4;
 }
 
 /// The content of `tiles.h`.
@@ -207,10 +211,10 @@ impl HopperTile {
     }
 }
 
-/// Rows that a block reduces for dA and dB: at least 64, and at most 32 chunks, so that their sums are fewer
-/// than what is read.
+/// Rows that a block reduces for dA and dB: whole steps of all of its warps, and at most 32 chunks, so that
+/// their sums are fewer than what is read.
 pub fn reduce_rows(capacity: usize) -> usize {
-    capacity.div_ceil(32).next_multiple_of(32).max(64)
+    capacity.div_ceil(32).next_multiple_of((REDUCE_THREADS / 32 * REDUCE_STAGED) as usize)
 }
 
 #[cfg(test)]
@@ -280,9 +284,9 @@ mod tests {
 
     #[test]
     fn rows_are_reduced_in_few_chunks() {
-        assert_eq!((reduce_rows(1), reduce_rows(2048), reduce_rows(2049)), (64, 64, 96));
+        assert_eq!((reduce_rows(1), reduce_rows(4096), reduce_rows(4097)), (128, 128, 256));
         assert!(
-            (1..10_000usize).all(|n| n.div_ceil(reduce_rows(n)) <= 32 && reduce_rows(n).is_multiple_of(32))
+            (1..10_000usize).all(|n| n.div_ceil(reduce_rows(n)) <= 32 && reduce_rows(n).is_multiple_of(128))
         );
     }
 }

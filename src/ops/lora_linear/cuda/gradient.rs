@@ -27,7 +27,7 @@ struct ReductionParameters {
     first_tile: u32,
     target: u32,
     masked: u32,
-    unused: u32,
+    wide: u32,
 }
 
 /// `LoraGradient` of kernels/lora_gradient.cu.
@@ -82,6 +82,7 @@ pub(super) fn reduce(
     for (to, r) in p.reductions.iter_mut().zip(reductions) {
         let (n, rank) = (r.right.columns() as u32, r.rank as u32);
         assert!(r.low.columns() >= r.rank.next_multiple_of(tiles::RANK_UNIT as usize));
+        assert!(r.low.is_wide(), "whole units of ranks side by side");
         assert!(r.low.rows().capacity == rows.capacity && r.right.rows().capacity == rows.capacity);
         assert!(r.low.precision() == cuda.precision() && r.right.precision() == cuda.precision());
         assert!(r.gradient + r.rank * r.right.columns() <= gradients.len());
@@ -97,7 +98,7 @@ pub(super) fn reduce(
             first_tile: columns,
             target: r.masked_for.unwrap_or(0) as u32,
             masked: u32::from(r.masked_for.is_some()),
-            unused: 0,
+            wide: r.right.is_wide().into(),
         };
         columns += n.div_ceil(tiles::REDUCE_COLUMNS);
         ranks = ranks.max(rank.div_ceil(tiles::RANK_UNIT));
@@ -112,9 +113,10 @@ pub(super) fn reduce(
         (Precision::F32, Some(_)) => LORA_GRADIENT_MASKED_F32,
         (Precision::Bf16, Some(_)) => LORA_GRADIENT_MASKED_BF16,
     };
-    let shared_bytes = tiles::REDUCE_STAGED * tiles::RANK_UNIT * 4;
-    // SAFETY: as just asserted, each pair has the same rows, `low` with whole units of ranks, in the device's
-    // precision; the partial sums are new memory with `total` floats a chunk.
+    let shared_bytes = tiles::REDUCE_THREADS / 32 * tiles::RANK_UNIT * tiles::REDUCE_PITCH * 4;
+    // SAFETY: as just asserted, each pair has the same rows, `low` with whole units of ranks aligned to 16
+    // bytes, in the device's precision, and `right` is aligned so where it is wide; the partial sums are new
+    // memory with `total` floats a chunk.
     unsafe { cuda.launch(kernel, [columns, p.chunks, ranks], shared_bytes, &p) };
     let grid = [largest.div_ceil(tiles::ELEMENTWISE_THREADS), p.count, 1];
     // SAFETY: every partial sum was just written; each gradient is within the vector, as asserted, and of one
