@@ -114,6 +114,10 @@ fn the_classifier_is_that_of_the_oracle() {
             let z = cuda.upload_f32(&z, rows, width);
             let g = cuda.download(&cuda.classifier(&classifier, None, &z)).unwrap();
             forward.check(format!("classifier {name}"), &g, ULP * forward.largest());
+            // Aligned, where the width lets it be read by 16 bytes.
+            let aligned = cuda.classifier_weights(&[(&cuda.parameters(&weight), 0.3)], 0..width);
+            let g = cuda.download(&cuda.classifier(&aligned, None, &z)).unwrap();
+            forward.check(format!("aligned classifier {name}"), &g, ULP * forward.largest());
 
             let dg = cuda.upload_f32(&dg, rows, 1);
             let mut gradient = cuda.parameters(&vec![0.0; parameters.len()]);
