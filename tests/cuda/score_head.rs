@@ -11,8 +11,8 @@ use crate::score_head_case::{Case, Classifier};
 /// The error of tanhf, as the CUDA C++ Programming Guide has it: two units in the last place.
 const TANH: f64 = ULP;
 
-/// One row, one column, tiles in full and in part.
-const CASES: [(usize, usize); 7] = [(1, 1), (2, 7), (3, 64), (37, 24), (5, 97), (32, 32), (67, 33)];
+/// One row, one column, tiles in full and in part, and more along the inner dimension than a block takes at once.
+const CASES: [(usize, usize); 8] = [(1, 1), (2, 7), (3, 64), (37, 24), (5, 97), (32, 32), (67, 33), (3, 165)];
 
 fn cases() -> impl Iterator<Item = Case> {
     CASES.into_iter().map(|(rows, width)| Case { rows, width })
@@ -114,6 +114,10 @@ fn the_classifier_is_that_of_the_oracle() {
             let z = cuda.upload_f32(&z, rows, width);
             let g = cuda.download(&cuda.classifier(&classifier, None, &z)).unwrap();
             forward.check(format!("classifier {name}"), &g, ULP * forward.largest());
+            // Aligned, where the width lets it be read by 16 bytes.
+            let aligned = cuda.classifier_weights(&[(&cuda.parameters(&weight), 0.3)], 0..width);
+            let g = cuda.download(&cuda.classifier(&aligned, None, &z)).unwrap();
+            forward.check(format!("aligned classifier {name}"), &g, ULP * forward.largest());
 
             let dg = cuda.upload_f32(&dg, rows, 1);
             let mut gradient = cuda.parameters(&vec![0.0; parameters.len()]);

@@ -88,8 +88,8 @@ kernels! {
     POOLER_BF16 = "pooler_bf16", PoolerParameters, tiles::GEMM_THREADS;
     POOLER_BACKWARD_F32 = "pooler_backward_f32", PoolerParameters, tiles::GEMM_THREADS;
     POOLER_BACKWARD_BF16 = "pooler_backward_bf16", PoolerParameters, tiles::GEMM_THREADS;
-    POOLER_GRADIENT_F32 = "pooler_gradient_f32", PoolerParameters, tiles::GEMM_THREADS;
-    POOLER_GRADIENT_BF16 = "pooler_gradient_bf16", PoolerParameters, tiles::GEMM_THREADS;
+    POOLER_GRADIENT_F32 = "pooler_gradient_f32", PoolerParameters, tiles::GEMM_GROUP_THREADS;
+    POOLER_GRADIENT_BF16 = "pooler_gradient_bf16", PoolerParameters, tiles::GEMM_GROUP_THREADS;
     CLASSIFIER = "classifier", ClassifierParameters, tiles::CLASSIFIER_ROWS * 32;
     CLASSIFIER_BACKWARD = "classifier_backward", ClassifierParameters, tiles::COLUMN_SUM_THREADS;
     MWER = "mwer", MwerParameters, tiles::MWER_THREADS;

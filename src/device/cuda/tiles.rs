@@ -22,15 +22,20 @@ shared_constants! {
     /// Rows and columns of a block's part of an f32 product, and how much of the sum it stages at once. The
     /// products of the head and of the correlation loss are small: large tiles would leave multiprocessors idle.
     GEMM_TILE = 32;
-    /// Of an f32 product: each thread has 2 x 4 elements of the tile.
-    GEMM_THREADS = 128;
+    /// Of an f32 product: each thread of a half group has 4 x 4 elements of the tile.
+    GEMM_GROUP_THREADS = 128;
+    /// Groups take turns along the inner dimension: the [CLS] rows of a list are one tile high, so that there are
+    /// fewer blocks than multiprocessors, and the time is that of one block's walk.
+    GEMM_GROUPS = 4;
+    GEMM_THREADS = GEMM_GROUPS * GEMM_GROUP_THREADS;
     /// Floats from row to row of a staged tile: 4 more, so that 8 rows of 4 lie in distinct banks, and reads of
     /// 4 neighbours stay aligned.
     GEMM_STRIDE = GEMM_TILE + 4;
-    /// Two tiles of either side: one is read while the next is written.
-    GEMM_SHARED_BYTES = 4 * GEMM_TILE * GEMM_STRIDE * 4;
-    /// Of a block of the classifier, a warp for each: as many as a tile has that looks up the adapter of its rows.
-    CLASSIFIER_ROWS = GEMM_TILE;
+    /// A tile of either side: the next ones wait in registers.
+    GEMM_GROUP_BYTES = 2 * GEMM_TILE * GEMM_STRIDE * 4;
+    GEMM_SHARED_BYTES = GEMM_GROUPS * GEMM_GROUP_BYTES;
+    /// Of a block of the classifier, a warp for each: few, so that a thread has registers for all that it loads.
+    CLASSIFIER_ROWS = 8;
     /// Of sums over rows: a warp's lanes are 32 columns, its rows every 32nd. There are few columns, so blocks
     /// are as large as they may be.
     COLUMN_SUM_THREADS = 1024;

@@ -198,7 +198,7 @@ impl ScoreHead for Cuda {
             // SAFETY: x, z and dz have as many rows of `width` elements; the gradient is as long as the
             // parameters, where W and b have their places, and apart from all that is read.
             unsafe {
-                self.launch(of_weight, tiles_of(width, width + 1), tiles::GEMM_SHARED_BYTES, &parameters);
+                self.launch(of_weight, tiles_of(width, width + 1), tiles::GEMM_GROUP_BYTES, &parameters);
             }
         }
         wanted.then(|| {
@@ -212,12 +212,12 @@ impl ScoreHead for Cuda {
 
     fn classifier(&self, classifier: &Classifier, segments: Option<&Segments>, z: &Tensor) -> Tensor {
         let g = self.tensor(z.rows().clone(), 1, Precision::F32);
-        let (row_tiles, blocks) =
-            classifier.parameters.tiles(segments, z.rows().capacity, tiles::CLASSIFIER_ROWS);
+        let (row_tiles, blocks) = classifier.parameters.tiles(segments, z.rows().capacity, tiles::GEMM_TILE);
         let parameters = ClassifierParameters { g: g.address(), row_tiles, ..classifier.parameters(z) };
+        let grid = [tiles::GEMM_TILE / tiles::CLASSIFIER_ROWS, blocks, 1];
         // SAFETY: z has as many rows of `width` floats as g has floats, w has `width` in the parameters of each
         // adapter that the segments name, which has a bias too; g is new memory.
-        unsafe { self.launch(CLASSIFIER, [1, blocks, 1], 0, &parameters) };
+        unsafe { self.launch(CLASSIFIER, grid, 0, &parameters) };
         g
     }
 
