@@ -12,7 +12,9 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::sys;
+use cudarc::driver::sys::{
+    self, CUlaunchAttribute_st, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+};
 
 pub use context::driver_version;
 
@@ -34,6 +36,9 @@ pub struct Real {
     functions: Functions,
     context: Arc<Context>,
     properties: Properties,
+    /// Whether a kernel may start before the one before it has ended, which it then waits for: the code for sm_90
+    /// does (wait_for_last_grid in kernels/common/launch.cuh), and no other.
+    starts_early: bool,
 }
 
 /// What the host keeps of copies under way.
@@ -65,7 +70,9 @@ impl Real {
         let functions = Functions::load(&context, IMAGES, &properties, found)?;
         let staging = Staging::new(&context).map_err(|e| Unavailable::Failed(e.to_string()))?;
         let host = Mutex::new(Host { staging, captured: None });
-        Ok(Real { host, fetches: Fetches::default(), functions, context, properties })
+        // Graphs know of it since CUDA 12.3.
+        let starts_early = properties.compute_capability == (9, 0) && found >= (12, 3);
+        Ok(Real { host, fetches: Fetches::default(), functions, context, properties, starts_early })
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
@@ -165,23 +172,28 @@ impl Driver for Real {
         self.context.bind()?;
         let [x, y, z] = launch.grid;
         let mut parameters: [*mut c_void; 1] = [launch.parameters.as_ptr().cast_mut().cast()];
-        // SAFETY: the kernel takes one struct of as many bytes, which the driver copies before it returns;
-        // the rest is the trait's contract.
-        let launched = unsafe {
-            sys::cuLaunchKernel(
-                function,
-                x,
-                y,
-                z,
-                entry.threads,
-                1,
-                1,
-                launch.shared_bytes,
-                self.context.stream(),
-                parameters.as_mut_ptr(),
-                null_mut(),
-            )
+        let mut early = CUlaunchAttribute_st {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
+        let config = CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: entry.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: self.context.stream(),
+            attrs: &mut early,
+            numAttrs: u32::from(self.starts_early),
+        };
+        // SAFETY: the kernel takes one struct of as many bytes, which the driver copies before it returns, as it
+        // does the attribute. Where it may start early, its code waits for the kernel before it (`starts_early`).
+        // The rest is the trait's contract.
+        let launched =
+            unsafe { sys::cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), null_mut()) };
         check(launch, launched)
     }
 
