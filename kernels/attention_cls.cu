@@ -29,8 +29,9 @@ __device__ void load(float (&x)[PER_LANE], const T* row, uint32_t size) {
 template <class T>
 __device__ void forward(const Attention& p) {
     Head head(p, item());
-    if (!head.live) return; // the whole warp
+    if (!head.live) return wait_for_last_grid(); // the whole warp
     Span keys = span(p.key_offsets, head.sequence);
+    wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, size = p.head_size, column = head.number * size;
     const T* q = head_row<T>(p.q, head.sequence, p.q_stride, column);
     float sum[PER_LANE] = {}, top = -INFINITY, total = 0;
@@ -67,8 +68,9 @@ __device__ void forward(const Attention& p) {
 template <class T>
 __device__ void backward(const Attention& p) {
     Head head(p, item());
-    if (!head.live) return; // the whole warp
+    if (!head.live) return wait_for_last_grid(); // the whole warp
     Span keys = span(p.key_offsets, head.sequence);
+    wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, size = p.head_size, column = head.number * size;
     const T* q = head_row<T>(p.q, head.sequence, p.q_stride, column);
     const T* dy = head_row<T>(p.dy, head.sequence, p.heads * size, column);
@@ -105,7 +107,7 @@ __device__ void backward(const Attention& p) {
 
 } // namespace
 
-KERNEL(attention_cls_f32, Attention, ATTENTION_THREADS) { forward<float>(p); }
-KERNEL(attention_cls_bf16, Attention, ATTENTION_THREADS) { forward<bf16>(p); }
-KERNEL(attention_cls_backward_f32, Attention, ATTENTION_THREADS) { backward<float>(p); }
-KERNEL(attention_cls_backward_bf16, Attention, ATTENTION_THREADS) { backward<bf16>(p); }
+KERNEL_AHEAD(attention_cls_f32, Attention, ATTENTION_THREADS, 1) { forward<float>(p); }
+KERNEL_AHEAD(attention_cls_bf16, Attention, ATTENTION_THREADS, 1) { forward<bf16>(p); }
+KERNEL_AHEAD(attention_cls_backward_f32, Attention, ATTENTION_THREADS, 1) { backward<float>(p); }
+KERNEL_AHEAD(attention_cls_backward_bf16, Attention, ATTENTION_THREADS, 1) { backward<bf16>(p); }

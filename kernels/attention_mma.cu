@@ -87,8 +87,9 @@ __device__ void as_left(uint32_t (&a)[4], const float (&x)[4], const float (&y)[
 template <uint32_t SIZE>
 __device__ void forward(const Attention& p) {
     Head head(p, blockIdx.x);
-    if (!head.live) return;
+    if (!head.live) return wait_for_last_grid();
     Span queries = span(p.query_offsets, head.sequence), keys = span(p.key_offsets, head.sequence);
+    wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, strip = threadIdx.x / WARP * STRIP, group = lane / 4, pair = lane % 4;
     uint32_t column = head.number * SIZE;
     SharedMemory shared;
@@ -219,8 +220,9 @@ __device__ void forward(const Attention& p) {
 template <uint32_t SIZE>
 __device__ void backward(const Attention& p) {
     Head head(p, blockIdx.x);
-    if (!head.live) return;
+    if (!head.live) return wait_for_last_grid();
     Span queries = span(p.query_offsets, head.sequence), keys = span(p.key_offsets, head.sequence);
+    wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, strip = threadIdx.x / WARP * STRIP, group = lane / 4, pair = lane % 4;
     uint32_t column = head.number * SIZE, width = p.heads * SIZE;
     SharedMemory shared;
@@ -368,7 +370,7 @@ __device__ void backward(const Attention& p) {
 
 } // namespace
 
-KERNEL(attention_mma_32, Attention, ATTENTION_THREADS) { forward<32>(p); }
-KERNEL(attention_mma_64, Attention, ATTENTION_THREADS) { forward<64>(p); }
-KERNEL(attention_mma_backward_32, Attention, ATTENTION_THREADS) { backward<32>(p); }
-KERNEL(attention_mma_backward_64, Attention, ATTENTION_THREADS) { backward<64>(p); }
+KERNEL_AHEAD(attention_mma_32, Attention, ATTENTION_THREADS, 1) { forward<32>(p); }
+KERNEL_AHEAD(attention_mma_64, Attention, ATTENTION_THREADS, 1) { forward<64>(p); }
+KERNEL_AHEAD(attention_mma_backward_32, Attention, ATTENTION_THREADS, 1) { backward<32>(p); }
+KERNEL_AHEAD(attention_mma_backward_64, Attention, ATTENTION_THREADS, 1) { backward<64>(p); }

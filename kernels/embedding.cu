@@ -30,7 +30,10 @@ __device__ void row_of(const Embedding& p, uint32_t row, uint32_t lane) {
     load_row<V>(more, table(p.places, p.positions[row]), p.width, lane);
 #pragma unroll
     for (uint32_t i = 0; i < PER_LANE; i++) x[i] += more[i];
-    normalise<V>(x, p.gamma, p.beta, p.width, lane, p.eps);
+    float gamma[PER_LANE];
+    load_row<V>(gamma, p.gamma, p.width, lane);
+    load_row<V>(more, p.beta, p.width, lane);
+    normalise<V>(x, gamma, more, p.width, lane, p.eps);
     store_row<V>(static_cast<T*>(p.y) + static_cast<size_t>(row) * p.width, x, p.width, lane);
 }
 

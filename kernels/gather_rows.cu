@@ -16,14 +16,15 @@ struct GatherRows {
 template <class Unit>
 __device__ void gather(const GatherRows& p) {
     uint32_t lane = threadIdx.x % WARP, row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
-    if (row >= p.rows.count()) return;
+    if (row >= p.rows.count()) return wait_for_last_grid();
     const Unit* x = static_cast<const Unit*>(p.x) + static_cast<size_t>(p.index[row]) * p.stride;
+    wait_for_last_grid();
     Unit* y = static_cast<Unit*>(p.y) + static_cast<size_t>(row) * p.units;
-#pragma unroll 4
+#pragma unroll 8
     for (uint32_t u = lane; u < p.units; u += WARP) y[u] = x[u];
 }
 
-KERNEL(gather_rows, GatherRows, GATHER_ROWS_THREADS) {
+KERNEL_AHEAD(gather_rows, GatherRows, GATHER_ROWS_THREADS, 1) {
     p.wide ? gather<Pack<uint32_t, 4>>(p) : gather<uint16_t>(p);
 }
 

@@ -17,9 +17,12 @@ struct LayerNorm {
 template <class T, uint32_t V>
 __device__ void forward(const LayerNorm& p, uint32_t row, uint32_t lane) {
     size_t at = static_cast<size_t>(row) * p.width;
-    float x[PER_LANE];
+    float x[PER_LANE], gamma[PER_LANE], beta[PER_LANE];
+    load_row<V>(gamma, p.gamma, p.width, lane);
+    load_row<V>(beta, p.beta, p.width, lane);
+    wait_for_last_grid();
     load_row<V>(x, static_cast<const T*>(p.x) + at, p.width, lane);
-    normalise<V>(x, p.gamma, p.beta, p.width, lane, p.eps);
+    normalise<V>(x, gamma, beta, p.width, lane, p.eps);
     store_row<V>(static_cast<T*>(p.out) + at, x, p.width, lane);
 }
 
@@ -27,23 +30,19 @@ __device__ void forward(const LayerNorm& p, uint32_t row, uint32_t lane) {
 template <class T, uint32_t V>
 __device__ void backward(const LayerNorm& p, uint32_t row, uint32_t lane) {
     size_t at = static_cast<size_t>(row) * p.width;
-    float x[PER_LANE], d[PER_LANE];
+    float x[PER_LANE], d[PER_LANE], gamma[PER_LANE];
+    load_row<V>(gamma, p.gamma, p.width, lane);
+    wait_for_last_grid();
     load_row<V>(x, static_cast<const T*>(p.x) + at, p.width, lane);
     load_row<V>(d, static_cast<const T*>(p.dy) + at, p.width, lane);
     Moments m = moments<V>(x, p.width, lane, p.eps);
     float sum = 0, along = 0;
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i += V) {
-        uint32_t column = row_column<V>(i, lane);
-        if (column >= p.width) continue;
-        Pack<float, V> gamma = load_pack<V>(p.gamma + column);
-#pragma unroll
-        for (uint32_t j = i; j < i + V; j++) {
-            x[j] = (x[j] - m.mean) * m.scale;
-            d[j] *= gamma.at[j - i];
-            sum += d[j];
-            along += d[j] * x[j];
-        }
+    for (uint32_t i = 0; i < PER_LANE; i++) {
+        x[i] = (x[i] - m.mean) * m.scale;
+        d[i] *= gamma[i]; // 0 past the width
+        sum += d[i];
+        along += d[i] * x[i];
     }
     sum = warp_sum(sum) / static_cast<float>(p.width);
     along = warp_sum(along) / static_cast<float>(p.width);
@@ -55,7 +54,7 @@ __device__ void backward(const LayerNorm& p, uint32_t row, uint32_t lane) {
 template <class T, bool reverse>
 __device__ void layer_norm(const LayerNorm& p) {
     uint32_t lane = threadIdx.x % WARP, row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
-    if (row >= p.rows.count()) return; // the whole warp
+    if (row >= p.rows.count()) return wait_for_last_grid(); // the whole warp
     if constexpr (reverse) {
         p.width % WIDE<T> == 0 ? backward<T, WIDE<T>>(p, row, lane) : backward<T, 1>(p, row, lane);
     } else {
@@ -63,7 +62,7 @@ __device__ void layer_norm(const LayerNorm& p) {
     }
 }
 
-KERNEL(layer_norm_f32, LayerNorm, LAYER_NORM_THREADS) { layer_norm<float, false>(p); }
-KERNEL(layer_norm_bf16, LayerNorm, LAYER_NORM_THREADS) { layer_norm<bf16, false>(p); }
-KERNEL(layer_norm_backward_f32, LayerNorm, LAYER_NORM_THREADS) { layer_norm<float, true>(p); }
-KERNEL(layer_norm_backward_bf16, LayerNorm, LAYER_NORM_THREADS) { layer_norm<bf16, true>(p); }
+KERNEL_AHEAD(layer_norm_f32, LayerNorm, LAYER_NORM_THREADS, 1) { layer_norm<float, false>(p); }
+KERNEL_AHEAD(layer_norm_bf16, LayerNorm, LAYER_NORM_THREADS, 1) { layer_norm<bf16, false>(p); }
+KERNEL_AHEAD(layer_norm_backward_f32, LayerNorm, LAYER_NORM_THREADS, 1) { layer_norm<float, true>(p); }
+KERNEL_AHEAD(layer_norm_backward_bf16, LayerNorm, LAYER_NORM_THREADS, 1) { layer_norm<bf16, true>(p); }

@@ -55,6 +55,7 @@ struct Product {
     const HopperPart& maps;
     const Part& part;
     Place at;
+    float scale; // of S
     unsigned char* stages;
     Mbarrier* full;
     Mbarrier* empty;
@@ -83,8 +84,8 @@ struct Product {
         }
     }
 
-    // Of one thread: what can be fetched before the grid before this one has ended, since no grid writes it. Of the
-    // tiles in one column the first does it for all.
+    // Of one thread: has the weights fetched, which no grid writes. Of the tiles in one column the first does it for
+    // all.
     __device__ __forceinline__ void fetch_ahead() const {
         prefetch_map(&maps.left);
         prefetch_map(&maps.right);
@@ -174,7 +175,6 @@ struct Product {
 
     // S, scaled and rounded, as the left operand of a product; and to memory where it is wanted.
     __device__ __forceinline__ void round_side(uint32_t (&a)[4]) {
-        float scale = scale_of(p, at.adapter);
         bool keep = part.low_left != nullptr && at.column == 0;
         uint32_t lane = threadIdx.x % WARP;
 #pragma unroll
@@ -228,13 +228,28 @@ struct Product {
             }
         }
         __syncwarp();
-        constexpr uint32_t PACK = 8;
+        // A lane has the same columns of all its rows. What lies beside four of them is on its way at once.
+        constexpr uint32_t PACK = 8, STEP = WARP * PACK / N, AHEAD = 4;
+        using Eight = Columns<bf16, true, PACK>;
+        uint32_t column = lane % (N / PACK) * PACK, own = lane / (N / PACK);
+        Eight columns(p, part, at.column + column);
+        Pack<float, PACK> bias = columns.bias();
 #pragma unroll 1
-        for (uint32_t e = lane; e < 16 * N / PACK; e += WARP) {
-            uint32_t row = e / (N / PACK), column = e % (N / PACK) * PACK;
-            if (first + row >= at.end) return;
-            auto product = load_pack<PACK>(tile + row * PITCH + column);
-            finish<bf16, true>(p, part, first + row, at.column + column, product.at);
+        for (; own < 16; own += AHEAD * STEP) {
+            typename Eight::Beside beside[AHEAD];
+#pragma unroll
+            for (uint32_t t = 0; t < AHEAD; t++) {
+                uint32_t row = first + own + t * STEP;
+                beside[t] = {};
+                if (row < at.end) beside[t] = columns.beside(row);
+            }
+#pragma unroll
+            for (uint32_t t = 0; t < AHEAD; t++) {
+                uint32_t row = own + t * STEP;
+                if (first + row >= at.end) return;
+                auto product = load_pack<PACK>(tile + row * PITCH + column);
+                columns.finish(first + row, product.at, bias, beside[t]);
+            }
         }
     }
 };
@@ -242,25 +257,26 @@ struct Product {
 template <uint32_t N, bool ROWS, bool FUSED>
 __device__ void product(const HopperGemm& p) {
     using P = Product<N, ROWS, FUSED>;
-    Place at = column_of<N>(p.gemm);
+    Place at = place<HOPPER_ROWS, N>(p.gemm);
     SharedMemory shared;
     uint32_t stages = p.gemm.stages;
     // The sums lie there in the end.
     auto memory = shared.take<unsigned char>(max(stages * P::STAGE, HOPPER_ROWS * P::PITCH * 4));
     Mbarrier* full = shared.take<Mbarrier>(2 * stages);
     float sums[P::SUMS + P::SIDE_SUMS];
-    P product = {p.gemm, p.maps[at.part], p.gemm.parts[at.part], at, memory, full, full + stages, {}, 0, sums};
+    P product = {p.gemm, p.maps[at.part], p.gemm.parts[at.part], at, 1.0f, memory, full, full + stages, {}, 0, sums};
+    if (FUSED) product.scale = scale_of(p.gemm, at.adapter);
     if (threadIdx.x == 0) {
         for (uint32_t s = 0; s < stages; s++) {
             mbarrier_init(&product.full[s], 1);
             mbarrier_init(&product.empty[s], P::WARPS);
         }
         fence_proxy_async();
-        product.fetch_ahead();
     }
+    bool live = at.first < at.end;
+    if (live && threadIdx.x == HOPPER_THREADS - WARP) product.fetch_ahead(); // the last warp's first
     wait_for_last_grid();
-    set_rows<HOPPER_ROWS>(p.gemm, product.at);
-    if (product.at.first >= product.at.end) return; // the whole block
+    if (!live) return; // the whole block
     __syncthreads();
     product.compute();
     __syncthreads(); // nobody needs the stages any more

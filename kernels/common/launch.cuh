@@ -23,8 +23,8 @@ __device__ __forceinline__ void wait_for_last_grid() {
 }
 
 #ifndef LORB_EMULATE
-// A kernel that may do what needs nothing of the grid before it, and then waits itself. `blocks` of it share the
-// registers of a multiprocessor.
+// A kernel that waits itself, once it has read what no kernel writes: what the host copied to the device, as weights,
+// numbers of rows and offsets are. `blocks` of it share the registers of a multiprocessor.
 #define KERNEL_AHEAD(name, Parameters, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Parameters p)
 

@@ -45,26 +45,12 @@ struct Place {
     uint32_t part, first, end, column, adapter;
 };
 
-// Its part and column; the rows are to be set.
-template <uint32_t N>
-__device__ Place column_of(const Gemm& p) {
-    Place at = {};
-    while (at.part + 1 < p.part_count && blockIdx.x >= p.parts[at.part + 1].first_tile) at.part++;
-    at.column = (blockIdx.x - p.parts[at.part].first_tile) * N;
-    return at;
-}
-
-// Its rows, of which the batch tells.
-template <uint32_t M>
-__device__ void set_rows(const Gemm& p, Place& at) {
-    RowTile rows = row_tile(p.row_tiles, p.rows, M);
-    at.first = rows.first, at.end = rows.end, at.adapter = rows.adapter;
-}
-
 template <uint32_t M, uint32_t N>
 __device__ Place place(const Gemm& p) {
-    Place at = column_of<N>(p);
-    set_rows<M>(p, at);
+    RowTile rows = row_tile(p.row_tiles, p.rows, M);
+    Place at = {0, rows.first, rows.end, 0, rows.adapter};
+    while (at.part + 1 < p.part_count && blockIdx.x >= p.parts[at.part + 1].first_tile) at.part++;
+    at.column = (blockIdx.x - p.parts[at.part].first_tile) * N;
     return at;
 }
 
@@ -101,82 +87,97 @@ __device__ __forceinline__ Normal normal<bf16>(float x) {
     return {x < 0 ? beyond : 1.0f - beyond, 0.39894228f * e};
 }
 
-// The epilogue for N columns of a row, from `column` of the part on; those from part.n on are left out.
-// ALIGNED: part.n, the strides and the column are multiples of N.
+// N columns of the result from `column` of the part on; those from part.n on are left out. ALIGNED: part.n, the strides
+// and the column are multiples of N.
 template <class T, bool ALIGNED, uint32_t N>
-__device__ __forceinline__ void finish(const Gemm& p, const Part& part, uint32_t row, uint32_t column,
-                                       const float (&product)[N]) {
-    uint32_t count = column < part.n ? min(N, part.n - column) : 0;
-    if (count == 0) return;
-    auto load = [&](const void* from, uint32_t stride) {
-        const T* place = static_cast<const T*>(from) + static_cast<size_t>(row) * stride + part.column + column;
-        Pack<T, N> v = {};
+struct Columns {
+    const Gemm& p;
+    const Part& part;
+    uint32_t column, count;
+
+    __device__ Columns(const Gemm& p, const Part& part, uint32_t column)
+        : p(p), part(part), column(column), count(column < part.n ? min(N, part.n - column) : 0) {}
+
+    template <class U>
+    __device__ __forceinline__ Pack<U, N> load(const U* from) const {
+        Pack<U, N> v = {};
         if constexpr (ALIGNED) {
-            v = load_pack<N>(place);
+            if (count > 0) v = load_pack<N>(from);
         } else {
 #pragma unroll
             for (uint32_t i = 0; i < N; i++) {
-                if (i < count) v.at[i] = place[i];
+                if (i < count) v.at[i] = from[i];
             }
         }
         return v;
-    };
-    auto store = [&](void* to, const float(&values)[N]) {
+    }
+
+    __device__ __forceinline__ void store(void* to, uint32_t row, const float (&values)[N]) const {
         T* place = static_cast<T*>(to) + static_cast<size_t>(row) * p.out_stride + part.column + column;
         Pack<T, N> v;
 #pragma unroll
         for (uint32_t i = 0; i < N; i++) v.at[i] = from_float<T>(values[i]);
         if constexpr (ALIGNED) {
-            store_pack(place, v);
+            if (count > 0) store_pack(place, v);
         } else {
 #pragma unroll
             for (uint32_t i = 0; i < N; i++) {
                 if (i < count) place[i] = v.at[i];
             }
         }
+    }
+
+    __device__ __forceinline__ Pack<float, N> bias() const {
+        return part.bias == nullptr ? Pack<float, N>{} : load(part.bias + column);
+    }
+
+    // Of a row: what the product is multiplied by, and what is added.
+    struct Beside {
+        Pack<T, N> factor, addend;
     };
-    float y[N];
-#pragma unroll
-    for (uint32_t i = 0; i < N; i++) {
-        y[i] = product[i];
+
+    __device__ __forceinline__ Beside beside(uint32_t row) const {
+        auto at = [&](const void* matrix, uint32_t stride) {
+            const T* from = static_cast<const T*>(matrix);
+            return from == nullptr ? Pack<T, N>{} : load(from + static_cast<size_t>(row) * stride + part.column + column);
+        };
+        return {at(p.factor, p.factor_stride), at(p.addend, p.addend_stride)};
     }
-    if (part.bias != nullptr) {
-        Pack<float, N> bias = {};
-        if constexpr (ALIGNED) {
-            bias = load_pack<N>(part.bias + column);
-        } else {
+
+    // The epilogue.
+    __device__ __forceinline__ void finish(uint32_t row, const float (&product)[N], const Pack<float, N>& bias,
+                                           const Beside& beside) const {
+        float y[N];
 #pragma unroll
-            for (uint32_t i = 0; i < N; i++) {
-                if (i < count) bias.at[i] = part.bias[column + i];
+        for (uint32_t i = 0; i < N; i++) y[i] = product[i] + bias.at[i];
+        if (p.gelu) {
+            Normal of[N];
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) of[i] = normal<T>(y[i]);
+            if (p.slope != nullptr) {
+                float slope[N];
+#pragma unroll
+                for (uint32_t i = 0; i < N; i++) slope[i] = of[i].cdf + y[i] * of[i].density;
+                store(p.slope, row, slope);
             }
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) y[i] *= of[i].cdf;
+        }
+        if (p.factor != nullptr) {
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) y[i] *= to_float(beside.factor.at[i]);
         }
 #pragma unroll
-        for (uint32_t i = 0; i < N; i++) y[i] += bias.at[i];
+        for (uint32_t i = 0; i < N; i++) y[i] += to_float(beside.addend.at[i]);
+        store(p.out, row, y);
     }
-    if (p.gelu) {
-        Normal of[N];
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++) of[i] = normal<T>(y[i]);
-        if (p.slope != nullptr) {
-            float slope[N];
-#pragma unroll
-            for (uint32_t i = 0; i < N; i++) slope[i] = of[i].cdf + y[i] * of[i].density;
-            store(p.slope, slope);
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++) y[i] *= of[i].cdf;
-    }
-    if (p.factor != nullptr) {
-        Pack<T, N> factor = load(p.factor, p.factor_stride);
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++) y[i] *= to_float(factor.at[i]);
-    }
-    if (p.addend != nullptr) {
-        Pack<T, N> before = load(p.addend, p.addend_stride);
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++) y[i] += to_float(before.at[i]);
-    }
-    store(p.out, y);
+};
+
+template <class T, bool ALIGNED, uint32_t N>
+__device__ __forceinline__ void finish(const Gemm& p, const Part& part, uint32_t row, uint32_t column,
+                                       const float (&product)[N]) {
+    Columns<T, ALIGNED, N> columns(p, part, column);
+    columns.finish(row, product, columns.bias(), columns.beside(row));
 }
 
 // The target that a rank of low_left belongs to, with dropout.

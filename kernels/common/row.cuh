@@ -58,17 +58,11 @@ __device__ Moments moments(const float (&x)[PER_LANE], uint32_t width, uint32_t 
     return {mean, 1.0f / sqrtf(variance + eps)};
 }
 
-// x = (x - mean) scale gamma + beta.
+// x = (x - mean) scale gamma + beta, of a lane's elements of each.
 template <uint32_t V>
-__device__ void normalise(float (&x)[PER_LANE], const float* gamma, const float* beta, uint32_t width,
-                          uint32_t lane, float eps) {
+__device__ void normalise(float (&x)[PER_LANE], const float (&gamma)[PER_LANE], const float (&beta)[PER_LANE],
+                          uint32_t width, uint32_t lane, float eps) {
     Moments m = moments<V>(x, width, lane, eps);
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i += V) {
-        uint32_t column = row_column<V>(i, lane);
-        if (column >= width) continue;
-        Pack<float, V> scale = load_pack<V>(gamma + column), shift = load_pack<V>(beta + column);
-#pragma unroll
-        for (uint32_t v = 0; v < V; v++) x[i + v] = (x[i + v] - m.mean) * m.scale * scale.at[v] + shift.at[v];
-    }
+    for (uint32_t i = 0; i < PER_LANE; i++) x[i] = (x[i] - m.mean) * m.scale * gamma[i] + beta[i];
 }

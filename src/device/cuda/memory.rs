@@ -19,8 +19,9 @@ pub(super) struct Pool {
 
 /// Blocks start at multiples of this, which is more than any kernel asks.
 const ALIGNMENT: usize = 256;
-/// What the driver is asked for at least, and the size that these pieces double up to.
-const PIECES: (usize, usize) = (2 << 20, 32 << 20);
+/// The driver is asked for multiples of this, and for this part of what it has given at least: so that pieces are few,
+/// and little is taken that is not used.
+const PIECES: (usize, usize) = (2 << 20, 32);
 
 impl Pool {
     pub fn new(driver: Arc<dyn Driver>, poison: bool) -> Pool {
@@ -53,8 +54,8 @@ impl Pool {
         let piece = if self.poison {
             bytes
         } else {
-            let (least, most) = PIECES;
-            bytes.next_multiple_of(least).max(self.allocated().next_multiple_of(least).min(most))
+            let (unit, part) = PIECES;
+            bytes.max(self.allocated() / part).next_multiple_of(unit)
         };
         let address = self.driver.allocate(piece)?;
         self.allocated.fetch_add(piece, Ordering::Relaxed);
