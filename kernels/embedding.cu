@@ -22,14 +22,18 @@ __device__ void row_of(const Embedding& p, uint32_t row, uint32_t lane) {
         return static_cast<const T*>(rows) + static_cast<size_t>(i) * p.width;
     };
     float x[PER_LANE], more[PER_LANE];
+    auto add = [&] {
+        each_pack<V>(p.width, lane, [&](uint32_t i, uint32_t) {
+#pragma unroll
+            for (uint32_t j = i; j < i + V; j++) x[j] += more[j];
+        });
+    };
     // In the order of transformers: words and segments first, then positions.
     load_row<V>(x, table(p.words, p.tokens[row]), p.width, lane);
     load_row<V>(more, table(p.segment, 0), p.width, lane);
-#pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) x[i] += more[i];
+    add();
     load_row<V>(more, table(p.places, p.positions[row]), p.width, lane);
-#pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) x[i] += more[i];
+    add();
     float gamma[PER_LANE];
     load_row<V>(gamma, p.gamma, p.width, lane);
     load_row<V>(more, p.beta, p.width, lane);

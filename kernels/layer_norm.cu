@@ -15,50 +15,68 @@ struct LayerNorm {
 };
 
 template <class T, uint32_t V>
-__device__ void forward(const LayerNorm& p, uint32_t row, uint32_t lane) {
-    size_t at = static_cast<size_t>(row) * p.width;
+__device__ __forceinline__ void forward(const LayerNorm& p, uint32_t width, uint32_t row, uint32_t lane) {
+    size_t at = static_cast<size_t>(row) * width;
     float x[PER_LANE], gamma[PER_LANE], beta[PER_LANE];
-    load_row<V>(gamma, p.gamma, p.width, lane);
-    load_row<V>(beta, p.beta, p.width, lane);
+    load_row<V>(gamma, p.gamma, width, lane);
+    load_row<V>(beta, p.beta, width, lane);
     wait_for_last_grid();
-    load_row<V>(x, static_cast<const T*>(p.x) + at, p.width, lane);
-    normalise<V>(x, gamma, beta, p.width, lane, p.eps);
-    store_row<V>(static_cast<T*>(p.out) + at, x, p.width, lane);
+    load_row<V>(x, static_cast<const T*>(p.x) + at, width, lane);
+    normalise<V>(x, gamma, beta, width, lane, p.eps);
+    store_row<V>(static_cast<T*>(p.out) + at, x, width, lane);
 }
 
 // dx = (d - mean(d) - x^ mean(d x^)) / sd with x^ = (x - mean) / sd and d = dy gamma.
 template <class T, uint32_t V>
-__device__ void backward(const LayerNorm& p, uint32_t row, uint32_t lane) {
-    size_t at = static_cast<size_t>(row) * p.width;
+__device__ __forceinline__ void backward(const LayerNorm& p, uint32_t width, uint32_t row, uint32_t lane) {
+    size_t at = static_cast<size_t>(row) * width;
     float x[PER_LANE], d[PER_LANE], gamma[PER_LANE];
-    load_row<V>(gamma, p.gamma, p.width, lane);
+    load_row<V>(gamma, p.gamma, width, lane);
     wait_for_last_grid();
-    load_row<V>(x, static_cast<const T*>(p.x) + at, p.width, lane);
-    load_row<V>(d, static_cast<const T*>(p.dy) + at, p.width, lane);
-    Moments m = moments<V>(x, p.width, lane, p.eps);
+    load_row<V>(x, static_cast<const T*>(p.x) + at, width, lane);
+    load_row<V>(d, static_cast<const T*>(p.dy) + at, width, lane);
+    Moments m = moments<V>(x, width, lane, p.eps);
     float sum = 0, along = 0;
+    each_pack<V>(width, lane, [&](uint32_t i, uint32_t) {
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) {
-        x[i] = (x[i] - m.mean) * m.scale;
-        d[i] *= gamma[i]; // 0 past the width
-        sum += d[i];
-        along += d[i] * x[i];
-    }
-    sum = warp_sum(sum) / static_cast<float>(p.width);
-    along = warp_sum(along) / static_cast<float>(p.width);
+        for (uint32_t j = i; j < i + V; j++) {
+            x[j] = (x[j] - m.mean) * m.scale;
+            d[j] *= gamma[j];
+            sum += d[j];
+            along += d[j] * x[j];
+        }
+    });
+    sum = warp_sum(sum) / static_cast<float>(width);
+    along = warp_sum(along) / static_cast<float>(width);
+    each_pack<V>(width, lane, [&](uint32_t i, uint32_t) {
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) d[i] = (d[i] - sum - x[i] * along) * m.scale;
-    store_row<V>(static_cast<T*>(p.out) + at, d, p.width, lane);
+        for (uint32_t j = i; j < i + V; j++) d[j] = (d[j] - sum - x[j] * along) * m.scale;
+    });
+    store_row<V>(static_cast<T*>(p.out) + at, d, width, lane);
 }
+
+// BERT-base's, for which the compiler leaves out what other widths need: half of the code, which runs once.
+constexpr uint32_t COMMON_WIDTH = 768;
+
+template <uint32_t n>
+struct Constant {
+    static constexpr uint32_t value = n;
+};
 
 template <class T, bool reverse>
 __device__ void layer_norm(const LayerNorm& p) {
     uint32_t lane = threadIdx.x % WARP, row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
     if (row >= p.rows.count()) return wait_for_last_grid(); // the whole warp
-    if constexpr (reverse) {
-        p.width % WIDE<T> == 0 ? backward<T, WIDE<T>>(p, row, lane) : backward<T, 1>(p, row, lane);
+    auto run = [&](auto v, uint32_t width) {
+        constexpr uint32_t V = decltype(v)::value;
+        reverse ? backward<T, V>(p, width, row, lane) : forward<T, V>(p, width, row, lane);
+    };
+    if (p.width == COMMON_WIDTH) {
+        run(Constant<WIDE<T>>{}, COMMON_WIDTH);
+    } else if (p.width % WIDE<T> == 0) {
+        run(Constant<WIDE<T>>{}, p.width);
     } else {
-        p.width % WIDE<T> == 0 ? forward<T, WIDE<T>>(p, row, lane) : forward<T, 1>(p, row, lane);
+        run(Constant<1>{}, p.width);
     }
 }
 

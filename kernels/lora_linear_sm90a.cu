@@ -228,28 +228,22 @@ struct Product {
             }
         }
         __syncwarp();
-        // A lane has the same columns of all its rows. What lies beside four of them is on its way at once.
-        constexpr uint32_t PACK = 8, STEP = WARP * PACK / N, AHEAD = 4;
+        // A lane has the same columns of all its rows. What lies beside the next is on its way meanwhile.
+        constexpr uint32_t PACK = 8, STEP = WARP * PACK / N;
         using Eight = Columns<bf16, true, PACK>;
         uint32_t column = lane % (N / PACK) * PACK, own = lane / (N / PACK);
         Eight columns(p, part, at.column + column);
         Pack<float, PACK> bias = columns.bias();
+        auto beside = [&](uint32_t row) {
+            return row < 16 && first + row < at.end ? columns.beside(first + row) : typename Eight::Beside{};
+        };
+        auto next = beside(own);
 #pragma unroll 1
-        for (; own < 16; own += AHEAD * STEP) {
-            typename Eight::Beside beside[AHEAD];
-#pragma unroll
-            for (uint32_t t = 0; t < AHEAD; t++) {
-                uint32_t row = first + own + t * STEP;
-                beside[t] = {};
-                if (row < at.end) beside[t] = columns.beside(row);
-            }
-#pragma unroll
-            for (uint32_t t = 0; t < AHEAD; t++) {
-                uint32_t row = own + t * STEP;
-                if (first + row >= at.end) return;
-                auto product = load_pack<PACK>(tile + row * PITCH + column);
-                columns.finish(first + row, product.at, bias, beside[t]);
-            }
+        for (uint32_t row = own; row < 16 && first + row < at.end; row += STEP) {
+            auto now = next;
+            next = beside(row + STEP);
+            auto product = load_pack<PACK>(tile + row * PITCH + column);
+            columns.finish(first + row, product.at, bias, now);
         }
     }
 };

@@ -1,7 +1,6 @@
 // A row of at most LAYER_NORM_WIDTH columns in the registers of a warp, and its LayerNorm.
 //
-// Lanes hold packs of V neighbours: element i of a lane is column row_column<V>(i, lane). V divides the width;
-// what lies past the width is 0.
+// Lanes hold packs of V neighbours, where V divides the width: pack n of a lane starts at column (32 n + lane) V.
 #pragma once
 
 #include "pack.cuh"
@@ -9,33 +8,34 @@
 
 constexpr uint32_t PER_LANE = LAYER_NORM_WIDTH / WARP;
 
-template <uint32_t V>
-__device__ __forceinline__ uint32_t row_column(uint32_t i, uint32_t lane) {
-    return (i / V * WARP + lane) * V + i % V;
-}
-
-template <uint32_t V, class T>
-__device__ void load_row(float (&row)[PER_LANE], const T* x, uint32_t width, uint32_t lane) {
+// Calls `each(i, column)` for the lane's packs that are within the width: element i is the first of the pack at that
+// column. The packs beyond cost no more than a jump: code that runs once takes as long as it takes to fetch it.
+template <uint32_t V, class Each>
+__device__ __forceinline__ void each_pack(uint32_t width, uint32_t lane, const Each& each) {
 #pragma unroll
     for (uint32_t i = 0; i < PER_LANE; i += V) {
-        uint32_t column = row_column<V>(i, lane);
-        Pack<T, V> pack = {};
-        if (column < width) pack = load_pack<V>(x + column);
-#pragma unroll
-        for (uint32_t v = 0; v < V; v++) row[i + v] = to_float(pack.at[v]);
+        uint32_t column = (i / V * WARP + lane) * V;
+        if (column < width) each(i, column);
     }
 }
 
 template <uint32_t V, class T>
-__device__ void store_row(T* y, const float (&row)[PER_LANE], uint32_t width, uint32_t lane) {
+__device__ __forceinline__ void load_row(float (&row)[PER_LANE], const T* x, uint32_t width, uint32_t lane) {
+    each_pack<V>(width, lane, [&](uint32_t i, uint32_t column) {
+        Pack<T, V> pack = load_pack<V>(x + column);
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i += V) {
-        uint32_t column = row_column<V>(i, lane);
+        for (uint32_t v = 0; v < V; v++) row[i + v] = to_float(pack.at[v]);
+    });
+}
+
+template <uint32_t V, class T>
+__device__ __forceinline__ void store_row(T* y, const float (&row)[PER_LANE], uint32_t width, uint32_t lane) {
+    each_pack<V>(width, lane, [&](uint32_t i, uint32_t column) {
         Pack<T, V> pack;
 #pragma unroll
         for (uint32_t v = 0; v < V; v++) pack.at[v] = from_float<T>(row[i + v]);
-        if (column < width) store_pack<V>(y + column, pack);
-    }
+        store_pack<V>(y + column, pack);
+    });
 }
 
 struct Moments {
@@ -43,26 +43,28 @@ struct Moments {
 };
 
 template <uint32_t V>
-__device__ Moments moments(const float (&x)[PER_LANE], uint32_t width, uint32_t lane, float eps) {
-    float sum = 0;
+__device__ __forceinline__ Moments moments(const float (&x)[PER_LANE], uint32_t width, uint32_t lane, float eps) {
+    float sum = 0, squares = 0;
+    each_pack<V>(width, lane, [&](uint32_t i, uint32_t) {
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) sum += x[i];
+        for (uint32_t v = 0; v < V; v++) sum += x[i + v];
+    });
     float mean = warp_sum(sum) / static_cast<float>(width);
-    float squares = 0;
+    each_pack<V>(width, lane, [&](uint32_t i, uint32_t) {
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) {
-        float d = row_column<V>(i, lane) < width ? x[i] - mean : 0.0f;
-        squares += d * d;
-    }
+        for (uint32_t v = 0; v < V; v++) squares += (x[i + v] - mean) * (x[i + v] - mean);
+    });
     float variance = warp_sum(squares) / static_cast<float>(width);
     return {mean, 1.0f / sqrtf(variance + eps)};
 }
 
 // x = (x - mean) scale gamma + beta, of a lane's elements of each.
 template <uint32_t V>
-__device__ void normalise(float (&x)[PER_LANE], const float (&gamma)[PER_LANE], const float (&beta)[PER_LANE],
+__device__ __forceinline__ void normalise(float (&x)[PER_LANE], const float (&gamma)[PER_LANE], const float (&beta)[PER_LANE],
                           uint32_t width, uint32_t lane, float eps) {
     Moments m = moments<V>(x, width, lane, eps);
+    each_pack<V>(width, lane, [&](uint32_t i, uint32_t) {
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; i++) x[i] = (x[i] - m.mean) * m.scale * gamma[i] + beta[i];
+        for (uint32_t j = i; j < i + V; j++) x[j] = (x[j] - m.mean) * m.scale * gamma[j] + beta[j];
+    });
 }
