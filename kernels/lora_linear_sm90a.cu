@@ -140,8 +140,8 @@ struct Product {
         uint64_t b = describe_tile(left + LEFT, RIGHT_ROWS ? HOPPER_K * BOX_ROW_BYTES : 0);
         wgmma_fence();
         // That of the side differs in its place alone: a box's bytes do not matter along k. Where both lie along k,
-        // they are one operand, and the left one is read once.
-        constexpr bool TOGETHER = SIDED && !RIGHT_ROWS;
+        // they are one operand if it is not too wide, and the left one is read once.
+        constexpr bool TOGETHER = SIDED && !RIGHT_ROWS && N + RANK_UNIT <= 256;
 #pragma unroll
         for (uint32_t k = 0; k < HOPPER_K / 16; k++) {
             bool add = !first || k > 0;
@@ -277,9 +277,14 @@ __device__ void product(const HopperGemm& p) {
     product.store();
 }
 
-// Two blocks share a multiprocessor.
+// Two blocks share a multiprocessor, but for the broad tile, whose sums are half of the registers.
 #define HOPPER_KERNEL(name) KERNEL_AHEAD(name, HopperGemm, HOPPER_THREADS, 2)
+#define HOPPER_KERNEL_ALONE(name) KERNEL_AHEAD(name, HopperGemm, HOPPER_THREADS, 1)
 
+HOPPER_KERNEL_ALONE(linear_wgmma_broad) { product<HOPPER_BROAD, false, false>(p); }
+HOPPER_KERNEL_ALONE(linear_wgmma_fused_broad) { product<HOPPER_BROAD, false, true>(p); }
+HOPPER_KERNEL_ALONE(linear_dx_wgmma_broad) { product<HOPPER_BROAD, true, false>(p); }
+HOPPER_KERNEL_ALONE(linear_dx_wgmma_fused_broad) { product<HOPPER_BROAD, true, true>(p); }
 HOPPER_KERNEL(linear_wgmma_wide) { product<HOPPER_WIDE, false, false>(p); }
 HOPPER_KERNEL(linear_wgmma_narrow) { product<HOPPER_NARROW, false, false>(p); }
 HOPPER_KERNEL(linear_wgmma_fused_wide) { product<HOPPER_WIDE, false, true>(p); }

@@ -31,10 +31,16 @@ constexpr uint64_t k_step = ROWS ? 16 * BOX_ROW_BYTES / 16 : 16 * 2 / 16;
     REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define REGISTERS_72 REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define REGISTERS_128                                                                                  \
+    REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+                 "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, "    \
+                 "%100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, "       \
+                 "%114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FLOATS_8(d, i)                                                                                      \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
         "+f"(d[i + 7])
 #define FLOATS_32(d, i) FLOATS_8(d, i), FLOATS_8(d, i + 8), FLOATS_8(d, i + 16), FLOATS_8(d, i + 24)
+#define FLOATS_128(d) FLOATS_32(d, 0), FLOATS_32(d, 32), FLOATS_32(d, 64), FLOATS_32(d, 96)
 #endif
 
 // D = A B, or where `add` D += A B, for A [64, 16] and B [16, N] of bf16, both in shared memory, D [64, N] of float.
@@ -42,7 +48,7 @@ constexpr uint64_t k_step = ROWS ? 16 * BOX_ROW_BYTES / 16 : 16 * 2 / 16;
 // d[4 j ..+1] are D[group][8 j + 2 pair ..+1] of those, d[4 j + 2 ..+1] the same of row group + 8.
 template <uint32_t N, bool ROWS>
 __device__ __forceinline__ void wgmma(float* d, uint64_t a, uint64_t b, bool add) {
-    static_assert(N == 16 || N == 64 || N == 80 || N == 128 || N == 144, "those in use");
+    static_assert(N == 16 || N == 64 || N == 80 || N == 128 || N == 144 || N == 256, "those in use");
 #ifdef LORB_EMULATE
     emulate::wgmma(d, N, nullptr, a, b, ROWS, add);
 #else
@@ -70,6 +76,12 @@ __device__ __forceinline__ void wgmma(float* d, uint64_t a, uint64_t b, bool add
                      "}, %64, %65, add, 1, 1, 0, %66;\n}"
                      : FLOATS_32(d, 0), FLOATS_32(d, 32)
                      : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+    } else if constexpr (N == 256) {
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %131, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" REGISTERS_128
+                     "}, %128, %129, add, 1, 1, 0, %130;\n}"
+                     : FLOATS_128(d)
+                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
     } else {
         asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %75, 0;\n"
                      "wgmma.mma_async.sync.aligned.m64n144k16.f32.bf16.bf16 {" REGISTERS_72
@@ -83,7 +95,7 @@ __device__ __forceinline__ void wgmma(float* d, uint64_t a, uint64_t b, bool add
 // D += A B with A in registers, laid out as that of mma_16x8x16 with each warp's rows, and B [16, N].
 template <uint32_t N>
 __device__ __forceinline__ void wgmma(float* d, const uint32_t (&a)[4], uint64_t b) {
-    static_assert(N == 64 || N == 128, "those in use");
+    static_assert(N == 64 || N == 128 || N == 256, "those in use");
 #ifdef LORB_EMULATE
     emulate::wgmma(d, N, a, 0, b, true, true);
 #else
@@ -92,10 +104,15 @@ __device__ __forceinline__ void wgmma(float* d, const uint32_t (&a)[4], uint64_t
                      "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
                      : FLOATS_32(d, 0)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-    } else {
+    } else if constexpr (N == 128) {
         asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGISTERS_64
                      "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                      : FLOATS_32(d, 0), FLOATS_32(d, 32)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    } else {
+        asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" REGISTERS_128
+                     "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
+                     : FLOATS_128(d)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     }
 #endif
@@ -107,8 +124,10 @@ __device__ __forceinline__ void wgmma(float* d, const uint32_t (&a)[4], uint64_t
 #undef REGISTERS_40
 #undef REGISTERS_64
 #undef REGISTERS_72
+#undef REGISTERS_128
 #undef FLOATS_8
 #undef FLOATS_32
+#undef FLOATS_128
 #endif
 
 __device__ __forceinline__ void wgmma_fence() {

@@ -139,6 +139,10 @@ kernels! {
     LINEAR_DX_FUSED_MEDIUM = "linear_dx_fused_medium", GemmParameters, tiles::MEDIUM_THREADS;
     LINEAR_DX_FUSED_SMALL = "linear_dx_fused_small", GemmParameters, tiles::SMALL_THREADS;
     LINEAR_DX_MASKED_MMA = "linear_dx_masked_mma", GemmParameters, tiles::MEDIUM_THREADS;
+    LINEAR_WGMMA_BROAD = "linear_wgmma_broad", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_WGMMA_FUSED_BROAD = "linear_wgmma_fused_broad", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_DX_WGMMA_BROAD = "linear_dx_wgmma_broad", HopperParameters, tiles::HOPPER_THREADS;
+    LINEAR_DX_WGMMA_FUSED_BROAD = "linear_dx_wgmma_fused_broad", HopperParameters, tiles::HOPPER_THREADS;
     LINEAR_WGMMA_WIDE = "linear_wgmma_wide", HopperParameters, tiles::HOPPER_THREADS;
     LINEAR_WGMMA_NARROW = "linear_wgmma_narrow", HopperParameters, tiles::HOPPER_THREADS;
     LINEAR_WGMMA_FUSED_WIDE = "linear_wgmma_fused_wide", HopperParameters, tiles::HOPPER_THREADS;

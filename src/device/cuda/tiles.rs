@@ -89,7 +89,9 @@ shared_constants! {
     HOPPER_ROWS = LARGE_TILE;
     /// Two warpgroups.
     HOPPER_THREADS = 2 * 128;
-    /// Two blocks of 128 columns fit a multiprocessor, and 64 columns give more blocks where there are few rows.
+    /// The second-level cache is what products wait for: 256 columns read the least of it for a sum. Two blocks of
+    /// 128 columns fit a multiprocessor, and 64 columns give more blocks where there are few rows.
+    HOPPER_BROAD = 256;
     HOPPER_WIDE = 128;
     HOPPER_NARROW = 64;
     /// The step of the inner dimension: the 128 bytes that a copied row has in shared memory.
@@ -165,6 +167,7 @@ impl MmaTile {
 /// A tile of HOPPER_ROWS rows, by its columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HopperTile {
+    Broad,
     Wide,
     Narrow,
 }
@@ -172,19 +175,31 @@ pub enum HopperTile {
 impl HopperTile {
     pub fn columns(self) -> u32 {
         match self {
+            HopperTile::Broad => HOPPER_BROAD,
             HopperTile::Wide => HOPPER_WIDE,
             HopperTile::Narrow => HOPPER_NARROW,
         }
     }
 
-    /// The one with which the busiest multiprocessor reads the fewest rows and columns; of two alike the wide
-    /// one, since 64 columns alone leave the tensor cores waiting for shared memory.
-    pub fn choose(rows: usize, columns: usize, multiprocessors: u32) -> HopperTile {
-        let read = |tile: &HopperTile| {
+    /// Of those for which there is room, the one with which the busiest multiprocessor reads the fewest rows and
+    /// columns, of two alike the wider; and how many stages it has. None where there is room for none.
+    pub fn choose(
+        rows: usize,
+        columns: usize,
+        fused: bool,
+        shared_bytes: u32,
+        multiprocessors: u32,
+    ) -> Option<(HopperTile, u32)> {
+        let read = |tile: HopperTile| {
             let rounds = tile.blocks(rows, columns).div_ceil(multiprocessors as usize);
             rounds * (HOPPER_ROWS + tile.columns()) as usize
         };
-        [HopperTile::Wide, HopperTile::Narrow].into_iter().min_by_key(read).expect("there are two")
+        let stages = |tile: HopperTile| {
+            let blocks = tile.blocks(rows, columns);
+            Some((tile, tile.stages(fused, shared_bytes, blocks, multiprocessors)?))
+        };
+        let all = [HopperTile::Broad, HopperTile::Wide, HopperTile::Narrow];
+        all.into_iter().filter_map(stages).min_by_key(|&(tile, _)| read(tile))
     }
 
     pub fn blocks(self, rows: usize, columns: usize) -> usize {
@@ -200,11 +215,15 @@ impl HopperTile {
     /// How many steps are copied ahead or in use: three at least and six at most. Where `blocks`, those of the grid,
     /// are more than there are multiprocessors, no more than let two share one, where one's epilogue hides behind
     /// the other's products; else two thirds of what there is may be taken, so that there is room for the first
-    /// blocks of the next grid. None where `shared_bytes`, the most that a block may take, has no room for three.
+    /// blocks of the next grid. A broad tile takes all there is. None where `shared_bytes`, the most that a block may take, has no room for three.
     pub fn stages(self, fused: bool, shared_bytes: u32, blocks: usize, multiprocessors: u32) -> Option<u32> {
         // A multiprocessor has what a block may take and the 1 KiB of it that the system takes for each.
         let of_two = (shared_bytes + 1024) / 2 - 1024;
-        let share = if blocks > multiprocessors as usize { of_two } else { shared_bytes / 3 * 2 };
+        let share = match self {
+            HopperTile::Broad => shared_bytes,
+            _ if blocks > multiprocessors as usize => of_two,
+            _ => shared_bytes / 3 * 2,
+        };
         let fits = |shared: u32| (3..=6).rev().find(|&stages| self.shared_bytes(fused, stages) <= shared);
         fits(share).or_else(|| fits(shared_bytes))
     }
@@ -254,32 +273,40 @@ mod tests {
     }
 
     #[test]
-    fn hopper_tiles_fill_the_device() {
-        assert_eq!(HopperTile::choose(8000, 768, 132), HopperTile::Wide);
-        assert_eq!(HopperTile::choose(1000, 2304, 132), HopperTile::Wide);
-        assert_eq!(HopperTile::choose(750, 2304, 132), HopperTile::Wide, "108 wide ones, or 216");
-        assert_eq!(HopperTile::choose(1000, 768, 132), HopperTile::Narrow);
-        assert_eq!(HopperTile::choose(30, 3072, 132), HopperTile::Narrow);
+    fn hopper_tiles_read_little_and_fill_the_device() {
+        let choose = |rows, columns, shared_kib: u32| {
+            HopperTile::choose(rows, columns, true, shared_kib << 10, 132).map(|(tile, _)| tile)
+        };
+        let of_h100 = |rows, columns| choose(rows, columns, 227).unwrap();
+        assert_eq!(of_h100(4096, 3072), HopperTile::Broad);
+        assert_eq!(of_h100(1100, 2304), HopperTile::Broad, "81 of them, 162 wide ones, or 324");
+        assert_eq!(of_h100(750, 2304), HopperTile::Wide, "54, 108 or 216");
+        assert_eq!(of_h100(1100, 768), HopperTile::Narrow);
+        assert_eq!(of_h100(30, 3072), HopperTile::Narrow);
+        assert_eq!(choose(4096, 3072, 104), Some(HopperTile::Wide));
+        assert_eq!(choose(4096, 3072, 77), None);
     }
 
     #[test]
     fn hopper_stages_fit_the_shared_memory() {
         // H100; less, as if something else took it; the least, of one block; and too little. Of many blocks, and of
         // few.
-        for (shared_kib, wide, narrow) in [
-            (227, [Some(3), Some(4)], [Some(4), Some(5)]),
-            (160, [Some(4), Some(3)], [Some(3), Some(4)]),
-            (103, [Some(3), Some(3)], [Some(3), Some(3)]),
-            (77, [None, None], [None, None]),
+        for (shared_kib, broad, wide, narrow) in [
+            (227, Some(4), [Some(3), Some(4)], [Some(4), Some(5)]),
+            (160, Some(3), [Some(4), Some(3)], [Some(3), Some(4)]),
+            (103, None, [Some(3), Some(3)], [Some(3), Some(3)]),
+            (77, None, [None, None], [None, None]),
         ] {
             let shared = shared_kib << 10;
             let stages = |tile: HopperTile| [200, 100].map(|blocks| tile.stages(true, shared, blocks, 132));
+            assert_eq!(stages(HopperTile::Broad)[0], broad, "{shared_kib} KiB");
             assert_eq!(stages(HopperTile::Wide), wide, "{shared_kib} KiB");
             assert_eq!(stages(HopperTile::Narrow), narrow, "{shared_kib} KiB");
-            for tile in [HopperTile::Wide, HopperTile::Narrow] {
+            for tile in [HopperTile::Broad, HopperTile::Wide, HopperTile::Narrow] {
                 for (fused, blocks) in [(false, 200), (true, 200), (false, 100), (true, 100)] {
                     let Some(stages) = tile.stages(fused, shared, blocks, 132) else { continue };
-                    let resident = if shared_kib == 227 && blocks == 200 { 2 } else { 1 };
+                    let shares = shared_kib == 227 && blocks == 200 && tile != HopperTile::Broad;
+                    let resident = if shares { 2 } else { 1 };
                     assert!(resident * (tile.shared_bytes(fused, stages) + 1024) <= shared + 1024);
                     assert!(tile.stage_bytes(fused).is_multiple_of(1024));
                 }

@@ -13,16 +13,18 @@ use crate::emulated::Emulated;
 /// Rows, the room for them, input, modules.
 type Shape = (usize, usize, usize, Modules);
 
-/// One row; primes; several tiles of both widths; inner dimensions that end within a step; several parts, with
+/// One row; primes; several tiles of all widths; inner dimensions that end within a step; several parts, with
 /// and without ranks; ranks of more than one step; dropout, for which there is no Hopper form of dx.
-const SHAPES: [(Shape, Then, f32); 7] = [
+const SHAPES: [(Shape, Then, f32); 9] = [
     ((1, 1, 64, &[(64, Some(8))]), Then::Gelu, 0.0),
     ((131, 137, 72, &[(136, Some(8))]), Then::Residual, 0.0),
     ((131, 131, 136, &[(392, Some(16))]), Then::Gelu, 0.0),
     ((67, 67, 200, &[(72, Some(8)), (64, None), (40, Some(16))]), Then::Nothing, 0.0),
     ((67, 70, 72, &[(136, Some(72))]), Then::Residual, 0.0),
-    ((131, 131, 136, &[(264, Some(40)), (264, Some(8))]), Then::Gelu, 0.0),
+    ((131, 131, 136, &[(136, Some(40)), (72, Some(8))]), Then::Gelu, 0.0),
     ((35, 37, 104, &[(40, Some(8))]), Then::Gelu, 0.25),
+    ((131, 131, 392, &[(520, Some(8))]), Then::Residual, 0.0),
+    ((131, 131, 392, &[(264, Some(40)), (264, None)]), Then::Nothing, 0.0),
 ];
 
 fn up_to(linear: Level) -> Variants {
@@ -73,11 +75,11 @@ fn it_runs_where_it_fits() {
         layer.run(&mut cuda.parameters(&vec![0.0; data.parameters.len()]), true);
         move |kernel: &str| driver.has_run(kernel)
     };
-    let [narrow, _, wide, parts, stored, stored_wide, _] = SHAPES;
+    let [narrow, wide, wide_dx, parts, stored, stored_wide, _, broad, stored_broad] = SHAPES;
     let of = ran(227, Level::Hopper, narrow);
     assert!(of("linear_wgmma_fused_narrow") && of("linear_dx_wgmma_fused_narrow"));
-    let of = ran(227, Level::Hopper, wide);
-    assert!(of("linear_wgmma_fused_wide") && of("linear_dx_wgmma_fused_wide"));
+    assert!(ran(227, Level::Hopper, wide)("linear_wgmma_fused_wide"));
+    assert!(ran(227, Level::Hopper, wide_dx)("linear_dx_wgmma_fused_wide"));
     // U of several modules is stored.
     let of = ran(227, Level::Hopper, parts);
     assert!(of("linear_wgmma_fused_narrow") && of("linear_dx_wgmma_narrow"));
@@ -85,6 +87,12 @@ fn it_runs_where_it_fits() {
     assert!(of("linear_wgmma_narrow") && of("linear_dx_wgmma_narrow"));
     let of = ran(227, Level::Hopper, stored_wide);
     assert!(of("linear_wgmma_wide") && of("linear_dx_wgmma_wide"));
+    let of = ran(227, Level::Hopper, broad);
+    assert!(of("linear_wgmma_fused_broad") && of("linear_dx_wgmma_fused_broad"));
+    let of = ran(227, Level::Hopper, stored_broad);
+    assert!(of("linear_wgmma_broad") && of("linear_dx_wgmma_broad"));
+    // No room for three stages of the broad one.
+    assert!(ran(104, Level::Hopper, broad)("linear_wgmma_fused_wide"));
     // No room for three stages that have A as well; or not wanted.
     for of in [ran(99, Level::Hopper, narrow), ran(227, Level::Tensor, narrow)] {
         assert!(of("linear_fused_small") && of("linear_dx_fused_small"));

@@ -30,7 +30,7 @@ pub struct HopperParameters {
 
 /// Whether there is a Hopper form, on a device whose blocks may have so much shared memory. It has no dropout.
 /// This must not depend on the number of rows, or a row's result would: so it asks for the larger tile's room
-/// even where the smaller one would do.
+/// even where a smaller one would do.
 pub fn fits(low: Low, shared_bytes: u32) -> bool {
     low != Low::Masked && HopperTile::Wide.stages(low == Low::Fused, shared_bytes, 1, 1).is_some()
 }
@@ -48,11 +48,14 @@ impl HopperForm {
     /// For a product of `rows` rows and `columns` columns in all, which [`fits`].
     pub fn choose(cuda: &Cuda, weights: Weights, low: Low, rows: usize, columns: usize) -> HopperForm {
         let Properties { multiprocessors, shared_bytes, .. } = *cuda.properties();
-        let tile = HopperTile::choose(rows, columns, multiprocessors);
         let fused = low == Low::Fused;
-        let blocks = tile.blocks(rows, columns);
-        let stages = tile.stages(fused, shared_bytes, blocks, multiprocessors).expect("it fits");
+        let (tile, stages) =
+            HopperTile::choose(rows, columns, fused, shared_bytes, multiprocessors).expect("it fits");
         let kernel = match (weights, fused, tile) {
+            (Weights::Columns, false, HopperTile::Broad) => LINEAR_WGMMA_BROAD,
+            (Weights::Columns, true, HopperTile::Broad) => LINEAR_WGMMA_FUSED_BROAD,
+            (Weights::Rows, false, HopperTile::Broad) => LINEAR_DX_WGMMA_BROAD,
+            (Weights::Rows, true, HopperTile::Broad) => LINEAR_DX_WGMMA_FUSED_BROAD,
             (Weights::Columns, false, HopperTile::Wide) => LINEAR_WGMMA_WIDE,
             (Weights::Columns, false, HopperTile::Narrow) => LINEAR_WGMMA_NARROW,
             (Weights::Columns, true, HopperTile::Wide) => LINEAR_WGMMA_FUSED_WIDE,
