@@ -2,18 +2,17 @@
 
 use std::collections::HashMap;
 
-use crate::device::{Memory, Run};
+use crate::device::{Device, Memory, Run};
 use crate::profile::Work;
 
 /// Sequences packed for a device.
 pub struct PackedBatch<D: Memory> {
-    /// One token id and position per distinct pair of them: hypotheses of a list share most. Of each adapter,
-    /// since layer 0's projections are adapted.
-    pub distinct_tokens: D::Index,
-    pub distinct_positions: D::Index,
-    pub distinct: usize,
-    /// For every token of the batch, the number of its pair.
-    pub expand: D::Index,
+    /// The token id and the position of each row that is embedded: of each token, or, where they are shared, of
+    /// each distinct pair.
+    pub token_ids: D::Index,
+    pub positions: D::Index,
+    /// Where the device [shares pairs](Device::SHARES_PAIRS).
+    pub shared: Option<SharedPairs<D>>,
     /// The number of tokens.
     pub tokens: usize,
     /// cu_seqlens: where each sequence starts, and the end of the last.
@@ -27,94 +26,124 @@ pub struct PackedBatch<D: Memory> {
     pub segments: Option<RowSegments<D>>,
 }
 
-/// Whose the rows are: of the distinct pairs, of the tokens, and of the [CLS].
+/// Distinct pairs of token and position: hypotheses of a list share most. Of each adapter, since layer 0's
+/// projections are adapted.
+pub struct SharedPairs<D: Memory> {
+    /// The number of pairs.
+    pub pairs: usize,
+    /// For every token of the batch, the number of its pair.
+    pub expand: D::Index,
+    /// Whose the pairs are; `None` where all are the first adapter's.
+    pub segments: Option<D::Segments>,
+}
+
+/// Whose the rows are: of the tokens, and of the [CLS].
 pub struct RowSegments<D: Memory> {
-    pub distinct: D::Segments,
     pub tokens: D::Segments,
     pub cls: D::Segments,
 }
 
 /// Sequences packed, still on the host. The fields are those of [`PackedBatch`].
 pub struct Packing {
-    pub distinct_tokens: Vec<u32>,
-    pub distinct_positions: Vec<u32>,
-    pub expand: Vec<u32>,
+    pub token_ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    shared: Option<Sharing>,
     pub offsets: Vec<u32>,
-    /// For the sequences of one adapter after the other: the number of distinct pairs, tokens and sequences.
-    runs: Vec<(usize, [usize; 3])>,
+    /// Whose the tokens are, and the [CLS].
+    pub runs: [Vec<Run>; 2],
+}
+
+struct Sharing {
+    expand: Vec<u32>,
+    /// Whose the pairs are.
+    runs: Vec<Run>,
 }
 
 impl Packing {
     /// Packs sequences of token ids, each at least one token long, with the number of their adapter. Best if
-    /// those of one adapter stand together.
+    /// those of one adapter stand together. Nothing is shared.
     pub fn new<S: AsRef<[u32]>>(sequences: impl IntoIterator<Item = (usize, S)>) -> Packing {
-        let mut pairs = HashMap::new();
-        let (mut ids, mut positions, mut expand) = (Vec::new(), Vec::new(), Vec::new());
-        let mut offsets = vec![0u32];
-        let mut runs: Vec<(usize, [usize; 3])> = Vec::new();
+        let (mut token_ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+        let mut runs = [Vec::new(), Vec::new()];
         for (adapter, sequence) in sequences {
-            let before = ids.len();
-            for (position, &id) in sequence.as_ref().iter().enumerate() {
-                let next = ids.len() as u32;
-                let pair = *pairs.entry((adapter, id, position as u32)).or_insert(next);
+            let sequence = sequence.as_ref();
+            token_ids.extend_from_slice(sequence);
+            positions.extend(0..sequence.len() as u32);
+            offsets.push(token_ids.len() as u32);
+            for (runs, rows) in runs.iter_mut().zip([sequence.len(), 1]) {
+                match runs.last_mut() {
+                    Some(Run { rows: before, adapter: last }) if *last == adapter => *before += rows,
+                    _ => runs.push(Run { rows, adapter }),
+                }
+            }
+        }
+        Packing { token_ids, positions, shared: None, offsets, runs }
+    }
+
+    /// The same with each adapter's distinct pairs of token and position once.
+    fn share_pairs(self) -> Packing {
+        let mut numbers = HashMap::new();
+        let (mut token_ids, mut positions) = (Vec::new(), Vec::new());
+        let mut expand = Vec::with_capacity(self.token_ids.len());
+        let mut tokens = self.token_ids.iter().zip(&self.positions);
+        let of_run = |&Run { rows, adapter }: &Run| {
+            let before = token_ids.len();
+            for (&id, &position) in tokens.by_ref().take(rows) {
+                let next = token_ids.len() as u32;
+                let pair = *numbers.entry((adapter, id, position)).or_insert(next);
                 if pair == next {
-                    ids.push(id);
-                    positions.push(position as u32);
+                    token_ids.push(id);
+                    positions.push(position);
                 }
                 expand.push(pair);
             }
-            offsets.push(expand.len() as u32);
-            if runs.last().is_none_or(|(last, _)| *last != adapter) {
-                runs.push((adapter, [0; 3]));
-            }
-            let added = [ids.len() - before, sequence.as_ref().len(), 1];
-            let (_, counts) = runs.last_mut().expect("just pushed");
-            counts.iter_mut().zip(added).for_each(|(count, n)| *count += n);
-        }
-        Packing { distinct_tokens: ids, distinct_positions: positions, expand, offsets, runs }
-    }
-
-    /// Whose the distinct pairs, the tokens and the [CLS] are.
-    pub fn runs(&self) -> [Vec<Run>; 3] {
-        let of = |kind: usize| {
-            self.runs.iter().map(|(adapter, rows)| Run { rows: rows[kind], adapter: *adapter }).collect()
+            Run { rows: token_ids.len() - before, adapter }
         };
-        [of(0), of(1), of(2)]
+        let runs = self.runs[0].iter().map(of_run).collect();
+        Packing { token_ids, positions, shared: Some(Sharing { expand, runs }), ..self }
     }
 }
 
-impl<D: Memory> PackedBatch<D> {
+impl<D: Device> PackedBatch<D> {
     /// Packs sequences of token ids, each at least one token long, of one adapter.
     pub fn new<S: AsRef<[u32]>>(device: &D, sequences: &[S]) -> Self {
-        let pack = || Self::upload(device, &Packing::new(sequences.iter().map(|s| (0, s))));
+        let pack = || Self::pack(device, Packing::new(sequences.iter().map(|s| (0, s))), false);
         device.operation("pack batch", |_| Work::default(), pack)
     }
 
     /// Packs sequences as [`new`](Self::new) does, each with the number of its adapter among those of the operands.
     pub fn of_adapters<S: AsRef<[u32]>>(device: &D, sequences: &[(usize, S)]) -> Self {
-        let packing = Packing::new(sequences.iter().map(|(adapter, s)| (*adapter, s)));
-        let [distinct, tokens, cls] = packing.runs().map(|runs| device.segments(&runs));
-        PackedBatch {
-            segments: Some(RowSegments { distinct, tokens, cls }),
-            ..Self::upload(device, &packing)
-        }
+        Self::pack(device, Packing::new(sequences.iter().map(|(adapter, s)| (*adapter, s))), true)
     }
 
-    fn upload(device: &D, packing: &Packing) -> Self {
-        let Packing { distinct_tokens, distinct_positions, expand, offsets, .. } = packing;
-        let count = offsets.len() - 1;
-        let one_each: Vec<u32> = (0..=count as u32).collect();
+    fn pack(device: &D, packing: Packing, several_adapters: bool) -> Self {
+        let packing = if D::SHARES_PAIRS { packing.share_pairs() } else { packing };
+        Self::upload(device, &packing, several_adapters)
+    }
+
+    fn upload(device: &D, packing: &Packing, several_adapters: bool) -> Self {
+        let Packing { token_ids, positions, shared, offsets, runs } = packing;
+        let (sequences, tokens) = (offsets.len() - 1, offsets[offsets.len() - 1] as usize);
+        let one_each: Vec<u32> = (0..=sequences as u32).collect();
+        let shared = shared.as_ref().map(|Sharing { expand, runs }| SharedPairs {
+            pairs: token_ids.len(),
+            expand: device.row_index(expand, token_ids.len()),
+            segments: several_adapters.then(|| device.segments(runs)),
+        });
+        let segments = several_adapters.then(|| {
+            let [tokens, cls] = runs.each_ref().map(|runs| device.segments(runs));
+            RowSegments { tokens, cls }
+        });
         PackedBatch {
-            distinct_tokens: device.index(distinct_tokens),
-            distinct_positions: device.index(distinct_positions),
-            distinct: distinct_tokens.len(),
-            expand: device.row_index(expand, distinct_tokens.len()),
-            tokens: expand.len(),
-            cls: device.row_index(&offsets[..count], expand.len()),
+            token_ids: device.index(token_ids),
+            positions: device.index(positions),
+            shared,
+            tokens,
             offsets: device.index(offsets),
+            cls: device.row_index(&offsets[..sequences], tokens),
             cls_offsets: device.index(&one_each),
-            sequences: count,
-            segments: None,
+            sequences,
+            segments,
         }
     }
 }
@@ -147,26 +176,44 @@ mod tests {
     use super::*;
     use crate::device::cpu::{Cpu, Isa};
 
+    fn runs<const N: usize>(of: [(usize, usize); N]) -> Vec<Run> {
+        of.map(|(adapter, rows)| Run { rows, adapter }).to_vec()
+    }
+
     #[test]
-    fn equal_pairs_are_kept_once() {
+    fn tokens_stand_in_their_order_or_equal_pairs_once() {
         let cpu = Cpu::new(Isa::available()[0]);
-        let batch = PackedBatch::new(&cpu, &[vec![1, 5, 6, 2], vec![1, 5, 2], vec![1, 6, 5, 2]]);
-        assert_eq!(&*batch.distinct_tokens, [1, 5, 6, 2, 2, 6, 5]);
-        assert_eq!(&*batch.distinct_positions, [0, 1, 2, 3, 2, 1, 2]);
-        assert_eq!(&*batch.expand, [0, 1, 2, 3, 0, 1, 4, 0, 5, 6, 3]);
-        assert_eq!((&*batch.offsets, &*batch.cls), (&[0, 4, 7, 11][..], &[0, 4, 7][..]));
-        assert_eq!((batch.tokens, batch.sequences, &*batch.cls_offsets), (11, 3, &[0, 1, 2, 3][..]));
+        let sequences = [vec![1, 5, 6, 2], vec![1, 5, 2], vec![1, 6, 5, 2]];
+        let packing = Packing::new(sequences.iter().map(|s| (0, s)));
+        let each = PackedBatch::upload(&cpu, &packing, false);
+        assert_eq!(&*each.token_ids, [1, 5, 6, 2, 1, 5, 2, 1, 6, 5, 2]);
+        assert_eq!(&*each.positions, [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3]);
+        assert!(each.shared.is_none());
+
+        let once = PackedBatch::new(&cpu, &sequences);
+        assert_eq!(&*once.token_ids, [1, 5, 6, 2, 2, 6, 5]);
+        assert_eq!(&*once.positions, [0, 1, 2, 3, 2, 1, 2]);
+        let shared = once.shared.as_ref().expect("the CPU shares pairs");
+        assert_eq!((shared.pairs, &*shared.expand), (7, &[0, 1, 2, 3, 0, 1, 4, 0, 5, 6, 3][..]));
+        assert!(shared.segments.is_none());
+
+        for batch in [each, once] {
+            assert_eq!((&*batch.offsets, &*batch.cls), (&[0, 4, 7, 11][..], &[0, 4, 7][..]));
+            assert_eq!((batch.tokens, batch.sequences, &*batch.cls_offsets), (11, 3, &[0, 1, 2, 3][..]));
+            assert!(batch.segments.is_none());
+        }
     }
 
     #[test]
     fn each_adapter_has_pairs_of_its_own() {
-        let packing = Packing::new([(1, [7, 5]), (1, [7, 6]), (0, [7, 5]), (1, [7, 5])]);
-        assert_eq!(packing.distinct_tokens, [7, 5, 6, 7, 5]);
-        assert_eq!(packing.expand, [0, 1, 0, 2, 3, 4, 0, 1]);
-        let runs = |rows: [usize; 3]| {
-            [(1, rows[0]), (0, rows[1]), (1, rows[2])].map(|(adapter, rows)| Run { rows, adapter }).to_vec()
-        };
-        assert_eq!(packing.runs(), [runs([3, 2, 0]), runs([4, 2, 2]), runs([2, 1, 1])]);
+        let each = Packing::new([(1, [7, 5]), (1, [7, 6]), (0, [7, 5]), (1, [7, 5])]);
+        let rows = [runs([(1, 4), (0, 2), (1, 2)]), runs([(1, 2), (0, 1), (1, 1)])];
+        assert_eq!((&each.token_ids[..], &each.runs), (&[7, 5, 7, 6, 7, 5, 7, 5][..], &rows));
+        let once = each.share_pairs();
+        assert_eq!((&once.token_ids[..], &once.runs), (&[7, 5, 6, 7, 5][..], &rows));
+        let shared = once.shared.expect("just shared");
+        assert_eq!(shared.expand, [0, 1, 0, 2, 3, 4, 0, 1]);
+        assert_eq!(shared.runs, runs([(1, 3), (0, 2), (1, 0)]));
     }
 
     #[test]

@@ -177,11 +177,17 @@ impl<D: Device> Encoder<D> {
     {
         let segments = batch.segments.as_ref();
         assert!(segments.is_none() || !(tape.is_recording() || dropout.is_some()), "several adapters");
-        let embed = || device.embedding(&self.tables, &batch.distinct_tokens, &batch.distinct_positions);
+        let embed = || device.embedding(&self.tables, &batch.token_ids, &batch.positions);
         // A row of each table, and what comes of them.
-        let distinct = device.operation("embedding", |y| Work::bytes(3.0 * D::bytes(y)), embed);
-        let distinct = Var::constant(distinct);
-        let mut x = gather_rows(device, tape, &distinct, &batch.expand, batch.distinct);
+        let embedded = device.operation("embedding", |y| Work::bytes(3.0 * D::bytes(y)), embed);
+        let embedded = Var::constant(embedded);
+        let (mut x, distinct) = match &batch.shared {
+            Some(shared) => {
+                let x = gather_rows(device, tape, &embedded, &shared.expand, shared.pairs);
+                (x, Some((embedded, shared)))
+            }
+            None => (embedded, None),
+        };
         for (l, layer) in self.layers.iter().enumerate() {
             let lora = operands.layers.as_ref().map(|all| &all[l]);
             let (last, first) = (l + 1 == self.layers.len(), l == 0);
@@ -195,21 +201,22 @@ impl<D: Device> Encoder<D> {
                         rows: Rows| {
                 let first_target = first as u32 + modules.start as u32;
                 let dropout = dropout.map(|d| d.at(l, first_target, rows));
-                let segments = segments.map(|s| match rows {
-                    Rows::Distinct => &s.distinct,
-                    Rows::Tokens => &s.tokens,
-                    Rows::Cls => &s.cls,
-                });
+                let segments = match rows {
+                    Rows::Distinct => batch.shared.as_ref().and_then(|s| s.segments.as_ref()),
+                    Rows::Tokens => segments.map(|s| &s.tokens),
+                    Rows::Cls => segments.map(|s| &s.cls),
+                };
                 Call { linear, lora, segments, modules, dropout }
             };
-            // Layer 0 sees each distinct pair once; dropout gives every row a mask of its own.
+            // Layer 0 sees each shared pair once; dropout gives every row a mask of its own.
             let project = |tape: &mut Tape<'a, D>, modules: Range<usize>| {
                 let call = |rows| call(&layer.qkv, lora.map(|l| &l.qkv), Target::Query, modules, rows);
-                if first && dropout.is_none() {
-                    let y = lora_linear(device, tape, call(Rows::Distinct), &distinct, Epilogue::Nothing);
-                    gather_rows(device, tape, &y, &batch.expand, batch.distinct)
-                } else {
-                    lora_linear(device, tape, call(Rows::Tokens), &x, Epilogue::Nothing)
+                match &distinct {
+                    Some((distinct, shared)) if first && dropout.is_none() => {
+                        let y = lora_linear(device, tape, call(Rows::Distinct), distinct, Epilogue::Nothing);
+                        gather_rows(device, tape, &y, &shared.expand, shared.pairs)
+                    }
+                    _ => lora_linear(device, tape, call(Rows::Tokens), &x, Epilogue::Nothing),
                 }
             };
             let query_offsets = if last { &batch.cls_offsets } else { &batch.offsets };
@@ -259,7 +266,7 @@ impl<D: Device> Encoder<D> {
 /// Which rows a layer computes.
 #[derive(Clone, Copy)]
 enum Rows {
-    /// One for each distinct pair of token and position.
+    /// One for each distinct pair of token and position, where the batch shares them.
     Distinct,
     Tokens,
     Cls,

@@ -78,4 +78,8 @@ pub trait Device:
     + attention::Attention
     + score_head::ScoreHead
 {
+    /// Whether layer 0's rows are computed once for each distinct pair of token and position, and gathered for
+    /// the tokens; else every token has its own. The scores are the same. It pays where the time goes with the
+    /// number of rows, and not where a list's rows take one wave of the processors either way.
+    const SHARES_PAIRS: bool;
 }

@@ -156,6 +156,11 @@ fn five_steps_follow_the_cpu() {
                 ("norm", |l| l.gradient_norm),
             ];
             for (what, part) in parts {
+                let limit = match (what, cuda.precision()) {
+                    // Of 50 draws of the batches the worst was 4e-2 off, whether pairs were shared or not.
+                    ("norm", Precision::Bf16) => 5e-2,
+                    _ => limit,
+                };
                 let of = |losses: &[Losses]| losses.iter().map(part).collect::<Vec<_>>();
                 close(&format!("{what}, {name}"), &of(&found), &of(&losses), limit);
             }

@@ -3,6 +3,7 @@
 
 use lorb_engine::bert::encoder::Operands;
 use lorb_engine::bert::{Checkpoint, Config, Encoder, PackedBatch};
+use lorb_engine::device::Memory;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::lora::{Adapter, Entry, Group, LoraConfig};
 use lorb_engine::rescore::scorer;
@@ -71,6 +72,14 @@ fn sequences(random: &mut Random, count: usize) -> Vec<Vec<u32>> {
         all.push(next);
     }
     all
+}
+
+/// The batch as a device has it that shares no pairs.
+fn unshared<S: AsRef<[u32]>>(cpu: &Cpu, sequences: &[S], batch: PackedBatch<Cpu>) -> PackedBatch<Cpu> {
+    assert!(batch.shared.as_ref().is_some_and(|shared| shared.pairs < batch.tokens), "pairs are shared");
+    let token_ids: Vec<u32> = sequences.iter().flat_map(|s| s.as_ref()).copied().collect();
+    let positions: Vec<u32> = sequences.iter().flat_map(|s| 0..s.as_ref().len() as u32).collect();
+    PackedBatch { token_ids: cpu.index(&token_ids), positions: cpu.index(&positions), shared: None, ..batch }
 }
 
 impl Network {
@@ -324,13 +333,14 @@ fn scores_are_those_of_the_oracle_and_of_the_sequence_alone() {
         for cpu in devices() {
             let encoder = network.encoder(&cpu);
             let operands = encoder.operands(&cpu, &[(&network.adapter, &network.adapter.values)]);
-            let scores = |sequences: &[Vec<u32>]| {
-                let batch = PackedBatch::new(&cpu, sequences);
-                let scored = encoder.forward(&cpu, &operands, &batch, None, &mut Tape::idle());
-                scored.scores.value.values()
+            let of = |batch: &PackedBatch<Cpu>| {
+                encoder.forward(&cpu, &operands, batch, None, &mut Tape::idle()).scores.value.values()
             };
+            let scores = |sequences: &[Vec<u32>]| of(&PackedBatch::new(&cpu, sequences));
             let sequences = &network.batch.sequences;
             let all = scores(sequences);
+            let each = unshared(&cpu, sequences, PackedBatch::new(&cpu, sequences));
+            assert_eq!(bits(&of(&each)), bits(&all), "shared or not");
             let name = format!("network scores on {}, {layers} layers", cpu.isa().name());
             oracle.check(name, &all, 4.0 * ULP * oracle.largest());
             for (sequence, score) in sequences.iter().zip(&all) {
@@ -375,6 +385,9 @@ fn several_adapters_in_one_batch_score_as_each_alone() {
             let mut distinct = Vec::new();
             for batch in [&batch, &together] {
                 let found = scores(&all, &PackedBatch::of_adapters(&cpu, batch));
+                let sequences: Vec<&[u32]> = batch.iter().map(|(_, s)| *s).collect();
+                let each = unshared(&cpu, &sequences, PackedBatch::of_adapters(&cpu, batch));
+                assert_eq!(scores(&all, &each), found, "shared or not");
                 for (&(adapter, sequence), score) in batch.iter().zip(&found) {
                     let alone = encoder.operands(&cpu, &with_values[adapter..=adapter]);
                     let expected = scores(&alone, &PackedBatch::new(&cpu, &[sequence]));

@@ -139,7 +139,9 @@ impl Memory for Cpu {
     }
 }
 
-impl Device for Cpu {}
+impl Device for Cpu {
+    const SHARES_PAIRS: bool = true;
+}
 
 /// What the processor is called, where /proc/cpuinfo says so; else its architecture.
 pub fn name() -> String {

@@ -356,7 +356,10 @@ impl Fetched {
     }
 }
 
-impl Device for Cuda {}
+impl Device for Cuda {
+    /// Two launches that gather, and in training one that scatters, take longer than the rows that they spare.
+    const SHARES_PAIRS: bool = false;
+}
 
 impl Memory for Cuda {
     type Tensor = Tensor;

@@ -1,5 +1,5 @@
-//! Rows picked by number: the [CLS] rows of a batch, or layer 0's rows from one per distinct
-//! (position, token) pair (DESIGN idea 9: exact, since layer 0 sees nothing but that pair).
+//! Rows picked by number: the [CLS] rows of a batch, or, on a device that shares them, layer 0's rows from one per
+//! distinct (position, token) pair (DESIGN idea 9: exact, since layer 0 sees nothing but that pair).
 
 mod cpu;
 pub mod cuda;

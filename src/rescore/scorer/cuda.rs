@@ -84,7 +84,7 @@ impl CudaScorer {
         Size {
             operands: chunk.operands,
             adapters: self.adapters.count(chunk.operands),
-            tokens: room(packing.expand.len(), 64),
+            tokens: room(packing.token_ids.len(), 64),
             sequences: room(packing.offsets.len() - 1, 8),
         }
     }
@@ -159,15 +159,14 @@ struct Numbers {
     one_each: Index,
 }
 
-/// Places in the block, in u32: counts of distinct pairs, tokens, sequences and offsets; then the lists. Last
-/// come those of which the least is in use, since the copy ends with what is: one copy of more takes less time
-/// than one for each list.
+/// Places in the block, in u32: counts of tokens, sequences and offsets; then the lists. Last come those of which
+/// the least may be in use, since the copy ends with what is: one copy of more takes less time than one for each
+/// list.
 struct Places {
     offsets: usize,
-    /// Of the distinct pairs, the tokens and the [CLS], where there are several adapters.
-    segments: Option<[(usize, Room); 3]>,
-    expand: usize,
-    tokens: usize,
+    /// Of the tokens and the [CLS], where there are several adapters.
+    segments: Option<[(usize, Room); 2]>,
+    token_ids: usize,
     positions: usize,
     end: usize,
 }
@@ -183,17 +182,17 @@ impl Places {
         let offsets = place(size.sequences + 1);
         let runs = size.adapters.min(size.sequences);
         let segments = (size.adapters > 1).then(|| {
-            [size.tokens, size.tokens, size.sequences].map(|rows| {
+            [size.tokens, size.sequences].map(|rows| {
                 let room = Room { rows, runs };
                 (place(room.numbers()), room)
             })
         });
-        let [expand, tokens, positions] = [(); 3].map(|()| place(size.tokens));
-        Places { offsets, segments, expand, tokens, positions, end }
+        let [token_ids, positions] = [(); 2].map(|()| place(size.tokens));
+        Places { offsets, segments, token_ids, positions, end }
     }
 }
 
-const COUNTS: usize = 4;
+const COUNTS: usize = 3;
 /// Lists start at multiples of 256 bytes.
 const ALIGNED: usize = 64;
 
@@ -205,7 +204,7 @@ impl Numbers {
         Numbers { block, places, size, one_each }
     }
 
-    /// The batch as kernels see it. There may be as many distinct pairs as tokens.
+    /// The batch as kernels see it.
     fn batch(&self) -> PackedBatch<Cuda> {
         let (places, Size { tokens, sequences, adapters, .. }) = (&self.places, self.size);
         let rows = |capacity: usize, count: usize| {
@@ -217,42 +216,39 @@ impl Numbers {
             Segments::within(self.block.clone(), place * size_of::<u32>(), room, adapters)
         };
         PackedBatch {
-            distinct_tokens: index(places.tokens, rows(tokens, 0)),
-            distinct_positions: index(places.positions, rows(tokens, 0)),
-            distinct: tokens,
-            expand: index(places.expand, rows(tokens, 1)),
+            token_ids: index(places.token_ids, rows(tokens, 0)),
+            positions: index(places.positions, rows(tokens, 0)),
+            shared: None,
             tokens,
-            offsets: index(places.offsets, rows(sequences + 1, 3)),
+            offsets: index(places.offsets, rows(sequences + 1, 2)),
             // The first token of a sequence is its [CLS].
-            cls: index(places.offsets, rows(sequences, 2)),
-            cls_offsets: self.one_each.with_rows(rows(sequences + 1, 3)),
+            cls: index(places.offsets, rows(sequences, 1)),
+            cls_offsets: self.one_each.with_rows(rows(sequences + 1, 2)),
             sequences,
             segments: places.segments.map(|all| {
-                let [distinct, tokens, cls] = all.map(segments);
-                RowSegments { distinct, tokens, cls }
+                let [tokens, cls] = all.map(segments);
+                RowSegments { tokens, cls }
             }),
         }
     }
 
     fn write(&self, cuda: &Cuda, packing: &Packing) {
         let places = &self.places;
-        let (distinct, tokens) = (packing.distinct_tokens.len(), packing.expand.len());
-        let count = packing.offsets.len() - 1;
+        let (tokens, count) = (packing.token_ids.len(), packing.offsets.len() - 1);
         assert!(tokens <= self.size.tokens && count <= self.size.sequences, "no room for the batch");
-        let mut numbers = vec![0u32; places.positions + distinct];
-        let counts: [usize; COUNTS] = [distinct, tokens, count, count + 1];
+        let mut numbers = vec![0u32; places.positions + tokens];
+        let counts: [usize; COUNTS] = [tokens, count, count + 1];
         counts.iter().zip(&mut numbers).for_each(|(&count, number)| *number = count as u32);
         for (place, list) in [
             (places.offsets, &packing.offsets),
-            (places.expand, &packing.expand),
-            (places.tokens, &packing.distinct_tokens),
-            (places.positions, &packing.distinct_positions),
+            (places.token_ids, &packing.token_ids),
+            (places.positions, &packing.positions),
         ] {
             numbers[place..place + list.len()].copy_from_slice(list);
         }
-        for ((place, room), runs) in places.segments.iter().flatten().zip(packing.runs()) {
+        for ((place, room), runs) in places.segments.iter().flatten().zip(&packing.runs) {
             assert!(runs.iter().all(|run| run.adapter < self.size.adapters), "no such adapter");
-            room.write(&runs, &mut numbers[*place..place + room.numbers()]);
+            room.write(runs, &mut numbers[*place..place + room.numbers()]);
         }
         cuda.write(self.block.address(), &numbers);
     }
