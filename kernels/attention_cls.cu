@@ -31,6 +31,7 @@ __device__ void forward(const Attention& p) {
     Head head(p, item());
     if (!head.live) return wait_for_last_grid(); // the whole warp
     Span keys = span(p.key_offsets, head.sequence);
+    fetch_parameters(p);
     wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, size = p.head_size, column = head.number * size;
     const T* q = head_row<T>(p.q, head.sequence, p.q_stride, column);
@@ -70,6 +71,7 @@ __device__ void backward(const Attention& p) {
     Head head(p, item());
     if (!head.live) return wait_for_last_grid(); // the whole warp
     Span keys = span(p.key_offsets, head.sequence);
+    fetch_parameters(p);
     wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, size = p.head_size, column = head.number * size;
     const T* q = head_row<T>(p.q, head.sequence, p.q_stride, column);

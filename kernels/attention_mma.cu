@@ -89,6 +89,7 @@ __device__ void forward(const Attention& p) {
     Head head(p, blockIdx.x);
     if (!head.live) return wait_for_last_grid();
     Span queries = span(p.query_offsets, head.sequence), keys = span(p.key_offsets, head.sequence);
+    fetch_parameters(p);
     wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, strip = threadIdx.x / WARP * STRIP, group = lane / 4, pair = lane % 4;
     uint32_t column = head.number * SIZE;
@@ -222,6 +223,7 @@ __device__ void backward(const Attention& p) {
     Head head(p, blockIdx.x);
     if (!head.live) return wait_for_last_grid();
     Span queries = span(p.query_offsets, head.sequence), keys = span(p.key_offsets, head.sequence);
+    fetch_parameters(p);
     wait_for_last_grid();
     uint32_t lane = threadIdx.x % WARP, strip = threadIdx.x / WARP * STRIP, group = lane / 4, pair = lane % 4;
     uint32_t column = head.number * SIZE, width = p.heads * SIZE;

@@ -18,6 +18,7 @@ __device__ void gather(const GatherRows& p) {
     uint32_t lane = threadIdx.x % WARP, row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
     if (row >= p.rows.count()) return wait_for_last_grid();
     const Unit* x = static_cast<const Unit*>(p.x) + static_cast<size_t>(p.index[row]) * p.stride;
+    fetch_parameters(p);
     wait_for_last_grid();
     Unit* y = static_cast<Unit*>(p.y) + static_cast<size_t>(row) * p.units;
 #pragma unroll 8

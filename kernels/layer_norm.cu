@@ -18,6 +18,7 @@ template <class T, uint32_t V>
 __device__ __forceinline__ void forward(const LayerNorm& p, uint32_t width, uint32_t row, uint32_t lane) {
     size_t at = static_cast<size_t>(row) * width;
     float x[PER_LANE], gamma[PER_LANE], beta[PER_LANE];
+    fetch_parameters(p);
     load_row<V>(gamma, p.gamma, width, lane);
     load_row<V>(beta, p.beta, width, lane);
     wait_for_last_grid();
@@ -31,6 +32,7 @@ template <class T, uint32_t V>
 __device__ __forceinline__ void backward(const LayerNorm& p, uint32_t width, uint32_t row, uint32_t lane) {
     size_t at = static_cast<size_t>(row) * width;
     float x[PER_LANE], d[PER_LANE], gamma[PER_LANE];
+    fetch_parameters(p);
     load_row<V>(gamma, p.gamma, width, lane);
     wait_for_last_grid();
     load_row<V>(x, static_cast<const T*>(p.x) + at, width, lane);

@@ -267,6 +267,7 @@ __device__ void product(const HopperGemm& p) {
         }
         fence_proxy_async();
     }
+    fetch_parameters(p.gemm);
     bool live = at.first < at.end;
     if (live && threadIdx.x == HOPPER_THREADS - WARP) product.fetch_ahead(); // the last warp's first
     wait_for_last_grid();

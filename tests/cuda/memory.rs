@@ -119,7 +119,9 @@ fn a_step_keeps_what_its_gradients_need_and_steps_share_it() {
         learner.losses(true).unwrap();
         cuda.allocated() - weights
     };
+    let shorter = taken(24);
     let largest = taken(40);
+    assert!(shorter < largest, "{shorter} bytes, {largest} of longer sequences");
     // Of a layer: x, Q, K, V, the context, both arguments of LayerNorm, and GELU'; the last has the [CLS] rows alone.
     // And what one layer works with, which is not kept.
     let (tokens, h, wide) = (32 * 40, shape.hidden, shape.intermediate);

@@ -15,6 +15,8 @@ pub(super) struct Pool {
     /// Bytes that the driver gave.
     allocated: AtomicUsize,
     poison: bool,
+    /// Whether pieces stay where they are even if nobody has a block of them: captured graphs know their addresses.
+    lasting: bool,
 }
 
 /// Blocks start at multiples of this, which is more than any kernel asks.
@@ -25,7 +27,13 @@ const PIECES: (usize, usize) = (2 << 20, 32);
 
 impl Pool {
     pub fn new(driver: Arc<dyn Driver>, poison: bool) -> Pool {
-        Pool { driver, free: Mutex::default(), allocated: AtomicUsize::new(0), poison }
+        Pool { driver, free: Mutex::default(), allocated: AtomicUsize::new(0), poison, lasting: false }
+    }
+
+    /// The same for what graphs are captured with.
+    pub fn lasting(mut self) -> Pool {
+        self.lasting = true;
+        self
     }
 
     pub fn poisons(&self) -> bool {
@@ -49,13 +57,15 @@ impl Pool {
         Ok(block)
     }
 
-    /// The start of a new piece, the rest of which is free.
+    /// The start of a new piece, the rest of which is free. Pieces that are not in use go into it: a step of longer
+    /// sequences than any before finds one in place of many that were cut for others.
     fn grow(&self, bytes: usize) -> Result<Address> {
         let piece = if self.poison {
             bytes
         } else {
             let (unit, part) = PIECES;
-            bytes.max(self.allocated() / part).next_multiple_of(unit)
+            let unused = if self.lasting { 0 } else { self.shrink() };
+            bytes.max(unused).max(self.allocated() / part).next_multiple_of(unit)
         };
         let address = self.driver.allocate(piece)?;
         self.allocated.fetch_add(piece, Ordering::Relaxed);
@@ -65,6 +75,19 @@ impl Pool {
             free.give(address.0 + bytes as u64, piece - bytes);
         }
         Ok(address)
+    }
+
+    /// Gives all pieces back that nobody has a block of: how many bytes.
+    fn shrink(&self) -> usize {
+        let whole = self.free().take_whole_pieces();
+        for &(at, bytes) in &whole {
+            // SAFETY: the pool allocated the piece with this size, and nobody holds a block of it. The driver waits
+            // for what was asked of the device before.
+            unsafe { self.driver.free(Address(at), bytes) };
+        }
+        let bytes = whole.iter().map(|(_, bytes)| bytes).sum();
+        self.allocated.fetch_sub(bytes, Ordering::Relaxed);
+        bytes
     }
 
     /// Bytes of the device that it holds, in use and free.
@@ -114,6 +137,17 @@ impl Free {
         let &(size, at) = self.by_size.range((bytes, 0)..).next().filter(|(size, _)| *size == bytes)?;
         self.remove(at, size);
         Some(Address(at))
+    }
+
+    fn take_whole_pieces(&mut self) -> Vec<(u64, usize)> {
+        let free =
+            |(at, bytes): (&u64, &usize)| (self.by_address.get(at) == Some(bytes)).then_some((*at, *bytes));
+        let whole: Vec<_> = self.pieces.iter().filter_map(free).collect();
+        for &(at, bytes) in &whole {
+            self.pieces.remove(&at);
+            self.remove(at, bytes);
+        }
+        whole
     }
 
     fn give(&mut self, mut at: u64, mut bytes: usize) {
@@ -194,5 +228,8 @@ mod tests {
         free.give(1000, 100);
         free.give(1100, 100);
         assert_eq!(free.by_size, [(300, 1000)].into());
+        free.give(1300, 100);
+        assert_eq!(free.take_whole_pieces(), [(1000, 300)]);
+        assert_eq!((free.pieces, free.by_address), ([(1300, 300)].into(), [(1300, 100)].into()));
     }
 }

@@ -88,9 +88,9 @@ impl Cuda {
         Cuda { pool, ..Cuda::new(driver, precision) }
     }
 
-    /// The same device with memory of its own, for what a graph keeps.
+    /// The same device with memory of its own, which stays where it is, for what graphs keep.
     pub(crate) fn with_own_memory(&self) -> Cuda {
-        let pool = Arc::new(Pool::new(self.driver.clone(), self.pool.poisons()));
+        let pool = Arc::new(Pool::new(self.driver.clone(), self.pool.poisons()).lasting());
         Cuda { pool, ..self.clone() }
     }
 
