@@ -93,7 +93,7 @@ def rows(args: argparse.Namespace, model: Path, shape: Shape) -> list[Row]:
         contenders = [engine(what, tokens, calls, args.device), *(baseline("linear.py", t, *sizes) for t in torch)]
         found.append(Row(name, contenders, products, traffic))
 
-    modes = ["default"] if args.quick else ["default", "reduce-overhead", "max-autotune"]
+    modes = ["default"] if args.quick else [mode for mode in args.compile.split(",") if mode]
     for letter, utterances, count in (("b", 4, steps), ("c", 2 if args.quick else 128, max(2, steps // 4))):
         mean = sum(sum(list[:HYPOTHESES]) for list in counts) / len(counts)
         step_tokens = utterances * mean
@@ -101,7 +101,7 @@ def rows(args: argparse.Namespace, model: Path, shape: Shape) -> list[Row]:
         contenders = [
             engine("step", args.lists, count, args.device, utterances),
             baseline(*base),
-            *(baseline(*base, "--compile", mode) for mode in modes if not args.no_compile),
+            *(baseline(*base, "--compile", mode) for mode in modes),
             baseline(*base, "--full-finetune"),
         ]
         name = f"({letter}) LoRA step of {utterances * HYPOTHESES} hypotheses, {step_tokens:.0f} tokens"
@@ -193,7 +193,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=BUILTIN / "model", help="a Hugging Face BERT folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", default="abcd", metavar="LETTERS", help="some of the rows; (e) comes with its steps")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which may lack a compiler")
+    modes = "default,reduce-overhead,max-autotune"
+    parser.add_argument("--compile", default=modes, metavar="MODES", help="of torch.compile, none where empty [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="a small model and few repetitions: a trial")
     parser.add_argument("--out", type=Path, help="where the results go")
     args = parser.parse_args()

@@ -22,9 +22,8 @@ pub const BATCH_TOKENS: usize = 4096;
 
 /// A model on the GPU, ready to score.
 pub struct CudaScorer {
+    /// With the memory of all graphs: they run one after the other, so each may use it whole.
     cuda: Cuda,
-    /// The same device with the memory of all graphs: they run one after the other, so each may use it whole.
-    of_graphs: Cuda,
     encoder: Encoder<Cuda>,
     adapters: Adapters<Cuda>,
     buckets: Mutex<HashMap<Size, Bucket>>,
@@ -51,8 +50,7 @@ impl CudaScorer {
         let encoder = Encoder::load(&cuda, &model.config, &model.checkpoint, false)?;
         let adapters = Adapters::new(&cuda, &encoder, adapters);
         cuda.check()?;
-        let of_graphs = cuda.with_own_memory();
-        Ok(CudaScorer { cuda, of_graphs, encoder, adapters, buckets: Mutex::default() })
+        Ok(CudaScorer { cuda: cuda.with_own_memory(), encoder, adapters, buckets: Mutex::default() })
     }
 
     /// Asks for g of each sequence of token ids by the adapter of that number.
@@ -72,7 +70,7 @@ impl CudaScorer {
             let bucket = match buckets.entry(size) {
                 Entry::Occupied(there) => there.into_mut(),
                 Entry::Vacant(place) => place.insert(Bucket::capture(
-                    &self.of_graphs,
+                    &self.cuda,
                     &self.encoder,
                     self.adapters.operands(chunk),
                     size,

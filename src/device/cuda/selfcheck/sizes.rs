@@ -22,7 +22,7 @@ impl Sizes {
     /// Edges within tiles of every kind, on a device of few multiprocessors.
     pub const SMALL: Sizes = Sizes {
         hidden: 64,
-        wide: 256,
+        wide: 384,
         rows: &[5, 130],
         lengths: &[3, 17, 70, 1],
         heads: 2,
@@ -35,7 +35,7 @@ impl Sizes {
     pub const PRODUCTION: Sizes = Sizes {
         hidden: 768,
         wide: 3072,
-        rows: &[30, 250, 1000],
+        rows: &[30, 250, 450, 1000],
         lengths: &[
             23, 41, 35, 58, 29, 33, 37, 26, 44, 21, 31, 39, 28, 36, 52, 24, 30, 47, 34, 27, 32, 40, 25, 38,
             43, 22, 36, 31, 29, 60, 130, 300,
@@ -53,6 +53,7 @@ impl Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cuda::tiles::HopperTile::{self, Broad, Narrow, Wide};
     use crate::device::cuda::tiles::MmaTile::{self, Large, Medium, Small};
 
     /// The tiles of the layers into and out of the feed-forward layer, forward, which are those of the other,
@@ -66,9 +67,25 @@ mod tests {
     #[test]
     fn every_kind_of_tile_is_checked() {
         for multiprocessors in [49, 58, 84, 108, 114, 128, 132, 148, 170, 192] {
-            assert_eq!(tiles(&Sizes::PRODUCTION, multiprocessors)[0], [Small, Medium, Large]);
+            let [of_wide, _] = tiles(&Sizes::PRODUCTION, multiprocessors);
+            assert!([Small, Medium, Large].iter().all(|tile| of_wide.contains(tile)), "{multiprocessors}");
         }
         // The emulated device.
         assert_eq!(tiles(&Sizes::SMALL, 4), [[Medium, Large], [Small, Small]]);
+    }
+
+    #[test]
+    fn every_kind_of_hopper_tile_is_checked() {
+        let tiles = |sizes: &Sizes, multiprocessors| {
+            let tile =
+                |&rows| HopperTile::choose(rows, sizes.wide, true, 227 << 10, multiprocessors).unwrap().0;
+            sizes.rows.iter().map(tile).collect::<Vec<_>>()
+        };
+        // The H100 of PCIe, and those of SXM.
+        for multiprocessors in [114, 132] {
+            assert_eq!(tiles(&Sizes::PRODUCTION, multiprocessors), [Narrow, Narrow, Wide, Broad]);
+        }
+        // The emulated device; the layers out of the feed-forward layer are narrow.
+        assert_eq!(tiles(&Sizes::SMALL, 4), [Wide, Broad]);
     }
 }
