@@ -217,8 +217,14 @@ def main() -> None:
             if row.contenders:
                 print(row.name, file=sys.stderr, flush=True)
                 row.found += alternate(row.contenders, args.rounds)
-        found = [row for row in found if row.found and any(row.column in rounds[0] for rounds in row.found)]
+                # Whoever lends the GPU may take it back at any time.
+                text = write(out, args, about, found)
+    print(text)
 
+
+def write(out: Path, args: argparse.Namespace, about: dict[str, str], found: list[Row]) -> str:
+    """What has been found so far."""
+    found = [row for row in found if row.found and any(row.column in rounds[0] for rounds in row.found)]
     keys = ["row", "contender", "round", "p50_ms", "p95_ms", "tokens_per_s", "device_mb", "peak_rss_mb"]
     with open(out / "raw.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore")
@@ -227,7 +233,7 @@ def main() -> None:
             for rounds in row.found if row.contenders else []:
                 for number, answer in enumerate(rounds, 1):
                     writer.writerow({"row": row.name, "round": number, **answer})
-    lines = [f"# {machine}, {about['date'][:10]}", ""]
+    lines = [f"# {out.name}", ""]
     lines += [f"- {key}: {value}" for key, value in about.items()]
     lines += [
         "",
@@ -237,7 +243,7 @@ def main() -> None:
     ]
     text = "\n".join(lines) + "\n"
     (out / "README.md").write_text(text)
-    print(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -164,6 +164,8 @@ fn five_steps_follow_the_cpu() {
                 let of = |losses: &[Losses]| losses.iter().map(part).collect::<Vec<_>>();
                 close(&format!("{what}, {name}"), &of(&found), &of(&losses), limit);
             }
+            // As above: of 20 draws six were over 2e-2 off, and the worst 6e-2.
+            let limit = if cuda.precision() == Precision::Bf16 { 1e-1 } else { limit };
             close(&format!("scores after, {name}"), &wide(&scored), &wide(&scores), limit);
             // How far the parameters moved: Adam's steps are as long for tiny gradients, so in norm.
             let start = &network.adapter.values;

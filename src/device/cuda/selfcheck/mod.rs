@@ -66,15 +66,18 @@ impl Check {
     /// [`Error::Device`] where the device disagrees with the CPU or with itself, with the operation and the
     /// element; or where it fails.
     pub fn run(&self, driver: &Arc<dyn Driver>, cpu: &Cpu, trial: Trial, sizes: &Sizes) -> Result<f64> {
-        // What is left unwritten is NaN, and so differs.
-        let cuda = Cuda::poisoned(driver.clone(), trial.precision).limited(trial.limits());
+        // What is left unwritten is NaN, and so differs. Filling it also keeps the kernels apart; then they run one
+        // upon the other, as they do in production.
+        let apart = Cuda::poisoned(driver.clone(), trial.precision).limited(trial.limits());
+        let cuda = Cuda::new(driver.clone(), trial.precision).limited(trial.limits());
         let named = |e: Error| Error::Device(format!("{}: {e}", self.operation));
-        (self.run)(&Site { cuda: &cuda, cpu, sizes }).map_err(named)
+        (self.run)(&Site { apart: &apart, cuda: &cuda, cpu, sizes }).map_err(named)
     }
 }
 
 /// Where a check runs.
 struct Site<'s> {
+    apart: &'s Cuda,
     cuda: &'s Cuda,
     cpu: &'s Cpu,
     sizes: &'s Sizes,
@@ -101,7 +104,7 @@ impl Site<'_> {
         on_cuda: &dyn Fn(&Cuda) -> Result<Vec<Output>>,
         on_cpu: &dyn Fn(&Cpu) -> Result<Vec<Output>>,
     ) -> Result<f64> {
-        let (computed, again) = (on_cuda(self.cuda)?, on_cuda(self.cuda)?);
+        let (computed, again) = (on_cuda(self.apart)?, on_cuda(self.cuda)?);
         compare::repeats(&computed, &again)?;
         compare::off(self.cuda.precision(), &computed, &on_cpu(self.cpu)?)
     }
