@@ -17,7 +17,9 @@
 // that one has ended and what it wrote is there to be read; then the next may start. Since each grid waits so, all
 // before the last have ended as well. Elsewhere nothing starts early.
 __device__ __forceinline__ void wait_for_last_grid() {
-#if !defined(LORB_EMULATE) && __CUDA_ARCH__ >= 900
+#ifdef LORB_EMULATE
+    emulate::wait_for_last_grid();
+#elif __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }

@@ -2,6 +2,7 @@
 //! is right; and the twins of the primitives do what the PTX ISA says.
 
 mod copies;
+mod early;
 mod fragments;
 mod hopper;
 mod memory;

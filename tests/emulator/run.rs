@@ -37,6 +37,11 @@ impl Memory {
         at
     }
 
+    /// Tells the device that the host wrote there.
+    pub fn written(&self, at: u64, bytes: usize) {
+        self.device.memory_written(at, bytes);
+    }
+
     /// What the buffer that was added as number `buffer` holds.
     pub fn values<T: Pod>(&self, buffer: usize) -> &[T] {
         let (buffer, bytes) = &self.buffers[buffer];

@@ -61,12 +61,17 @@ impl Work {
         unsafe {
             match self {
                 Work::Write { to, data } => {
-                    (to.0 as *mut u8).copy_from_nonoverlapping(data.as_ptr(), data.len())
+                    (to.0 as *mut u8).copy_from_nonoverlapping(data.as_ptr(), data.len());
+                    machine.device.memory_written(to.0, data.len());
                 }
                 Work::Copy { to, from, bytes } => {
-                    (to.0 as *mut u8).copy_from_nonoverlapping(from.0 as *const u8, *bytes)
+                    (to.0 as *mut u8).copy_from_nonoverlapping(from.0 as *const u8, *bytes);
+                    machine.device.memory_written(to.0, *bytes);
                 }
-                Work::Fill { at, byte, bytes } => (at.0 as *mut u8).write_bytes(*byte, *bytes),
+                Work::Fill { at, byte, bytes } => {
+                    (at.0 as *mut u8).write_bytes(*byte, *bytes);
+                    machine.device.memory_written(at.0, *bytes);
+                }
                 &Work::Launch { kernel, grid, shared_bytes, ref parameters } => {
                     let launch = Launch { kernel, grid, shared_bytes, parameters };
                     let entry = kernel.entry();

@@ -144,6 +144,16 @@ inline void Device::check(Cell* cells, uintptr_t at, size_t offset, size_t bytes
     }
 }
 
+// Before a thread has waited for the grid before, it may read what no kernel has written.
+template <Access access>
+void Device::before_wait(const Cell* cells, uintptr_t at, size_t offset, size_t bytes) {
+    const char* early = ", and has not waited for the grid before";
+    if (access == Access::Write) fail("too early: writes " + place(at) + early);
+    for (size_t i = offset / CELL; i <= (offset + bytes - 1) / CELL; i++) {
+        if (cells[i].write.bits != 0) fail("too early: reads " + place(at) + ", which a kernel wrote" + early);
+    }
+}
+
 // Makes the piece that holds these bytes of shared memory the recent one.
 void Device::find_piece(Access access, uintptr_t at, size_t bytes) {
     uintptr_t offset = at - reinterpret_cast<uintptr_t>(shared);
@@ -167,6 +177,7 @@ inline void Device::touch(uintptr_t at, size_t bytes) {
     bool reads = access != Access::Write;
     if (reads && at - reinterpret_cast<uintptr_t>(parameters.data()) < 8 * parameters.size()) return;
     if (Allocation* in = memory.find(at, bytes)) {
+        if (!fibers[running].waited) before_wait<access>(in->shadow.cells(), at, at - in->at, bytes);
         return check<access, false>(in->shadow.cells(), at, at - in->at, bytes);
     }
     if (!reads || !is_constant(at, bytes)) stray(access, at, bytes);

@@ -50,6 +50,7 @@ struct Fiber {
     std::vector<Copy> copies;
     uint32_t groups; // of copies, ended
     Site barrier; // where it waits or last waited
+    bool waited;  // for the grid before
 };
 
 struct Warp {
@@ -184,6 +185,8 @@ private:
     void check(Cell* cells, uintptr_t at, size_t offset, size_t bytes);
     void find_piece(Access access, uintptr_t at, size_t bytes);
     [[noreturn, gnu::cold]] void under_way(Access access, uintptr_t at, Record copy);
+    template <Access access>
+    void before_wait(const Cell* cells, uintptr_t at, size_t offset, size_t bytes);
     [[noreturn, gnu::cold]] void uninitialised(uintptr_t at);
     [[noreturn, gnu::cold]] void stray(Access access, uintptr_t at, size_t bytes);
     [[noreturn, gnu::cold]] void race(Access access, uintptr_t at, Record earlier, const char* did);

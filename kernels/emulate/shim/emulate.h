@@ -53,6 +53,8 @@ struct Slots {
 };
 
 void block_sync(Site site);
+// Grids run one after the other; but what a thread does before this must be right if the grid before has not ended.
+void wait_for_last_grid();
 // Gives every lane of the warp what each of them gave, once all have. `operation` is what they all must be in.
 const Slots& warp_exchange(const void* value, size_t bytes, const char* operation);
 void lane_exchange(void* other, const void* value, size_t bytes, uint32_t lane, const char* operation);
@@ -95,12 +97,16 @@ T lane_value(T value, uint32_t lane, const char* operation) {
 
 } // namespace emulate
 
-#define KERNEL(name, Parameters, threads)                                                                  \
+#define EMULATED_KERNEL(name, Parameters, threads, before)                                                 \
     static void name##_body(const Parameters& p);                                                          \
-    static void name##_entry(const void* p) { name##_body(*static_cast<const Parameters*>(p)); }           \
+    static void name##_entry(const void* p) {                                                              \
+        before;                                                                                            \
+        name##_body(*static_cast<const Parameters*>(p));                                                   \
+    }                                                                                                      \
     static const emulate::Registration name##_registered{#name, sizeof(Parameters), threads, name##_entry}; \
     static void name##_body(const Parameters& p)
-#define KERNEL_AHEAD(name, Parameters, threads, blocks) KERNEL(name, Parameters, threads)
+#define KERNEL(name, Parameters, threads) EMULATED_KERNEL(name, Parameters, threads, emulate::wait_for_last_grid())
+#define KERNEL_AHEAD(name, Parameters, threads, blocks) EMULATED_KERNEL(name, Parameters, threads, )
 
 #define threadIdx (emulate::thread_index())
 #define blockIdx (emulate::block_index())

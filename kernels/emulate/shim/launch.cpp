@@ -114,6 +114,7 @@ void Device::run_block() {
     for (uint32_t t = 0; t < threads; t++) {
         fibers[t].copies.clear();
         fibers[t].groups = 0;
+        fibers[t].waited = false;
         prepare(fibers[t].context, stacks + t * STACK, STACK, fiber_main);
     }
     wait(scheduler);
@@ -232,6 +233,7 @@ const Slots& Device::exchange(const void* value, size_t bytes, const char* opera
 }
 
 void Device::finish() {
+    if (!fibers[running].waited) fail("ends and has not waited for the grid before");
     if (!fibers[running].copies.empty()) {
         fail("ends with " + std::to_string(fibers[running].copies.size()) + " asynchronous copies that it never waited for");
     }
@@ -328,6 +330,11 @@ void lorb_emulate_device_free(emulate::Device* device) { delete device; }
 
 // Memory that kernels may use from now on, or no more.
 void lorb_emulate_memory_add(emulate::Device* device, uint64_t at, size_t bytes) { device->memory.add(at, bytes); }
+
+// Something else than a kernel has written there.
+void lorb_emulate_memory_written(emulate::Device* device, uint64_t at, size_t bytes) {
+    device->memory.written_by_host(at, bytes);
+}
 
 void lorb_emulate_memory_remove(emulate::Device* device, uint64_t at) { device->memory.remove(at); }
 

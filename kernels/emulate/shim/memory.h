@@ -28,6 +28,10 @@ public:
         forget();
     }
 
+    void written_by_host(uintptr_t at, size_t bytes) {
+        if (Allocation* in = find(at, bytes)) in->shadow.forget_writes(at - in->at, bytes);
+    }
+
     // The allocation that holds these bytes, or null.
     Allocation* find(uintptr_t at, size_t bytes) {
         Allocation*& recent = recents[at / PAGE % RECENTS];

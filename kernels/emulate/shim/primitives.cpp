@@ -4,6 +4,8 @@
 
 namespace emulate {
 
+void wait_for_last_grid() { device->fibers[device->running].waited = true; }
+
 void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     uint32_t own[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const Slots& slots = warp_exchange(own, sizeof own, "mma");

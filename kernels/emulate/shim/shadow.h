@@ -91,6 +91,11 @@ public:
         return all.get();
     }
 
+    // Something else than a kernel has written here.
+    void forget_writes(size_t offset, size_t count) {
+        for (size_t i = offset / CELL; all && count > 0 && i <= (offset + count - 1) / CELL; i++) all[i].write = {0};
+    }
+
 private:
     struct Free {
         void operator()(Cell* cells) const { std::free(cells); }

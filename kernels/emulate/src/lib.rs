@@ -8,6 +8,7 @@ unsafe extern "C" {
     fn lorb_emulate_device_new() -> *mut c_void;
     fn lorb_emulate_device_free(device: *mut c_void);
     fn lorb_emulate_memory_add(device: *mut c_void, at: u64, bytes: usize);
+    fn lorb_emulate_memory_written(device: *mut c_void, at: u64, bytes: usize);
     fn lorb_emulate_memory_remove(device: *mut c_void, at: u64);
     fn lorb_emulate_launch(
         device: *mut c_void,
@@ -97,6 +98,12 @@ impl Device {
     pub fn add_memory(&self, at: u64, bytes: usize) {
         // SAFETY: the device lives; the bytes are only counted.
         unsafe { lorb_emulate_memory_add(self.lock().as_ptr(), at, bytes) };
+    }
+
+    /// Tells that something else than a kernel has written there: kernels may read it before they wait for one another.
+    pub fn memory_written(&self, at: u64, bytes: usize) {
+        // SAFETY: the device lives; the bytes are only counted.
+        unsafe { lorb_emulate_memory_written(self.lock().as_ptr(), at, bytes) };
     }
 
     /// Takes back what [`add_memory`](Self::add_memory) gave.
