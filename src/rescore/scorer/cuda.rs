@@ -131,7 +131,7 @@ impl Bucket {
     ) -> Result<Bucket> {
         let numbers = Numbers::new(cuda, size);
         let batch = numbers.batch();
-        let forward = || encoder.forward(&cuda, operands, &batch, None, &mut Tape::idle()).scores.value;
+        let forward = || encoder.forward(cuda, operands, &batch, None, &mut Tape::idle()).scores.value;
         // Once for the memory that it takes: a graph cannot wait for an allocation.
         numbers.write(cuda, &Packing::new([(0, [0u32])]));
         drop(forward());
