@@ -42,13 +42,13 @@ __device__ __forceinline__ void fetch_parameters([[maybe_unused]] const Paramete
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Parameters p)
 
 // At least one block a multiprocessor: without that word, the compiler spills some kernels to keep 64 registers.
-#define KERNEL(name, Parameters, threads)                      \
+#define KERNEL(name, Parameters, threads)                             \
     __device__ __forceinline__ void name##_body(const Parameters& p); \
-    KERNEL_AHEAD(name, Parameters, threads, 1) {               \
-        fetch_parameters(p);                                   \
-        wait_for_last_grid();                                  \
-        name##_body(p);                                        \
-    }                                                          \
+    KERNEL_AHEAD(name, Parameters, threads, 1) {                      \
+        fetch_parameters(p);                                          \
+        wait_for_last_grid();                                         \
+        name##_body(p);                                               \
+    }                                                                 \
     __device__ __forceinline__ void name##_body(const Parameters& p)
 #endif
 
