@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything that there is to see of the kernels on a GPU, in one go and in less than five minutes: what doctor says, the
-# tests, compute-sanitizer, and the benchmarks. No Rust is needed there.
+# Everything that there is to see of the kernels on a GPU, in one go: what doctor says, the tests, compute-sanitizer, and
+# the benchmarks. No Rust is needed there.
 #
 #     cargo build --release --features cuda --bins --benches --tests   # where Rust is; then carry three programs
 #     scripts/gpu-session.sh PROGRAMS LISTS OUT [options of benches/gpu.py]
 #
-# PROGRAMS is a folder with lorb-engine, cuda (target/release/deps/cuda-*) and contender (…/contender-*); LISTS are N-best
-# lists, JSON lines; OUT takes the logs. Ends with 1 where something was wrong.
+# PROGRAMS is a folder with lorb-engine, cuda (target/release/deps/cuda-*) and contender (…/contender-*); LISTS are
+# N-best lists, JSON lines; OUT takes the logs. Ends with 1 where something was wrong.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 programs=$(realpath "$1") lists=$2 out=$3
