@@ -218,8 +218,8 @@ def main() -> None:
                 print(row.name, file=sys.stderr, flush=True)
                 row.found += alternate(row.contenders, args.rounds)
                 # Whoever lends the GPU may take it back at any time.
-                text = write(out, args, about, found)
-    print(text)
+                write(out, args, about, found)
+    print(write(out, args, about, found))
 
 
 def write(out: Path, args: argparse.Namespace, about: dict[str, str], found: list[Row]) -> str:

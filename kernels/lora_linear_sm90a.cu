@@ -279,18 +279,17 @@ __device__ void product(const HopperGemm& p) {
 }
 
 // Two blocks share a multiprocessor, but for the broad tile, whose sums are half of the registers.
-#define HOPPER_KERNEL(name) KERNEL_AHEAD(name, HopperGemm, HOPPER_THREADS, 2)
-#define HOPPER_KERNEL_ALONE(name) KERNEL_AHEAD(name, HopperGemm, HOPPER_THREADS, 1)
+#define HOPPER_KERNEL(name, blocks) KERNEL_AHEAD(name, HopperGemm, HOPPER_THREADS, blocks)
 
-HOPPER_KERNEL_ALONE(linear_wgmma_broad) { product<HOPPER_BROAD, false, false>(p); }
-HOPPER_KERNEL_ALONE(linear_wgmma_fused_broad) { product<HOPPER_BROAD, false, true>(p); }
-HOPPER_KERNEL_ALONE(linear_dx_wgmma_broad) { product<HOPPER_BROAD, true, false>(p); }
-HOPPER_KERNEL_ALONE(linear_dx_wgmma_fused_broad) { product<HOPPER_BROAD, true, true>(p); }
-HOPPER_KERNEL(linear_wgmma_wide) { product<HOPPER_WIDE, false, false>(p); }
-HOPPER_KERNEL(linear_wgmma_narrow) { product<HOPPER_NARROW, false, false>(p); }
-HOPPER_KERNEL(linear_wgmma_fused_wide) { product<HOPPER_WIDE, false, true>(p); }
-HOPPER_KERNEL(linear_wgmma_fused_narrow) { product<HOPPER_NARROW, false, true>(p); }
-HOPPER_KERNEL(linear_dx_wgmma_wide) { product<HOPPER_WIDE, true, false>(p); }
-HOPPER_KERNEL(linear_dx_wgmma_narrow) { product<HOPPER_NARROW, true, false>(p); }
-HOPPER_KERNEL(linear_dx_wgmma_fused_wide) { product<HOPPER_WIDE, true, true>(p); }
-HOPPER_KERNEL(linear_dx_wgmma_fused_narrow) { product<HOPPER_NARROW, true, true>(p); }
+HOPPER_KERNEL(linear_wgmma_broad, 1) { product<HOPPER_BROAD, false, false>(p); }
+HOPPER_KERNEL(linear_wgmma_fused_broad, 1) { product<HOPPER_BROAD, false, true>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_broad, 1) { product<HOPPER_BROAD, true, false>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_fused_broad, 1) { product<HOPPER_BROAD, true, true>(p); }
+HOPPER_KERNEL(linear_wgmma_wide, 2) { product<HOPPER_WIDE, false, false>(p); }
+HOPPER_KERNEL(linear_wgmma_narrow, 2) { product<HOPPER_NARROW, false, false>(p); }
+HOPPER_KERNEL(linear_wgmma_fused_wide, 2) { product<HOPPER_WIDE, false, true>(p); }
+HOPPER_KERNEL(linear_wgmma_fused_narrow, 2) { product<HOPPER_NARROW, false, true>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_wide, 2) { product<HOPPER_WIDE, true, false>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_narrow, 2) { product<HOPPER_NARROW, true, false>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_fused_wide, 2) { product<HOPPER_WIDE, true, true>(p); }
+HOPPER_KERNEL(linear_dx_wgmma_fused_narrow, 2) { product<HOPPER_NARROW, true, true>(p); }

@@ -41,6 +41,18 @@ constexpr uint64_t k_step = ROWS ? 16 * BOX_ROW_BYTES / 16 : 16 * 2 / 16;
         "+f"(d[i + 7])
 #define FLOATS_32(d, i) FLOATS_8(d, i), FLOATS_8(d, i + 8), FLOATS_8(d, i + 16), FLOATS_8(d, i + 24)
 #define FLOATS_128(d) FLOATS_32(d, 0), FLOATS_32(d, 32), FLOATS_32(d, 64), FLOATS_32(d, 96)
+// Of the functions below: the operands a, b, ROWS and add follow the floats, by these numbers.
+#define WGMMA(n, registers, of_a, of_b, of_rows, of_add, ...)                                    \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" of_add ", 0;\n"                       \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" registers           \
+                 "}, %" of_a ", %" of_b ", add, 1, 1, 0, %" of_rows ";\n}"                       \
+                 : __VA_ARGS__                                                                   \
+                 : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)))
+#define WGMMA_OF_REGISTERS(n, registers, operands, ...)                                          \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" registers           \
+                 "}, " operands ", 1, 1, 1, 1;"                                                  \
+                 : __VA_ARGS__                                                                   \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #endif
 
 // D = A B, or where `add` D += A B, for A [64, 16] and B [16, N] of bf16, both in shared memory, D [64, N] of float.
@@ -53,41 +65,17 @@ __device__ __forceinline__ void wgmma(float* d, uint64_t a, uint64_t b, bool add
     emulate::wgmma(d, N, nullptr, a, b, ROWS, add);
 #else
     if constexpr (N == 16) {
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %11, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {" REGISTERS_8
-                     "}, %8, %9, add, 1, 1, 0, %10;\n}"
-                     : FLOATS_8(d, 0)
-                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+        WGMMA("16", REGISTERS_8, "8", "9", "10", "11", FLOATS_8(d, 0));
     } else if constexpr (N == 64) {
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %35, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_32
-                     "}, %32, %33, add, 1, 1, 0, %34;\n}"
-                     : FLOATS_32(d, 0)
-                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+        WGMMA("64", REGISTERS_32, "32", "33", "34", "35", FLOATS_32(d, 0));
     } else if constexpr (N == 80) {
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %43, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {" REGISTERS_40
-                     "}, %40, %41, add, 1, 1, 0, %42;\n}"
-                     : FLOATS_32(d, 0), FLOATS_8(d, 32)
-                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+        WGMMA("80", REGISTERS_40, "40", "41", "42", "43", FLOATS_32(d, 0), FLOATS_8(d, 32));
     } else if constexpr (N == 128) {
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %67, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGISTERS_64
-                     "}, %64, %65, add, 1, 1, 0, %66;\n}"
-                     : FLOATS_32(d, 0), FLOATS_32(d, 32)
-                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
-    } else if constexpr (N == 256) {
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %131, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" REGISTERS_128
-                     "}, %128, %129, add, 1, 1, 0, %130;\n}"
-                     : FLOATS_128(d)
-                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+        WGMMA("128", REGISTERS_64, "64", "65", "66", "67", FLOATS_32(d, 0), FLOATS_32(d, 32));
+    } else if constexpr (N == 144) {
+        WGMMA("144", REGISTERS_72, "72", "73", "74", "75", FLOATS_32(d, 0), FLOATS_32(d, 32), FLOATS_8(d, 64));
     } else {
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %75, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n144k16.f32.bf16.bf16 {" REGISTERS_72
-                     "}, %72, %73, add, 1, 1, 0, %74;\n}"
-                     : FLOATS_32(d, 0), FLOATS_32(d, 32), FLOATS_8(d, 64)
-                     : "l"(a), "l"(b), "n"(ROWS), "r"(static_cast<uint32_t>(add)));
+        WGMMA("256", REGISTERS_128, "128", "129", "130", "131", FLOATS_128(d));
     }
 #endif
 }
@@ -100,20 +88,11 @@ __device__ __forceinline__ void wgmma(float* d, const uint32_t (&a)[4], uint64_t
     emulate::wgmma(d, N, a, 0, b, true, true);
 #else
     if constexpr (N == 64) {
-        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_32
-                     "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-                     : FLOATS_32(d, 0)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        WGMMA_OF_REGISTERS("64", REGISTERS_32, "{%32, %33, %34, %35}, %36", FLOATS_32(d, 0));
     } else if constexpr (N == 128) {
-        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGISTERS_64
-                     "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-                     : FLOATS_32(d, 0), FLOATS_32(d, 32)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        WGMMA_OF_REGISTERS("128", REGISTERS_64, "{%64, %65, %66, %67}, %68", FLOATS_32(d, 0), FLOATS_32(d, 32));
     } else {
-        asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" REGISTERS_128
-                     "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
-                     : FLOATS_128(d)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        WGMMA_OF_REGISTERS("256", REGISTERS_128, "{%128, %129, %130, %131}, %132", FLOATS_128(d));
     }
 #endif
 }
@@ -128,6 +107,8 @@ __device__ __forceinline__ void wgmma(float* d, const uint32_t (&a)[4], uint64_t
 #undef FLOATS_8
 #undef FLOATS_32
 #undef FLOATS_128
+#undef WGMMA
+#undef WGMMA_OF_REGISTERS
 #endif
 
 __device__ __forceinline__ void wgmma_fence() {

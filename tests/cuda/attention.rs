@@ -104,8 +104,7 @@ fn data(case: &Case, cuda: &Cuda) -> (Vec<f32>, Vec<f32>) {
 
 fn check(cuda: &Cuda, case: &Case) {
     let (inputs, dy) = data(case, cuda);
-    let results = check_gradients(cuda, case, &inputs, &dy);
-    let of_log = Oracle::forward(&LogSumExp(case), &inputs);
+    let (results, of_log) = check_gradients(cuda, case, &inputs, &dy);
     let log_sum_exp = cuda.download(&results.log_sum_exp).unwrap();
     let floor = SOFTMAX + truncation(cuda, case) + ULP * of_log.largest();
     of_log.check(format!("attention's log-sum-exp {:?}, {case:?}", cuda.precision()), &log_sum_exp, floor);
@@ -122,8 +121,8 @@ fn truncation(cuda: &Cuda, case: &Case) -> f64 {
     }
 }
 
-/// Checks the output and the gradients.
-fn check_gradients(cuda: &Cuda, case: &Case, inputs: &[f32], dy: &[f32]) -> Results {
+/// Checks the output and the gradients. Also gives what the log-sum-exp should be.
+fn check_gradients(cuda: &Cuda, case: &Case, inputs: &[f32], dy: &[f32]) -> (Results, Oracle) {
     let name = format!("{:?}, {case:?}", cuda.precision());
     let mut forward = Oracle::forward(case, inputs);
     let mut backward = Oracle::backward(case, inputs, dy);
@@ -137,9 +136,10 @@ fn check_gradients(cuda: &Cuda, case: &Case, inputs: &[f32], dy: &[f32]) -> Resu
     let d = results.gradients(cuda);
     // Probabilities are computed again from a log-sum-exp that was rounded, which the naive form has no use for: as
     // many of them are off alike.
-    let of_log = ULP * Oracle::forward(&LogSumExp(case), inputs).largest();
-    backward.check(format!("attention_backward {name}"), &d, (floor + of_log) * backward.largest());
-    results
+    let of_log = Oracle::forward(&LogSumExp(case), inputs);
+    let floor = floor + ULP * of_log.largest();
+    backward.check(format!("attention_backward {name}"), &d, floor * backward.largest());
+    (results, of_log)
 }
 
 fn split(queries: &[usize], case: Case) -> Case {

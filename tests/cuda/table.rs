@@ -14,9 +14,9 @@ fn declared() -> Vec<String> {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "cu") {
             let text = fs::read_to_string(&path).unwrap();
-            let declares = ["KERNEL(", "KERNEL_AHEAD(", "HOPPER_KERNEL(", "HOPPER_KERNEL_ALONE("];
+            let declares = ["KERNEL(", "KERNEL_AHEAD(", "HOPPER_KERNEL("];
             let kernels = text.lines().filter_map(|line| declares.iter().find_map(|d| line.strip_prefix(d)));
-            names.extend(kernels.map(|rest| rest.split([',', ')']).next().unwrap().trim().to_string()));
+            names.extend(kernels.map(|rest| rest.split(',').next().unwrap().trim().to_string()));
         }
     }
     names
