@@ -44,7 +44,7 @@ impl Pool {
     /// of its own: an emulator can tell what lies past it.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Block> {
         let bytes = if self.poison { bytes.max(1) } else { bytes.max(1).next_multiple_of(ALIGNMENT) };
-        let recycled = if self.poison { self.free().take_whole(bytes) } else { self.free().take(bytes) };
+        let recycled = self.free().take(bytes, !self.poison);
         let address = match recycled {
             Some(address) => address,
             None => self.grow(bytes)?,
@@ -123,19 +123,14 @@ struct Free {
 }
 
 impl Free {
-    fn take(&mut self, bytes: usize) -> Option<Address> {
-        let &(size, at) = self.by_size.range((bytes, 0)..).next()?;
+    /// One of this size, or the start of a larger one where it may be `cut`.
+    fn take(&mut self, bytes: usize, cut: bool) -> Option<Address> {
+        let &(size, at) =
+            self.by_size.range((bytes, 0)..).next().filter(|(size, _)| cut || *size == bytes)?;
         self.remove(at, size);
         if size > bytes {
             self.insert(at + bytes as u64, size - bytes);
         }
-        Some(Address(at))
-    }
-
-    /// One of exactly this size.
-    fn take_whole(&mut self, bytes: usize) -> Option<Address> {
-        let &(size, at) = self.by_size.range((bytes, 0)..).next().filter(|(size, _)| *size == bytes)?;
-        self.remove(at, size);
         Some(Address(at))
     }
 
@@ -219,11 +214,11 @@ mod tests {
         }
         // Those of the second piece follow the first, and are not it.
         assert_eq!(free.by_address, [(1000, 300), (1300, 100)].into());
-        assert_eq!(free.take(200), Some(Address(1000)));
-        assert_eq!(free.take(100), Some(Address(1200)), "the smallest that fits, from the front");
-        assert_eq!(free.take_whole(50), None);
-        assert_eq!(free.take_whole(100), Some(Address(1300)));
-        assert_eq!((free.take(1), free.by_address.len(), free.by_size.len()), (None, 0, 0));
+        assert_eq!(free.take(200, true), Some(Address(1000)));
+        assert_eq!(free.take(100, true), Some(Address(1200)), "the smallest that fits, from the front");
+        assert_eq!(free.take(50, false), None);
+        assert_eq!(free.take(100, false), Some(Address(1300)));
+        assert_eq!((free.take(1, true), free.by_address.len(), free.by_size.len()), (None, 0, 0));
         free.give(1200, 100);
         free.give(1000, 100);
         free.give(1100, 100);

@@ -215,7 +215,8 @@ impl HopperTile {
     /// How many steps are copied ahead or in use: three at least and six at most. Where `blocks`, those of the grid,
     /// are more than there are multiprocessors, no more than let two share one, where one's epilogue hides behind
     /// the other's products; else two thirds of what there is may be taken, so that there is room for the first
-    /// blocks of the next grid. A broad tile takes all there is. None where `shared_bytes`, the most that a block may take, has no room for three.
+    /// blocks of the next grid. A broad tile takes all there is. None where `shared_bytes`, the most that a block may
+    /// take, has no room for three.
     pub fn stages(self, fused: bool, shared_bytes: u32, blocks: usize, multiprocessors: u32) -> Option<u32> {
         // A multiprocessor has what a block may take and the 1 KiB of it that the system takes for each.
         let of_two = (shared_bytes + 1024) / 2 - 1024;
