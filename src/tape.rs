@@ -2,13 +2,25 @@
 //!
 //! It records a value only where something trainable lies behind it; walking back touches nothing else.
 
-use crate::device::Device;
+use std::sync::Arc;
+
+use crate::device::{Device, Memory};
 use crate::profile::Work;
 
 /// A value of the forward pass, and its place on the tape.
 pub struct Var<D: Device> {
     pub value: D::Tensor,
     place: Place<D>,
+    /// How the value is computed again, where that costs less than to keep it for the way back.
+    again: Option<Again<D>>,
+}
+
+type Again<D> = Arc<dyn Fn(&D) -> <D as Memory>::Tensor + Send + Sync>;
+
+/// What an operation keeps of an input whose value its reverse needs.
+pub enum Kept<D: Device> {
+    Value(D::Tensor),
+    Again(Again<D>),
 }
 
 /// Where the gradient of a value goes: what an operation keeps of an input whose value its reverse has no use for.
@@ -17,12 +29,12 @@ pub struct Place<D: Device> {
     node: Option<usize>,
     /// GELU' at its argument, of the output of a GELU: on the way back stands the gradient of the argument
     /// in place of the output's, so that whoever computes the latter multiplies while it has it at hand.
-    slope: Option<D::Tensor>,
+    slope: Option<D::Slope>,
 }
 
 impl<D: Device> Clone for Var<D> {
     fn clone(&self) -> Self {
-        Var { value: self.value.clone(), place: self.place.clone() }
+        Var { value: self.value.clone(), place: self.place.clone(), again: self.again.clone() }
     }
 }
 
@@ -35,7 +47,7 @@ impl<D: Device> Clone for Place<D> {
 impl<D: Device> Var<D> {
     /// A value that needs no gradient.
     pub fn constant(value: D::Tensor) -> Self {
-        Var { value, place: Place { node: None, slope: None } }
+        Var { value, place: Place { node: None, slope: None }, again: None }
     }
 
     /// Whether something trainable lies behind the value.
@@ -44,12 +56,33 @@ impl<D: Device> Var<D> {
     }
 
     /// The same as the output of a GELU with this slope.
-    pub fn with_slope(self, slope: Option<D::Tensor>) -> Self {
+    pub fn with_slope(self, slope: Option<D::Slope>) -> Self {
         Var { place: Place { slope, ..self.place }, ..self }
+    }
+
+    /// The same, whose value `again` computes to the bit: where something trainable lies behind it, else it is never
+    /// asked for.
+    pub fn computed_again(self, again: impl FnOnce() -> Again<D>) -> Self {
+        let again = self.needs_gradient().then(again);
+        Var { again, ..self }
+    }
+
+    /// What an operation keeps of the value.
+    pub fn keep(&self) -> Kept<D> {
+        self.again.clone().map_or_else(|| Kept::Value(self.value.clone()), Kept::Again)
     }
 
     pub fn place(&self) -> &Place<D> {
         &self.place
+    }
+}
+
+impl<D: Device> Kept<D> {
+    pub fn value(&self, device: &D) -> D::Tensor {
+        match self {
+            Kept::Value(value) => value.clone(),
+            Kept::Again(again) => again(device),
+        }
     }
 }
 
@@ -60,7 +93,7 @@ impl<D: Device> Place<D> {
     }
 
     /// GELU' at its argument, where the value is the output of a GELU.
-    pub fn slope(&self) -> Option<&D::Tensor> {
+    pub fn slope(&self) -> Option<&D::Slope> {
         self.slope.as_ref()
     }
 }
@@ -79,18 +112,23 @@ pub struct Gradients<'g, D: Device> {
 }
 
 impl<D: Device> Gradients<'_, D> {
-    /// Takes what has reached `x` so far, so that an operation can add to it in its own epilogue; nothing of the
-    /// output of a GELU. Pair with [`set`](Self::set).
+    /// Takes what has reached `x` so far, so that an operation can add to it in its own epilogue. Pair with
+    /// [`set`](Self::set).
+    ///
+    /// # Panics
+    /// For the output of a GELU, which only a product may read: it multiplies by the slope in its epilogue.
     pub fn take(&mut self, x: &Place<D>) -> Option<D::Tensor> {
-        if x.slope.is_some() { None } else { self.take_sloped(x) }
+        assert!(x.slope.is_none(), "{GELU}");
+        self.take_sloped(x)
     }
 
     /// Sets the gradient of `x`, including what [`take`](Self::take) gave; nothing where none is needed.
-    pub fn set(&mut self, device: &D, x: &Place<D>, gradient: D::Tensor) {
-        match x.slope {
-            Some(_) => self.add(device, x, gradient),
-            None => self.set_sloped(x, gradient),
-        }
+    ///
+    /// # Panics
+    /// As [`take`](Self::take).
+    pub fn set(&mut self, x: &Place<D>, gradient: D::Tensor) {
+        assert!(x.slope.is_none(), "{GELU}");
+        self.set_sloped(x, gradient);
     }
 
     /// Takes what has reached `x` so far, times its slope where it has one. Pair with
@@ -108,27 +146,25 @@ impl<D: Device> Gradients<'_, D> {
     }
 
     /// Adds `gradient` to that of `x`.
+    ///
+    /// # Panics
+    /// As [`take`](Self::take).
     pub fn add(&mut self, device: &D, x: &Place<D>, gradient: D::Tensor) {
         if !x.needs_gradient() {
             return;
         }
-        let gradient = match &x.slope {
-            Some(slope) => {
-                let work = |dx: &D::Tensor| Work::bytes(3.0 * D::bytes(dx));
-                device.operation("GELU, backward", work, || device.gelu_backward(&gradient, slope))
-            }
-            None => gradient,
-        };
-        let sum = match self.take_sloped(x) {
+        let sum = match self.take(x) {
             Some(before) => {
                 let work = |sum: &D::Tensor| Work::bytes(3.0 * D::bytes(sum));
                 device.operation("add", work, || device.add(&before, &gradient))
             }
             None => gradient,
         };
-        self.set_sloped(x, sum);
+        self.set(x, sum);
     }
 }
+
+const GELU: &str = "only a product reads the output of a GELU";
 
 /// The operations of one forward pass, in order.
 pub struct Tape<'a, D: Device> {
@@ -164,7 +200,7 @@ impl<'a, D: Device + 'a> Tape<'a, D> {
             return Var::constant(value);
         }
         self.nodes.push(Box::new(node()));
-        Var { value, place: Place { node: Some(self.nodes.len() - 1), slope: None } }
+        Var { value, place: Place { node: Some(self.nodes.len() - 1), slope: None }, again: None }
     }
 
     /// Walks back from `seeds` (values with their gradients), adding to the parameters' gradients.

@@ -25,8 +25,8 @@ struct Part {
 struct Gemm {
     Part parts[LINEAR_MODULES];
     void* out;                // [rows, …]
-    void* slope;              // GELU' of the product, as `out`; or null
-    const void* factor;       // [rows, …]: multiplies the product; or null
+    void* slope;              // GELU' of the product, as Slope keeps it, where `out` has its elements; or null
+    const void* factor;       // [rows, …]: such a slope, which multiplies the product; or null
     const void* addend;       // [rows, …]: added to the result; or null
     const float* scales;      // of S or U, by adapter; null where the product is neither
     const RowTile* row_tiles; // one per block in y; or null: all rows, of one adapter
@@ -87,6 +87,25 @@ __device__ __forceinline__ Normal normal<bf16>(float x) {
     return {x < 0 ? beyond : 1.0f - beyond, 0.39894228f * e};
 }
 
+// How GELU' is kept for the way back, beside activations of T.
+template <class T>
+struct Slope {
+    using Kept = float;
+    static __device__ __forceinline__ Kept keep(float slope) { return slope; }
+    static __device__ __forceinline__ float read(Kept kept) { return kept; }
+};
+
+// It lies within -0.1291 and 1.1291, so that a byte is about as exact as a bf16; 0 and 1 are kept exactly.
+template <>
+struct Slope<bf16> {
+    using Kept = uint8_t;
+    static constexpr float ZERO = SLOPE_ZERO, STEPS = SLOPE_STEPS;
+    static __device__ __forceinline__ Kept keep(float slope) {
+        return static_cast<Kept>(slope * STEPS + (ZERO + 0.5f));
+    }
+    static __device__ __forceinline__ float read(Kept kept) { return (static_cast<float>(kept) - ZERO) * (1.0f / STEPS); }
+};
+
 // N columns of the result from `column` of the part on; those from part.n on are left out. ALIGNED: part.n, the strides
 // and the column are multiples of N.
 template <class T, bool ALIGNED, uint32_t N>
@@ -112,11 +131,9 @@ struct Columns {
         return v;
     }
 
-    __device__ __forceinline__ void store(void* to, uint32_t row, const float (&values)[N]) const {
-        T* place = static_cast<T*>(to) + static_cast<size_t>(row) * p.out_stride + part.column + column;
-        Pack<T, N> v;
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++) v.at[i] = from_float<T>(values[i]);
+    template <class U>
+    __device__ __forceinline__ void store(void* to, uint32_t row, const Pack<U, N>& v) const {
+        U* place = static_cast<U*>(to) + static_cast<size_t>(row) * p.out_stride + part.column + column;
         if constexpr (ALIGNED) {
             if (count > 0) store_pack(place, v);
         } else {
@@ -133,15 +150,17 @@ struct Columns {
 
     // Of a row: what the product is multiplied by, and what is added.
     struct Beside {
-        Pack<T, N> factor, addend;
+        Pack<typename Slope<T>::Kept, N> factor;
+        Pack<T, N> addend;
     };
 
     __device__ __forceinline__ Beside beside(uint32_t row) const {
-        auto at = [&](const void* matrix, uint32_t stride) {
-            const T* from = static_cast<const T*>(matrix);
-            return from == nullptr ? Pack<T, N>{} : load(from + static_cast<size_t>(row) * stride + part.column + column);
+        auto at = [&](const auto* from, uint32_t stride) {
+            size_t first = static_cast<size_t>(row) * stride + part.column + column;
+            return from == nullptr ? decltype(load(from)){} : load(from + first);
         };
-        return {at(p.factor, p.factor_stride), at(p.addend, p.addend_stride)};
+        return {at(static_cast<const typename Slope<T>::Kept*>(p.factor), p.factor_stride),
+                at(static_cast<const T*>(p.addend), p.addend_stride)};
     }
 
     // The epilogue.
@@ -155,9 +174,9 @@ struct Columns {
 #pragma unroll
             for (uint32_t i = 0; i < N; i++) of[i] = normal<T>(y[i]);
             if (p.slope != nullptr) {
-                float slope[N];
+                Pack<typename Slope<T>::Kept, N> slope;
 #pragma unroll
-                for (uint32_t i = 0; i < N; i++) slope[i] = of[i].cdf + y[i] * of[i].density;
+                for (uint32_t i = 0; i < N; i++) slope.at[i] = Slope<T>::keep(of[i].cdf + y[i] * of[i].density);
                 store(p.slope, row, slope);
             }
 #pragma unroll
@@ -165,11 +184,12 @@ struct Columns {
         }
         if (p.factor != nullptr) {
 #pragma unroll
-            for (uint32_t i = 0; i < N; i++) y[i] *= to_float(beside.factor.at[i]);
+            for (uint32_t i = 0; i < N; i++) y[i] *= Slope<T>::read(beside.factor.at[i]);
         }
+        Pack<T, N> out;
 #pragma unroll
-        for (uint32_t i = 0; i < N; i++) y[i] += to_float(beside.addend.at[i]);
-        store(p.out, row, y);
+        for (uint32_t i = 0; i < N; i++) out.at[i] = from_float<T>(y[i] + to_float(beside.addend.at[i]));
+        store(p.out, row, out);
     }
 };
 

@@ -3,6 +3,7 @@
 mod join;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -32,10 +33,10 @@ struct Layer<D: Device> {
     /// Query, key and value side by side.
     qkv: D::Linear,
     attention_output: D::Linear,
-    attention_norm: D::Norm,
+    attention_norm: Arc<D::Norm>,
     intermediate: D::Linear,
     output: D::Linear,
-    output_norm: D::Norm,
+    output_norm: Arc<D::Norm>,
 }
 
 /// Adapters on a device: made again whenever their values change.
@@ -100,11 +101,11 @@ impl<D: Device> Encoder<D> {
                 let weights = targets.iter().map(weights).collect::<Result<Vec<_>>>()?;
                 Ok(device.linear(input, &weights, backward))
             };
-            let norm = |module: &str| -> Result<D::Norm> {
+            let norm = |module: &str| -> Result<Arc<D::Norm>> {
                 let name = format!("encoder.layer.{l}.{module}.LayerNorm");
                 let gamma = checkpoint.f32(&format!("{name}.weight"), &[h])?;
                 let beta = checkpoint.f32(&format!("{name}.bias"), &[h])?;
-                Ok(device.norm(NormWeights { gamma, beta, eps }))
+                Ok(Arc::new(device.norm(NormWeights { gamma, beta, eps })))
             };
             Ok(Layer {
                 // No gradient passes below layer 0.

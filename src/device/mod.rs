@@ -24,9 +24,9 @@ pub struct Run {
 }
 
 /// The memory of a device.
-pub trait Memory: Sized + Send + Sync {
+pub trait Memory: Sized + Send + Sync + 'static {
     /// A matrix of activations or gradients, cheap to clone, immutable once an operation has made it.
-    type Tensor: Clone + Send + Sync;
+    type Tensor: Clone + Send + Sync + 'static;
     /// Row numbers or token ids.
     type Index: Clone + Send + Sync;
     /// The flat vector of trainable parameters, or of their gradients (see [`crate::lora::Layout`]).

@@ -3,10 +3,11 @@ mod hopper;
 use std::ops::Range;
 
 use half::bf16;
-use lorb_engine::device::cuda::{Cuda, Flat, Precision, Rows, Segments, Tensor};
+use lorb_engine::device::cuda::{Cuda, Flat, Precision, Rows, Segments, Tensor, tiles};
 use lorb_engine::device::{Memory, Run};
 use lorb_engine::lora::LoraSlot;
-use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear};
+use lorb_engine::ops::lora_linear::cuda::Slope;
+use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear, Output};
 
 use crate::autodiff::{Operation, Real, pull_back};
 use crate::devices::{devices, hoppers, rounded};
@@ -85,11 +86,12 @@ impl Case {
         };
         let slots = self.modules.iter().map(&mut slot).collect();
         let of_y = self.rows * self.width();
+        let slopes = |values: Vec<f32>| values.iter().map(|x| Slope::kept(precision, 0.5 + x)).collect();
         Data {
             x: values(self.rows * self.input, 1.0),
             residual: values(of_y, 1.0),
             dy: values(of_y, 1.0),
-            slope: values(self.rows * self.input, 1.0),
+            slope: slopes(values(self.rows * self.input, 0.62)),
             before: values(self.rows * self.input, 1.0),
             case: self,
             base,
@@ -155,15 +157,16 @@ impl Data {
         }
     }
 
-    /// The textbook's formulas, with `store` where the device keeps something in its precision.
-    fn naive<R: Real>(&self, store: &dyn Fn(R) -> R) -> Results<R> {
+    /// The textbook's formulas, with `store` where the device keeps something in its precision, and `keep` where it
+    /// keeps a slope.
+    fn naive<R: Real>(&self, store: &dyn Fn(R) -> R, keep: &dyn Fn(R) -> R) -> Results<R> {
         let case = &self.case;
         let (x, parameters): (Vec<R>, Vec<R>) = (constants(&self.x), constants(&self.parameters));
         let dy: Vec<R> = constants(&self.dy);
         let product = self.product(&x, &parameters, store);
         let y = self.epilogue(&product, &constants(&self.residual)).into_iter().map(store).collect();
         let tau = R::of(std::f64::consts::TAU).sqrt();
-        let slope_at = |&p: &R| store(p.normal_cdf() + p * (-(p * p) / R::of(2.0)).exp() / tau);
+        let slope_at = |&p: &R| keep(p.normal_cdf() + p * (-(p * p) / R::of(2.0)).exp() / tau);
         let slope: Vec<R> = match case.then {
             Then::Gelu => product.iter().map(slope_at).collect(),
             _ => Vec::new(),
@@ -221,7 +224,8 @@ impl Data {
             Precision::F32 => |x| x,
             Precision::Bf16 => |x| bf16::from_f32(x).to_f32(),
         };
-        let (e, n) = (self.naive::<f64>(&|x| x), self.naive::<f32>(&store));
+        let keep = |slope| Slope::kept(precision, slope);
+        let (e, n) = (self.naive::<f64>(&|x| x, &|x| x), self.naive::<f32>(&store, &keep));
         let oracle = |exact, naive| Oracle { exact, naive };
         [oracle(e.y, n.y), oracle(e.slope, n.slope), oracle(e.dx, n.dx), oracle(e.gradient, n.gradient)]
     }
@@ -245,7 +249,7 @@ fn the_oracle_follows_automatic_differentiation() {
         data.slope.fill(1.0);
         let inputs = [&data.x[..], &data.parameters, &data.residual].concat();
         let exact = pull_back::<f64>(&data, &inputs, &data.dy);
-        let own = data.naive::<f64>(&|x| x);
+        let own = data.naive::<f64>(&|x| x, &|x| x);
         let dx = own.dx.iter().zip(&data.before).map(|(d, &b)| d - f64::from(b));
         for (i, (own, exact)) in dx.chain(own.gradient).zip(&exact).enumerate() {
             assert!((own - exact).abs() <= 1e-12, "{then:?}: {own} at {i} should be {exact}");
@@ -310,7 +314,22 @@ impl<'d> Layer<'d> {
         values
     }
 
-    fn forward(&self, save: bool) -> (Tensor, lorb_engine::ops::lora_linear::Output<Tensor>) {
+    /// With no slopes past the rows in use.
+    fn upload_slope(&self, values: &[f32]) -> Slope {
+        let (rows, columns) = (self.rows.capacity, self.data.case.input);
+        let mut all = values.to_vec();
+        all.resize(rows * columns, f32::NAN);
+        Slope::upload(self.cuda, &all, rows, columns)
+    }
+
+    fn download_slope(&self, slope: &Slope) -> Vec<f32> {
+        let mut values = slope.download(self.cuda).unwrap();
+        let rest = values.split_off(self.data.dy.len());
+        assert!(rest.iter().all(|s| !(-0.13..1.13).contains(s)), "a write past the rows");
+        values
+    }
+
+    fn forward(&self, save: bool) -> (Tensor, Output<Tensor, Slope>) {
         let case = &self.data.case;
         let (x, residual) =
             (self.upload(&self.data.x, case.input), self.upload(&self.data.residual, case.width()));
@@ -327,16 +346,22 @@ impl<'d> Layer<'d> {
     fn run(&self, gradient: &mut Flat, finish: bool) -> Found {
         let case = &self.data.case;
         let (x, out) = self.forward(true);
-        let mut dy = self.upload(&self.data.dy, case.width());
-        if let Some(slope) = &out.slope {
-            dy = self.cuda.gelu_backward(&dy, slope);
-        }
-        let of_x = |values: &[f32]| finish.then(|| self.upload(values, case.input));
-        let dx = Dx::Wanted { slope: of_x(&self.data.slope), before: of_x(&self.data.before) };
+        let slope = out.slope.map_or(Vec::new(), |slope| self.download_slope(&slope));
+        let dy = if slope.is_empty() {
+            self.data.dy.clone()
+        } else {
+            let product: Vec<f32> = self.data.dy.iter().zip(&slope).map(|(d, s)| d * s).collect();
+            rounded(&product, self.cuda.precision())
+        };
+        let dy = self.upload(&dy, case.width());
+        let dx = Dx::Wanted {
+            slope: finish.then(|| self.upload_slope(&self.data.slope)),
+            before: finish.then(|| self.upload(&self.data.before, case.input)),
+        };
         let dx = self.cuda.lora_linear_backward(&self.call(), Some(&x), &out.s, &dy, dx, gradient).unwrap();
         Found {
             y: self.download(&out.y),
-            slope: out.slope.map_or(Vec::new(), |s| self.download(&s)),
+            slope,
             dx: self.download(&dx),
             gradient: self.cuda.download_flat(gradient).unwrap(),
         }
@@ -417,7 +442,11 @@ fn check(cuda: &Cuda, case: Case, room: usize) {
         Precision::Bf16 => floor(oracle) + truncated + 2f64.powi(-9) * oracle.largest(),
     };
     y.check(format!("lora_linear y {name}"), &found.y, stored(&y));
-    slope.check(format!("lora_linear slope {name}"), &found.slope, stored(&slope));
+    let half_a_step = match cuda.precision() {
+        Precision::F32 => 0.0,
+        Precision::Bf16 => 0.5 / f64::from(tiles::SLOPE_STEPS),
+    };
+    slope.check(format!("lora_linear slope {name}"), &found.slope, floor(&slope) + truncated + half_a_step);
     dx.check(format!("lora_linear dx {name}"), &found.dx, stored(&dx));
     let mut rest = found.gradient.clone();
     for slot in data.modules().filter_map(|(_, slot)| slot) {

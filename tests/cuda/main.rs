@@ -23,12 +23,12 @@ mod score_head_case;
 mod support;
 
 mod adamw;
+mod add;
 mod attention;
 mod capture;
 mod compiler;
 mod correlation;
 mod devices;
-mod elementwise;
 mod embedding;
 mod faulty;
 mod first_use;

@@ -3,7 +3,6 @@ use std::ops::Range;
 use lorb_engine::device::Memory;
 use lorb_engine::device::cpu::{Cpu, Matrix};
 use lorb_engine::lora::LoraSlot;
-use lorb_engine::ops::gather_rows::{GatherRows, gather_rows};
 use lorb_engine::ops::lora_linear::{
     Call, DeviceEpilogue, Dropout, Dx, Epilogue, LinearWeights, LoraLinear, lora_linear,
 };
@@ -218,7 +217,7 @@ fn both_directions_are_those_of_the_oracle() {
 
             let mut dy = cpu.upload(&data.dy, case.rows, case.width());
             if let Some(slope) = &out.slope {
-                dy = cpu.gelu_backward(&dy, slope);
+                dy = product(&cpu, &dy, slope);
             }
             let mut parameters = vec![0.0; data.inputs.len()];
             let mut back =
@@ -258,6 +257,12 @@ fn both_directions_are_those_of_the_oracle() {
             }
         }
     }
+}
+
+/// Element by element.
+fn product(cpu: &Cpu, a: &Matrix, b: &Matrix) -> Matrix {
+    let values: Vec<f32> = a.values().iter().zip(b.values()).map(|(a, b)| a * b).collect();
+    cpu.upload(&values, a.rows(), a.columns())
 }
 
 fn back_finished(
@@ -312,36 +317,36 @@ fn adapters_are_found_where_they_are() {
     assert!(!Cpu::adapts(&lora, 1..2));
 }
 
-/// The gradient of a GELU's argument, whoever reads its output: another product, which multiplies by the slope
-/// in its epilogue, rows gathered, and the loss itself.
+/// Each multiplies what it adds by the slope in its epilogue.
 #[test]
-fn a_gelu_with_several_readers_has_the_sum_of_their_gradients() {
+fn a_gelu_that_two_products_read_has_the_sum_of_their_gradients() {
     let cpu = Cpu::poisoned(lorb_engine::device::cpu::Isa::available()[0]);
     let modules: &[(usize, Option<usize>)] = &[(7, Some(2))];
     let data = Case { rows: 5, input: 7, modules, range: 0..1, then: Then::Gelu, dropout: 0.0 }.data();
     let layer = Layer::new(&cpu, &data);
-    let index = cpu.row_index(&[4, 0, 4], 5);
-    let [of_product, of_rows, of_value] = [5, 3, 5].map(|rows| cpu.upload(&data.dy[..rows * 7], rows, 7));
+    let mut random = Random::new(17);
+    let of_products = [(); 2].map(|()| cpu.upload(&random.values(5 * 7), 5, 7));
 
     let x = layer.x(&cpu);
     let mut tape = Tape::recording();
     let value = lora_linear(&cpu, &mut tape, layer.call(), &Var::constant(x.clone()), Epilogue::Gelu);
-    let product = lora_linear(&cpu, &mut tape, layer.call(), &value, Epilogue::Nothing);
-    let rows = gather_rows(&cpu, &mut tape, &value, &index, 5);
+    let seed =
+        |dy: &Matrix| (lora_linear(&cpu, &mut tape, layer.call(), &value, Epilogue::Nothing), dy.clone());
+    let seeds = of_products.iter().map(seed).collect();
     let mut found = vec![0.0; data.inputs.len()];
-    let seeds = vec![(product, of_product.clone()), (rows, of_rows.clone()), (value, of_value.clone())];
     tape.backward(&cpu, seeds, &mut found);
 
     let mut expected = vec![0.0; data.inputs.len()];
     let value = cpu.lora_linear(&layer.call(), &x, DeviceEpilogue::Gelu, true);
-    let product = cpu.lora_linear(&layer.call(), &value.y, DeviceEpilogue::Nothing, true);
-    let dx = Dx::Wanted { slope: None, before: Some(of_value) };
+    let read = cpu.lora_linear(&layer.call(), &value.y, DeviceEpilogue::Nothing, true);
     let mut back = |x: &Matrix, s: &[Option<Matrix>], dy: &Matrix, dx| {
         cpu.lora_linear_backward(&layer.call(), Some(x), s, dy, dx, &mut expected)
     };
-    let dx = back(&value.y, &product.s, &of_product, dx);
-    let dx = cpu.scatter_rows(&of_rows, &index, 5, dx);
-    back(&x, &value.s, &cpu.gelu_backward(&dx, &value.slope.unwrap()), Dx::Skip);
+    let mut sum = None;
+    for dy in &of_products {
+        sum = back(&value.y, &read.s, dy, Dx::Wanted { slope: None, before: sum });
+    }
+    back(&x, &value.s, &product(&cpu, &sum.unwrap(), &value.slope.unwrap()), Dx::Skip);
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
         assert!((found - expected).abs() <= 1e-5, "{found} at {i} should be {expected}");
     }

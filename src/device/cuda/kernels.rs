@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use super::elementwise::ElementwiseParameters;
+use super::add::AddParameters;
 use super::tiles;
 use crate::ops::adamw::cuda::AdamwParameters;
 use crate::ops::attention::cuda::AttentionParameters;
@@ -160,8 +160,6 @@ kernels! {
     LORA_GRADIENT_MASKED_F32 = "lora_gradient_masked_f32", LoraGradientParameters, tiles::REDUCE_THREADS;
     LORA_GRADIENT_MASKED_BF16 = "lora_gradient_masked_bf16", LoraGradientParameters, tiles::REDUCE_THREADS;
     LORA_GRADIENT_SUM = "lora_gradient_sum", LoraGradientParameters, tiles::ELEMENTWISE_THREADS;
-    ADD_F32 = "add_f32", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
-    ADD_BF16 = "add_bf16", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
-    MULTIPLY_F32 = "multiply_f32", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
-    MULTIPLY_BF16 = "multiply_bf16", ElementwiseParameters, tiles::ELEMENTWISE_THREADS;
+    ADD_F32 = "add_f32", AddParameters, tiles::ELEMENTWISE_THREADS;
+    ADD_BF16 = "add_bf16", AddParameters, tiles::ELEMENTWISE_THREADS;
 }

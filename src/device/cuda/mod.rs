@@ -3,8 +3,8 @@
 //! Everything runs on one stream, in order. The first failure is kept: nothing is launched after it, results
 //! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
 
+mod add;
 pub mod driver;
-pub mod elementwise;
 pub mod first_use;
 pub mod images;
 pub mod kernels;
@@ -284,7 +284,7 @@ impl Cuda {
     }
 
     /// `from` must hold as much as `data`.
-    fn read<T: Pod>(&self, from: Address, data: &mut [T]) -> Result<()> {
+    pub(crate) fn read<T: Pod>(&self, from: Address, data: &mut [T]) -> Result<()> {
         self.check()?;
         if data.is_empty() {
             return Ok(());
@@ -419,7 +419,7 @@ impl Memory for Cuda {
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
-        elementwise::add(self, a, b)
+        add::add(self, a, b)
     }
 }
 

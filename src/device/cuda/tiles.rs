@@ -58,6 +58,9 @@ shared_constants! {
     ELEMENTWISE_THREADS = 256;
     /// Query, key and value.
     LINEAR_MODULES = 3;
+    /// Beside activations of bf16, GELU' s is kept as the byte SLOPE_ZERO + SLOPE_STEPS s.
+    SLOPE_ZERO = 26;
+    SLOPE_STEPS = 202;
     /// Products on CUDA cores: tiles of this many rows and columns, 8x4 sums a thread.
     SIMT_TILE = 64;
     SIMT_THREADS = 128;

@@ -49,6 +49,6 @@ impl<D: Device> Backward<D> for Node<D> {
         let work = |dx: &D::Tensor| Work::bytes(D::bytes(&dy) + D::bytes(dx));
         let backward = || device.scatter_rows(&dy, &self.index, self.rows, before);
         let dx = device.operation("gather rows, backward", work, backward);
-        gradients.set(device, &self.x, dx);
+        gradients.set(&self.x, dx);
     }
 }

@@ -5,6 +5,8 @@ pub mod cuda;
 
 pub(crate) use cpu::normalise_rows;
 
+use std::sync::Arc;
+
 use crate::bert::Weights;
 use crate::device::{Device, Memory};
 use crate::profile::Work;
@@ -20,7 +22,7 @@ pub struct NormWeights {
 
 /// LayerNorm on a device.
 pub trait LayerNorm: Memory {
-    type Norm: Send + Sync;
+    type Norm: Send + Sync + 'static;
 
     fn norm(&self, weights: NormWeights) -> Self::Norm;
 
@@ -32,28 +34,29 @@ pub trait LayerNorm: Memory {
     fn layer_norm_backward(&self, norm: &Self::Norm, x: &Self::Tensor, dy: &Self::Tensor) -> Self::Tensor;
 }
 
-/// LayerNorm of `x`.
-pub fn layer_norm<'a, D: Device + 'a>(
-    device: &D,
-    tape: &mut Tape<'a, D>,
-    norm: &'a D::Norm,
-    x: &Var<D>,
-) -> Var<D> {
-    let work = |y: &D::Tensor| Work::bytes(D::bytes(&x.value) + D::bytes(y));
-    let y = device.operation("layer norm", work, || device.layer_norm(norm, &x.value));
-    tape.record(y, x.needs_gradient(), || Node { norm, x: x.clone() })
+/// LayerNorm of `x`. Who reads it on the way back has it computed again: x is kept in any case.
+pub fn layer_norm<D: Device>(device: &D, tape: &mut Tape<'_, D>, norm: &Arc<D::Norm>, x: &Var<D>) -> Var<D> {
+    let y = normalised(device, norm, &x.value);
+    let (again, kept) = (norm.clone(), x.value.clone());
+    tape.record(y, x.needs_gradient(), || Node { norm: norm.clone(), x: x.clone() })
+        .computed_again(|| Arc::new(move |device| normalised(device, &again, &kept)))
 }
 
-struct Node<'a, D: Device> {
-    norm: &'a D::Norm,
+fn normalised<D: Device>(device: &D, norm: &D::Norm, x: &D::Tensor) -> D::Tensor {
+    let work = |y: &D::Tensor| Work::bytes(D::bytes(x) + D::bytes(y));
+    device.operation("layer norm", work, || device.layer_norm(norm, x))
+}
+
+struct Node<D: Device> {
+    norm: Arc<D::Norm>,
     x: Var<D>,
 }
 
-impl<D: Device> Backward<D> for Node<'_, D> {
+impl<D: Device> Backward<D> for Node<D> {
     fn backward(self: Box<Self>, device: &D, dy: D::Tensor, gradients: &mut Gradients<'_, D>) {
         let x = &self.x.value;
         let work = |dx: &D::Tensor| Work::bytes(D::bytes(x) + D::bytes(&dy) + D::bytes(dx));
-        let backward = || device.layer_norm_backward(self.norm, x, &dy);
+        let backward = || device.layer_norm_backward(&self.norm, x, &dy);
         let dx = device.operation("layer norm, backward", work, backward);
         gradients.add(device, self.x.place(), dx);
     }

@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use super::{Call, DeviceEpilogue, Dropout, Dx, KEPT, LinearWeights, LoraLinear, Output};
 use crate::bert::Weights;
-use crate::device::Dtype;
 use crate::device::cpu::gemm::{Activation, Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::{Cpu, Matrix};
+use crate::device::{Dtype, Memory};
 use crate::lora::LoraSlot;
 use crate::profile::Work;
 
@@ -87,6 +87,7 @@ impl<'a> Call<'a, Cpu> {
 impl LoraLinear for Cpu {
     type Linear = Linear;
     type Lora = Lora;
+    type Slope = Matrix;
 
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Linear {
         let pack = |w: &LinearWeights| {
@@ -127,7 +128,7 @@ impl LoraLinear for Cpu {
         x: &Matrix,
         epilogue: DeviceEpilogue<'_, Matrix>,
         save: bool,
-    ) -> Output<Matrix> {
+    ) -> Output<Matrix, Matrix> {
         let rows = x.rows();
         let input = call.linear.input;
         let width: usize = call.linear.columns(call.modules.clone()).map(|(_, c)| c.len()).sum();
@@ -188,7 +189,7 @@ impl LoraLinear for Cpu {
         x: Option<&Matrix>,
         s: &[Option<Matrix>],
         dy: &Matrix,
-        dx: Dx<Matrix>,
+        dx: Dx<Matrix, Matrix>,
         parameters: &mut Vec<f32>,
     ) -> Option<Matrix> {
         let (rows, input) = (dy.rows(), call.linear.input);
@@ -278,15 +279,8 @@ impl LoraLinear for Cpu {
         call.modules.clone().zip(s).map(of_module).sum()
     }
 
-    fn gelu_backward(&self, dy: &Matrix, slope: &Matrix) -> Matrix {
-        let columns = dy.columns();
-        self.fill(dy.rows(), columns, |out| {
-            for (i, row) in out.chunks_exact_mut(columns).enumerate() {
-                for ((y, d), s) in row.iter_mut().zip(dy.row(i)).zip(slope.row(i)) {
-                    *y = d * s;
-                }
-            }
-        })
+    fn slope_bytes(slope: &Matrix) -> f64 {
+        Cpu::bytes(slope)
     }
 }
 

@@ -2,6 +2,7 @@ mod gradient;
 mod hopper;
 mod operands;
 mod product;
+mod slope;
 
 use std::ops::Range;
 
@@ -11,9 +12,9 @@ pub use gradient::LoraGradientParameters;
 pub use hopper::HopperParameters;
 pub use operands::{Linear, Lora, LoraOperandsParameters};
 pub use product::GemmParameters;
+pub use slope::Slope;
 
 use super::{Call, DeviceEpilogue, Dx, KEPT, LinearWeights, LoraLinear, Output};
-use crate::device::cuda::elementwise;
 use crate::device::cuda::{Address, Cuda, Flat, Level, Precision, Segments, Tensor, tiles};
 use crate::lora::LoraSlot;
 use gradient::{Reduction, reduce};
@@ -23,6 +24,7 @@ use product::{Form, Low, PartParameters};
 impl LoraLinear for Cuda {
     type Linear = Linear;
     type Lora = Lora;
+    type Slope = Slope;
 
     fn linear(&self, input: usize, modules: &[LinearWeights], _backward: bool) -> Linear {
         Linear::new(self, input, modules)
@@ -42,7 +44,7 @@ impl LoraLinear for Cuda {
         x: &Tensor,
         epilogue: DeviceEpilogue<'_, Tensor>,
         save: bool,
-    ) -> Output<Tensor> {
+    ) -> Output<Tensor, Slope> {
         let layer = Layer::new(self, call);
         let Layer { input, width, ranks, .. } = layer;
         assert!(x.columns() == input && x.precision() == self.precision());
@@ -57,7 +59,7 @@ impl LoraLinear for Cuda {
         let low = if layer.fuses(level) { Low::Fused } else { Low::Stored };
 
         let y = self.activations(x.rows().clone(), width);
-        let slope = (save && gelu).then(|| self.activations(x.rows().clone(), width));
+        let slope = (save && gelu).then(|| Slope::new(self, x.rows(), width));
         let s =
             (ranks > 0 && (save || low == Low::Stored)).then(|| self.activations(x.rows().clone(), ranks));
         if let (Some(s), Low::Stored) = (&s, low) {
@@ -79,7 +81,7 @@ impl LoraLinear for Cuda {
         let parameters = GemmParameters {
             out: y.address(),
             out_stride: width as u32,
-            slope: slope.as_ref().map_or(Address::NULL, Tensor::address),
+            slope: slope.as_ref().map_or(Address::NULL, Slope::address),
             addend: residual.map_or(Address::NULL, Tensor::address),
             addend_stride: residual.map_or(0, Tensor::stride) as u32,
             gelu: u32::from(gelu),
@@ -102,7 +104,7 @@ impl LoraLinear for Cuda {
         x: Option<&Tensor>,
         s: &[Option<Tensor>],
         dy: &Tensor,
-        dx: Dx<Tensor>,
+        dx: Dx<Tensor, Slope>,
         parameters: &mut Flat,
     ) -> Option<Tensor> {
         let layer = Layer::new(self, call);
@@ -114,11 +116,12 @@ impl LoraLinear for Cuda {
             Dx::Skip => (false, None, None),
             Dx::Wanted { slope, before } => (true, slope.as_ref(), before.as_ref()),
         };
-        for of_x in [x, slope, before].into_iter().flatten() {
+        for of_x in [x, before].into_iter().flatten() {
             assert!(of_x.columns() == input && of_x.rows().capacity == capacity);
             assert_eq!(of_x.precision(), self.precision());
         }
-        let level = layer.level(&[x, Some(dy), slope, before]);
+        assert!(slope.is_none_or(|slope| slope.has(capacity, input)));
+        let level = layer.level(&[x, Some(dy), before]);
         let low = match call.dropout {
             Some(_) => Low::Masked,
             // U of one module is summed along its dy; of several, each has columns of its own.
@@ -157,8 +160,8 @@ impl LoraLinear for Cuda {
                 out_stride: input as u32,
                 addend: before.map_or(Address::NULL, Tensor::address),
                 addend_stride: before.map_or(0, Tensor::stride) as u32,
-                factor: slope.map_or(Address::NULL, Tensor::address),
-                factor_stride: slope.map_or(0, Tensor::stride) as u32,
+                factor: slope.map_or(Address::NULL, Slope::address),
+                factor_stride: input as u32,
                 scales: if low == Low::Fused { layer.scales() } else { Address::NULL },
                 dropout: call.dropout.into(),
                 low_ends,
@@ -193,10 +196,6 @@ impl LoraLinear for Cuda {
         }
         reduce(self, rows, &reductions, call.dropout, parameters);
         out
-    }
-
-    fn gelu_backward(&self, dy: &Tensor, slope: &Tensor) -> Tensor {
-        elementwise::multiply(self, dy, slope)
     }
 }
 
@@ -257,8 +256,9 @@ impl<'c> Layer<'c> {
 
     /// Tensor cores, where they may be used and everything that they copy is aligned to 16 bytes.
     fn level(&self, tensors: &[Option<&Tensor>]) -> Level {
-        let aligned = tensors.iter().flatten().all(|t| t.is_wide())
-            && self.call.linear.outputs.iter().all(|n| n.is_multiple_of(8));
+        let sizes = [self.input].into_iter().chain(self.call.linear.outputs.iter().copied());
+        let aligned =
+            tensors.iter().flatten().all(|t| t.is_wide()) && sizes.into_iter().all(|n| n.is_multiple_of(8));
         match self.cuda.precision() {
             Precision::Bf16 if aligned => self.cuda.limits().linear,
             _ => Level::Plain,

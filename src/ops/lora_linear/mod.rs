@@ -20,7 +20,7 @@ use crate::bert::Weights;
 use crate::device::{Device, Memory};
 use crate::lora::LoraSlot;
 use crate::profile::Work;
-use crate::tape::{Backward, Gradients, Place, Tape, Var};
+use crate::tape::{Backward, Gradients, Kept, Place, Tape, Var};
 
 /// W [out, in] and b [out] of one module of a layer.
 #[derive(Clone)]
@@ -46,13 +46,13 @@ pub enum DeviceEpilogue<'t, T> {
 }
 
 /// What one forward pass gives.
-pub struct Output<T> {
+pub struct Output<T, Slope> {
     /// [rows, sum of the modules' outputs].
     pub y: T,
     /// S of each module, where it has an adapter and the tape records: [rows, rank].
     pub s: Vec<Option<T>>,
     /// GELU' at the product, where the tape records and the epilogue is GELU.
-    pub slope: Option<T>,
+    pub slope: Option<Slope>,
 }
 
 /// The linear layer on a device.
@@ -61,6 +61,8 @@ pub trait LoraLinear: Memory {
     type Linear: Send + Sync;
     /// The packed A and B of a layer's modules, of one adapter or several.
     type Lora: Send + Sync;
+    /// GELU' at the product, as it is kept for the way back.
+    type Slope: Clone + Send + Sync;
 
     /// Packs the modules of a layer; `backward` also packs what dx needs.
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Self::Linear;
@@ -79,7 +81,7 @@ pub trait LoraLinear: Memory {
         x: &Self::Tensor,
         epilogue: DeviceEpilogue<'_, Self::Tensor>,
         save: bool,
-    ) -> Output<Self::Tensor>;
+    ) -> Output<Self::Tensor, Self::Slope>;
 
     /// For rows of one adapter: dA and dB into `parameters`; and dx where it is asked for. `dy` is the gradient of
     /// the product: of the argument of a GELU. `x` is looked at for modules with an S alone.
@@ -92,7 +94,7 @@ pub trait LoraLinear: Memory {
         x: Option<&Self::Tensor>,
         s: &[Option<Self::Tensor>],
         dy: &Self::Tensor,
-        dx: Dx<Self::Tensor>,
+        dx: Dx<Self::Tensor, Self::Slope>,
         parameters: &mut Self::Parameters,
     ) -> Option<Self::Tensor>;
 
@@ -111,8 +113,10 @@ pub trait LoraLinear: Memory {
         Work::default()
     }
 
-    /// dy * slope, where no product's epilogue does it.
-    fn gelu_backward(&self, dy: &Self::Tensor, slope: &Self::Tensor) -> Self::Tensor;
+    /// What a slope takes, for a profile.
+    fn slope_bytes(_slope: &Self::Slope) -> f64 {
+        0.0
+    }
 }
 
 const KEPT: &str = "x is kept where an S is";
@@ -134,11 +138,11 @@ impl<D: LoraLinear> Clone for Call<'_, D> {
 }
 
 /// Whether the gradient of x is wanted.
-pub enum Dx<T> {
+pub enum Dx<T, Slope> {
     Skip,
     /// Times `slope`, plus `before`, where given: x may be the output of a GELU.
     Wanted {
-        slope: Option<T>,
+        slope: Option<Slope>,
         before: Option<T>,
     },
 }
@@ -167,16 +171,16 @@ pub fn lora_linear<'a, D: Device + 'a>(
         Epilogue::Gelu => "linear, GELU",
         Epilogue::Residual(_) => "linear, residual",
     };
-    let work = |output: &Output<D::Tensor>| {
-        let rows =
-            [Some(&x.value), Some(&output.y), output.slope.as_ref(), residual.as_ref().map(|r| &r.value)];
-        let moved = rows.into_iter().flatten().map(D::bytes).sum();
-        D::lora_linear_work(&call, &x.value) + Work::bytes(moved)
+    let work = |output: &Output<D::Tensor, D::Slope>| {
+        let rows = [Some(&x.value), Some(&output.y), residual.as_ref().map(|r| &r.value)];
+        let rows: f64 = rows.into_iter().flatten().map(D::bytes).sum();
+        let slope = output.slope.as_ref().map_or(0.0, D::slope_bytes);
+        D::lora_linear_work(&call, &x.value) + Work::bytes(rows + slope)
     };
     let forward = || device.lora_linear(&call, &x.value, for_device, tape.is_recording() && needed);
     let Output { y, s, slope } = device.operation(name, work, forward);
     let record = || Node {
-        kept: s.iter().any(Option::is_some).then(|| x.value.clone()),
+        kept: s.iter().any(Option::is_some).then(|| x.keep()),
         x: x.place().clone(),
         residual: residual.map(|r| r.place().clone()),
         call,
@@ -188,8 +192,8 @@ pub fn lora_linear<'a, D: Device + 'a>(
 struct Node<'a, D: Device> {
     call: Call<'a, D>,
     x: Place<D>,
-    /// The value of x, where the gradients of an adapter need it.
-    kept: Option<D::Tensor>,
+    /// x, where the gradients of an adapter need it.
+    kept: Option<Kept<D>>,
     residual: Option<Place<D>>,
     s: Vec<Option<D::Tensor>>,
 }
@@ -201,7 +205,8 @@ impl<D: Device> Backward<D> for Node<'_, D> {
         } else {
             Dx::Skip
         };
-        let (call, x, s) = (&self.call, self.kept.as_ref(), &self.s);
+        let x = self.kept.as_ref().map(|kept| kept.value(device));
+        let (call, x, s) = (&self.call, x.as_ref(), &self.s);
         let wanted = matches!(dx, Dx::Wanted { .. });
         let work = |dx: &Option<D::Tensor>| {
             let moved = [Some(&dy), x, dx.as_ref()].into_iter().flatten().map(D::bytes).sum();

@@ -6,6 +6,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::bert::Weights;
 use crate::device::cuda::Precision;
+use crate::ops::lora_linear::cuda::Slope;
 
 /// Numbers that both devices take: the same each time, and no others than the CUDA device's precision has, so
 /// that the CPU, which keeps f32, starts from the same.
@@ -30,6 +31,12 @@ impl Inputs {
             }
         };
         std::iter::repeat_with(value).take(n).collect()
+    }
+
+    /// What GELU' may be.
+    pub fn slopes(&mut self, n: usize) -> Vec<f32> {
+        let precision = self.precision;
+        self.values(n, 0.62).into_iter().map(|x| Slope::kept(precision, 0.5 + x)).collect()
     }
 
     pub fn weights(&mut self, n: usize, size: f32) -> Weights {

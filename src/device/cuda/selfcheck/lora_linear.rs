@@ -73,7 +73,7 @@ impl Layer {
             x: inputs.values(rows * input, 1.0),
             residual: inputs.values(rows * width, 1.0),
             dy: inputs.values(rows * width, of_width),
-            slope: inputs.values(rows * input, 1.0),
+            slope: inputs.slopes(rows * input),
             before: inputs.values(rows * input, of_input),
         }
     }
@@ -106,9 +106,10 @@ impl Case for Layer {
         let out = device.lora_linear(&call, &x, epilogue(), true);
         let mut outputs = vec![Output::new("y", device.download(&out.y)?, of_y)];
         if let Some(slope) = &out.slope {
-            // Its largest is about 1 and the product's some units, off which GELU' is off by 0.8 at most.
-            let of_slope = Bound::sum(input).after(2 * on_the_way);
-            outputs.push(Output::new("slope", device.download(slope)?, of_slope));
+            // Its largest is about 1 and the product's some units, off which GELU' is off by 0.8 at most; and of 1 it
+            // is kept to a 400th.
+            let of_slope = Bound::sum(input).after(2 * on_the_way + 1);
+            outputs.push(Output::new("slope", device.download_slope(slope)?, of_slope));
         }
         // As rescoring computes it, which saves nothing and knows no dropout.
         if self.dropout.is_none() {
@@ -118,7 +119,7 @@ impl Case for Layer {
 
         let dy = device.upload(&self.dy, rows, width);
         let dx = Dx::Wanted {
-            slope: Some(device.upload(&self.slope, rows, input)),
+            slope: Some(device.upload_slope(&self.slope, rows, input)),
             before: Some(device.upload(&self.before, rows, input)),
         };
         let mut gradient = device.parameters(&vec![0.0; self.parameters.len()]);

@@ -3,9 +3,9 @@
 //! CPU device, which they hold to the same, is the measure.
 
 mod adamw;
+mod add;
 mod attention;
 mod compare;
-mod elementwise;
 mod embedding;
 mod gather_rows;
 mod inputs;
@@ -22,6 +22,7 @@ pub use sizes::Sizes;
 use super::{Cuda, Driver, Flat, Subject, Tensor, Trial};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::device::{Device, Memory};
+use crate::ops::lora_linear::cuda::Slope;
 use crate::{Error, Result};
 use compare::Output;
 use inputs::Inputs;
@@ -53,7 +54,7 @@ const COMMON: &[Check] = &[
     check("layer_norm", layer_norm::layer_norm),
     check("attention of [CLS]", attention::cls),
     check("score_head", score_head::score_head),
-    check("elementwise", elementwise::elementwise),
+    check("add", add::add),
     check("mwer", losses::mwer),
     check("correlation", losses::correlation),
     check("adamw", adamw::adamw),
@@ -116,6 +117,8 @@ trait Checked: Device {
     fn upload_f32(&self, data: &[f32], rows: usize, columns: usize) -> Self::Tensor;
     /// The values of parameters, or of their gradients.
     fn values(&self, parameters: &Self::Parameters) -> Result<Vec<f32>>;
+    fn upload_slope(&self, data: &[f32], rows: usize, columns: usize) -> Self::Slope;
+    fn download_slope(&self, slope: &Self::Slope) -> Result<Vec<f32>>;
 }
 
 impl Checked for Cuda {
@@ -126,6 +129,14 @@ impl Checked for Cuda {
     fn values(&self, parameters: &Flat) -> Result<Vec<f32>> {
         self.download_flat(parameters)
     }
+
+    fn upload_slope(&self, data: &[f32], rows: usize, columns: usize) -> Slope {
+        Slope::upload(self, data, rows, columns)
+    }
+
+    fn download_slope(&self, slope: &Slope) -> Result<Vec<f32>> {
+        slope.download(self)
+    }
 }
 
 impl Checked for Cpu {
@@ -135,5 +146,13 @@ impl Checked for Cpu {
 
     fn values(&self, parameters: &Vec<f32>) -> Result<Vec<f32>> {
         Ok(parameters.clone())
+    }
+
+    fn upload_slope(&self, data: &[f32], rows: usize, columns: usize) -> Matrix {
+        self.upload(data, rows, columns)
+    }
+
+    fn download_slope(&self, slope: &Matrix) -> Result<Vec<f32>> {
+        self.download(slope)
     }
 }

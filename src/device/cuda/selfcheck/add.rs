@@ -12,15 +12,11 @@ impl Case for Pair {
     fn run<D: Checked>(&self, device: &D) -> Result<Vec<Output>> {
         let rows = self.a.len() / self.hidden;
         let [a, b] = [&self.a, &self.b].map(|data| device.upload(data, rows, self.hidden));
-        let (sum, product) = (device.add(&a, &b), device.gelu_backward(&a, &b));
-        Ok(vec![
-            Output::new("a + b", device.download(&sum)?, Bound::sum(2)),
-            Output::new("a * b", device.download(&product)?, Bound::sum(1)),
-        ])
+        Ok(vec![Output::new("a + b", device.download(&device.add(&a, &b))?, Bound::sum(2))])
     }
 }
 
-pub fn elementwise(site: &Site<'_>) -> Result<f64> {
+pub fn add(site: &Site<'_>) -> Result<f64> {
     let (hidden, mut inputs) = (site.sizes.hidden, site.inputs());
     let n = site.sizes.tokens() * hidden;
     site.check(&Pair { hidden, a: inputs.values(n, 1.0), b: inputs.values(n, 1.0) })

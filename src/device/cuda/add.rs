@@ -1,15 +1,15 @@
-//! Sums and products of two matrices, element by element.
+//! Sums of two matrices.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::kernels::{ADD_BF16, ADD_F32, Kernel, MULTIPLY_BF16, MULTIPLY_F32};
+use super::kernels::{ADD_BF16, ADD_F32};
 use super::tensor::RowsParameter;
 use super::{Address, Cuda, Precision, Tensor, tiles};
 
-/// `Elementwise` of kernels/elementwise.cu.
+/// `Add` of kernels/add.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub struct ElementwiseParameters {
+pub struct AddParameters {
     a: Address,
     b: Address,
     out: Address,
@@ -21,30 +21,15 @@ pub struct ElementwiseParameters {
 }
 
 /// a + b.
-pub fn add(cuda: &Cuda, a: &Tensor, b: &Tensor) -> Tensor {
-    run(cuda, ADD_F32, ADD_BF16, a, b)
-}
-
-/// a * b.
-pub fn multiply(cuda: &Cuda, a: &Tensor, b: &Tensor) -> Tensor {
-    run(cuda, MULTIPLY_F32, MULTIPLY_BF16, a, b)
-}
-
-fn run(
-    cuda: &Cuda,
-    for_f32: Kernel<ElementwiseParameters>,
-    for_bf16: Kernel<ElementwiseParameters>,
-    a: &Tensor,
-    b: &Tensor,
-) -> Tensor {
+pub(super) fn add(cuda: &Cuda, a: &Tensor, b: &Tensor) -> Tensor {
     assert!(a.columns() == b.columns() && a.precision() == b.precision());
     assert_eq!(a.rows().capacity, b.rows().capacity);
     let kernel = match a.precision() {
-        Precision::F32 => for_f32,
-        Precision::Bf16 => for_bf16,
+        Precision::F32 => ADD_F32,
+        Precision::Bf16 => ADD_BF16,
     };
     let out = cuda.tensor(a.rows().clone(), a.columns(), a.precision());
-    let parameters = ElementwiseParameters {
+    let parameters = AddParameters {
         a: a.address(),
         b: b.address(),
         out: out.address(),
