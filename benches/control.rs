@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     };
     let read = |path: &str| preparation.read(&[PathBuf::from(path)]);
     let (mut train, mut valid) = (read(train)?, read(valid)?);
-    Pace::of(&train).set(&mut options);
+    Pace::of(&train, false).set(&mut options);
     shuffle_errors(&mut train, 1);
     shuffle_errors(&mut valid, 2);
 
@@ -54,7 +54,8 @@ fn main() -> Result<()> {
     let run = Run {
         options: &options,
         fit_head: true,
-        first_pass_weight: first_pass_weight(&train, 0.0),
+        first_pass_weight: first_pass_weight(&train, 0.0, 0.0),
+        ngram_weight: 0.0,
         train: &train,
         valid: &valid,
         out,

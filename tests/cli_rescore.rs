@@ -23,7 +23,7 @@ fn every_field_is_kept_and_the_scores_are_added() {
     let ran = desk.run(&format!("{RESCORE} --input in.jsonl --output out.jsonl"));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
     assert!(
-        ran.stderr.contains("weights: first pass 1, lm 0, lorb 2, words 0 (those of training"),
+        ran.stderr.contains("weights: first pass 1, lm 0, n-gram 0, lorb 2, words 0 (those of training"),
         "{}",
         ran.stderr
     );

@@ -22,6 +22,7 @@ import random
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,9 +57,9 @@ def errors_of(row: dict, choice: int) -> int:
     return word_errors(row["ref"].split(), row["hyps"][choice]["text"].split())
 
 
-def first_best(row: dict, words: float) -> int:
-    """What the first pass chooses with a reward for each word."""
-    scores = [h["am"] + words * len(h["text"].split()) for h in row["hyps"]]
+def first_best(row: dict) -> int:
+    """What the first pass chooses."""
+    scores = [h["am"] for h in row["hyps"]]
     return scores.index(max(scores))
 
 
@@ -70,6 +71,14 @@ def transcripts(path: Path) -> list[list[str]]:
 def errors_in(report: dict) -> int:
     """Of what is chosen after rescoring, as `lorb-engine evaluate --json` has it."""
     return sum(report["systems"]["rescored"][kind] for kind in ["substitutions", "deletions", "insertions"])
+
+
+def without_lorb(adapter: Path, weights: dict, folder: Path) -> Path:
+    """The adapter with the weights that do best without its score: of the n-gram model and of words."""
+    shutil.copytree(adapter, folder)
+    rescoring = json.loads((folder / "rescoring.json").read_text())
+    (folder / "rescoring.json").write_text(json.dumps(rescoring | {"weights": weights}))
+    return folder
 
 
 def training(adapter: Path) -> dict:
@@ -84,7 +93,7 @@ def training(adapter: Path) -> dict:
         "valid_words": validations[0]["reference_units"],
         "valid_first_pass": round(validations[0]["expected_without"], 2),
         "valid_expected": " ".join(f"{v['expected']:.2f}" for v in validations),
-        "words_weight": result["weights_without_lorb"]["words"],
+        "weights_without_lorb": result["weights_without_lorb"],
     }
 
 
@@ -138,32 +147,42 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
         train = ["train", *common, "--resume", "--train", f"{folder}/train.jsonl", "--out", str(adapter)]
         _, seconds = engine([*args.engine, *train, "--seed", str(key["seed"]), *options])
         found = {**training(adapter), "user_seconds": round(seconds, 1)}
-        words_weight = found.pop("words_weight")
+        weights = found.pop("weights_without_lorb")
         if args.inner:
             runs.add({**key, **found})
             return
-        evaluate = ["evaluate", *common, "--adapter", str(adapter), "--json", "--trn", f"{folder}/trn"]
-        report = json.loads(engine([*args.engine, *evaluate, f"{folder}/test.jsonl"])[0])["files"][0]
+        judged = [rows[i] for i in sorted(outer)]
+
+        def judge(adapter: Path) -> list[int]:
+            """The errors of each utterance of the outer fold."""
+            with tempfile.TemporaryDirectory() as out:
+                evaluate = ["evaluate", *common, "--adapter", str(adapter), "--json", "--trn", out]
+                report = json.loads(engine([*args.engine, *evaluate, f"{folder}/test.jsonl"])[0])["files"][0]
+                chosen = transcripts(next(Path(out).rglob("rescored.trn")))
+            errors = [word_errors(row["ref"].split(), words) for row, words in zip(judged, chosen, strict=True)]
+            assert sum(errors) == errors_in(report)
+            return errors
+
+        errors = judge(adapter)
+        # The same for all methods of a fold.
+        none = "none" if "--ngram-order 0" in key["options"] else "ngram"
+        none = {**key, "method": none, "options": ""}
+        errors_without = None if runs.has(none) else judge(without_lorb(adapter, weights, folder / "without"))
         if args.other:
             other = ["evaluate", *common, "--adapter", str(adapter), "--json", args.other]
             others = json.loads(engine([*args.engine, *other])[0])["files"][0]
             found |= {"other_words": others["reference_units"], "other_errors": errors_in(others)}
-        chosen = transcripts(next(Path(f"{folder}/trn").rglob("rescored.trn")))
-    judged = [rows[i] for i in sorted(outer)]
-    errors = [word_errors(row["ref"].split(), words) for row, words in zip(judged, chosen, strict=True)]
-    assert sum(errors) == errors_in(report)
     of_lists = {
         "reference_words": sum(len(row["ref"].split()) for row in judged),
-        "first_pass": sum(errors_of(row, first_best(row, 0.0)) for row in judged),
+        "first_pass": sum(errors_of(row, first_best(row)) for row in judged),
         "oracle": sum(min(errors_of(row, i) for i in range(len(row["hyps"]))) for row in judged),
     }
 
     def add(key: dict, errors: list[int], **others: object) -> None:
         runs.add({**key, **of_lists, "errors": sum(errors), "by_utterance": " ".join(map(str, errors)), **others})
 
-    none = {**key, "method": "none", "options": ""}
-    if not runs.has(none):
-        add(none, [errors_of(row, first_best(row, words_weight)) for row in judged])
+    if errors_without is not None:
+        add(none, errors_without)
     add(key, errors, **found)
 
 

@@ -75,7 +75,8 @@ impl Rescorer {
             settings.required_fields().check_kept_by_rescoring()?;
             let normaliser = Normaliser::new(&settings.normalise)?;
             let rescorer =
-                engine::Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
+                engine::Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?
+                    .with_ngrams(vec![head.settings.ngram]);
             Ok(Shared { rescorer, settings })
         };
         let shared = Arc::new(workers.run(py, open)?);
@@ -232,7 +233,7 @@ impl Shared {
 
     /// An utterance as the command writes it.
     fn line(&self, utterance: &Utterance, features: &[Option<Features>]) -> Result<Map<String, Value>> {
-        let scores = |f: &Features| Scores { lorb: f.lorb, total: self.settings.weights.combined(f) };
+        let scores = |f: &Features| Scores::new(f, &self.settings.weights);
         let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
         rescored(utterance, &scores, self.settings.confidence_scale)
     }

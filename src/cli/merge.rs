@@ -30,9 +30,12 @@ impl Merge {
         let model = base.base()?;
         let found = find_adapter(&self.adapter)?;
         let (adapter, _) = open_adapter(&found.dir, &model)?;
-        let settings = Settings::of(Some(&found.dir))?.rescoring;
+        let settings = Settings::of(Some(&found.dir))?;
         // What the adapter's folder says about text and weights holds for the merged model as well.
-        let beside = |dir: &Path| settings.save(dir);
+        let beside = |dir: &Path| {
+            settings.rescoring.save(dir)?;
+            settings.ngram.as_ref().map_or(Ok(()), |ngram| ngram.save(dir))
+        };
         merge(&model.checkpoint, &model.config, &base.dir, Some(&adapter), &self.output, beside)?;
         let output = self.output.display();
         print(&format!(

@@ -89,7 +89,8 @@ impl Rescore {
 
         let input = ReadAhead::start(self.input.as_deref(), &fields, &reading);
         let normaliser = Normaliser::new(&settings.normalise)?;
-        let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?;
+        let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?
+            .with_ngrams(vec![head.settings.ngram]);
         let written = write_all(&rescorer, &settings, self.prune, input, output, rejects);
         until_the_reader_has_seen_enough(written)?;
         profile.map_or(Ok(()), Profile::finish)
@@ -178,7 +179,7 @@ fn write_all(
     let (mut utterances, mut hypotheses, mut pruned, mut tokens, mut cut) = (0, 0, 0, 0, 0);
     stream(rescorer, prune.unwrap_or(Margin::NONE), &mut input, |batch, scored| {
         for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
-            let scores = |f: &Features| Scores { lorb: f.lorb, total: settings.weights.combined(f) };
+            let scores = |f: &Features| Scores::new(f, &settings.weights);
             let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
             output.write_rescored(rescored(utterance, &scores, settings.confidence_scale)?)?;
             let scored = scores.iter().flatten().count();

@@ -11,6 +11,7 @@ use clap::Args;
 use lorb_engine::hub::Found;
 use lorb_engine::lora::{LoraConfig, Targets};
 use lorb_engine::train::base::Base;
+use lorb_engine::train::cross_fit::DomainModel;
 use lorb_engine::train::domain::Domain;
 use lorb_engine::train::job::{Job, Prepared};
 use lorb_engine::train::metrics::{Finished, History};
@@ -76,7 +77,8 @@ pub struct Train {
     /// Decoupled weight decay
     #[arg(long, value_name = "W")]
     weight_decay: Option<f32>,
-    /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 8]
+    /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 8, and to 3 beside an
+    /// n-gram model]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Stop after N validations in a row without a better epoch; the learning rate still falls over all --epochs
@@ -97,6 +99,10 @@ pub struct Train {
     /// Weight of the first pass's LM score in the loss, relative to the first-pass score's
     #[arg(long, value_name = "W")]
     lm_weight: Option<f64>,
+    /// The order of an n-gram model of the training references, whose score counts beside the others where that helps on
+    /// lists that it has not seen; 0 leaves it out [default: 3; of the embedded lists 0]
+    #[arg(long, value_name = "N")]
+    ngram_order: Option<usize>,
     /// Train a fresh pooler instead of keeping the base's; one that the base lacks is trained in any case
     #[arg(long)]
     fresh_pooler: bool,
@@ -157,6 +163,7 @@ impl Train {
             out: self.out.clone(),
             resume: self.resume,
             init_adapter: self.init_adapter.as_deref().map(find_adapter).transpose()?,
+            ngram_order: self.ngram_order,
             fresh_pooler: self.fresh_pooler,
             pace: Pace { epochs: self.epochs, hyps: self.hyps, batch_tokens: self.batch_tokens },
             checkpoint_every: Duration::from_secs(self.checkpoint_every),
@@ -233,6 +240,12 @@ fn train(run: &Prepared, stop: &AtomicBool) -> Result<Option<Finished>> {
         test.len(),
     ))?;
     say(format!("loss:    first-pass scores count {:.3}", run.first_pass_weight))?;
+    if let Some(DomainModel { ngram, weight }) = &run.domain_model {
+        let (order, words) = (ngram.order(), ngram.words());
+        say(format!(
+            "         a {order}-gram model of the references ({words} words) counts {weight:.3} times that"
+        ))?;
+    }
     let cut: usize = [train, valid, test].iter().flat_map(|s| s.iter()).map(|e| e.cut).sum();
     if cut > 0 {
         say(format!("         {cut} hypotheses were cut at {} tokens", base.model.config.max_positions))?;

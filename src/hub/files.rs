@@ -2,6 +2,7 @@
 
 use super::Problem;
 use crate::card::Card;
+use crate::rescore::ngram::Ngram;
 use crate::rescore::weights::RescoringFile;
 
 /// What a repository is to hold.
@@ -26,11 +27,11 @@ impl Kind {
         let (needed, wanted): (&[&[&str]], &[&str]) = match self {
             Kind::Model => (
                 &[&["config.json"], &["tokenizer.json", "vocab.txt"], &["model.safetensors", INDEX]],
-                &["vocab.txt", "tokenizer_config.json", RescoringFile::NAME],
+                &["vocab.txt", "tokenizer_config.json", RescoringFile::NAME, Ngram::FILE],
             ),
             Kind::Adapter => (
                 &[&["adapter_config.json"], &["adapter_model.safetensors"]],
-                &[Card::NAME, RescoringFile::NAME],
+                &[Card::NAME, RescoringFile::NAME, Ngram::FILE],
             ),
         };
         let mut files: Vec<&'static str> = Vec::new();

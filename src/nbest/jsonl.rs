@@ -14,11 +14,12 @@ use super::lines::{self, Origin, Source};
 use super::reader::Records;
 use super::record::{Defect, Record};
 use super::writer::{Dropped, Sink};
-use crate::rescore::weights::{order, posterior};
+use crate::rescore::weights::{Features, Weights, order, posterior};
 use crate::{Error, Result};
 
 /// The keys that [`rescored`] writes into each hypothesis.
 pub(super) const LORB: &str = "lorb";
+pub(super) const NGRAM: &str = "ngram";
 pub(super) const TOTAL: &str = "total";
 /// The key of an utterance under which it lists the hypotheses that it did not score.
 pub(super) const PRUNED: &str = "pruned";
@@ -125,12 +126,22 @@ impl Sink for Writer {
 pub struct Scores {
     /// g_i, this engine's score.
     pub lorb: f64,
+    /// d_i, what the n-gram model of the adapter's domain gives it, where there is one.
+    pub ngram: Option<f64>,
     /// s_i, the combined score that ranks the list.
     pub total: f64,
 }
 
+impl Scores {
+    pub fn new(features: &Features, weights: &Weights) -> Scores {
+        // No model is sure of a sentence.
+        let ngram = (features.ngram != 0.0).then_some(features.ngram);
+        Scores { lorb: features.lorb, ngram, total: weights.combined(features) }
+    }
+}
+
 /// The output line of a rescored utterance: every field of the input in its place; each hypothesis gains
-/// "lorb" and "total", the utterance gains "order" (indices into "hyps", best first), "best" (the text of
+/// "lorb", "total" and, with a domain's n-gram model, "ngram", the utterance gains "order" (indices into "hyps", best first), "best" (the text of
 /// the best) and "confidence" (the posterior of the best, of the totals times `confidence_scale`). Keys that
 /// are there already are replaced.
 ///
@@ -149,7 +160,8 @@ pub fn rescored(
 ) -> Result<Map<String, Value>> {
     assert_eq!(utterance.hypotheses.len(), scores.len(), "one pair of scores a hypothesis");
     for (i, scores) in scores.iter().enumerate() {
-        if let Some(Scores { lorb, total }) = scores.filter(|s| !(s.lorb.is_finite() && s.total.is_finite()))
+        if let Some(Scores { lorb, total, .. }) =
+            scores.filter(|s| !(s.lorb.is_finite() && s.total.is_finite()))
         {
             return Err(Error::NotFinite(format!(
                 "utterance {}: hyps[{i}] was scored lorb {lorb}, total {total}",
@@ -160,7 +172,10 @@ pub fn rescored(
 
     let hypotheses = utterance.hypotheses.iter().zip(scores).map(|(hypothesis, scores)| {
         let mut fields = hypothesis.fields.clone();
-        for (name, score) in [(LORB, scores.map(|s| s.lorb)), (TOTAL, scores.map(|s| s.total))] {
+        let ngram = scores.and_then(|s| s.ngram);
+        for (name, score) in
+            [(LORB, scores.map(|s| s.lorb)), (NGRAM, ngram), (TOTAL, scores.map(|s| s.total))]
+        {
             put(&mut fields, name, score.map(Value::from));
         }
         Value::Object(fields)
@@ -201,7 +216,7 @@ mod tests {
 
     fn rescore_some(line: &str, scores: &[Option<(f64, f64)>]) -> Result<String> {
         let utterance = parse::record(line.as_bytes()).unwrap().utterance(&Fields::default()).unwrap();
-        let scores = scores.iter().map(|s| s.map(|(lorb, total)| Scores { lorb, total }));
+        let scores = scores.iter().map(|s| s.map(|(lorb, total)| Scores { lorb, ngram: None, total }));
         let scores: Vec<Option<Scores>> = scores.collect();
         rescored(&utterance, &scores, 1.0).map(|line| Value::Object(line).to_string())
     }

@@ -59,6 +59,8 @@ pub struct Hypothesis {
     pub lm: Option<f64>,
     /// g_i: this engine's score, where the file was rescored already and the hypothesis not pruned; finite.
     pub lorb: Option<f64>,
+    /// d_i: what the n-gram model of an adapter's domain gave it then.
+    pub ngram: Option<f64>,
     /// All fields of the hypothesis as read, in order.
     pub fields: Map<String, Value>,
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-use super::jsonl::{Fields, LORB, PRUNED};
+use super::jsonl::{Fields, LORB, NGRAM, PRUNED};
 use super::{Hypothesis, Utterance};
 
 /// What is wrong with a line, and what to do about it.
@@ -151,7 +151,9 @@ fn hypothesis(i: usize, fields: Map<String, Value>, names: &Fields) -> Result<Hy
         },
     };
     let lorb = score(i, LORB, &fields)?;
-    Ok(Hypothesis { text: text(&fields).into(), first_pass, lm, lorb, fields })
+    // In lists from elsewhere the field may hold anything.
+    let ngram = fields.get(NGRAM).and_then(Value::as_f64);
+    Ok(Hypothesis { text: text(&fields).into(), first_pass, lm, lorb, ngram, fields })
 }
 
 /// The score `name`, `None` where it is absent or null. What parses as JSON is finite.

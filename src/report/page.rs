@@ -150,13 +150,13 @@ fn errors(result: &Finished, unit: Unit) -> Markup {
 
 fn weights(result: &Finished) -> Markup {
     let row = |name: &str, weights: &Weights| {
-        let Weights { first_pass, lm, lorb, words } = weights;
-        html! { tr { td { (name) } @for w in [first_pass, lm, lorb, words] { td { (four(*w)) } } } }
+        let Weights { first_pass, lm, lorb, words, ngram } = weights;
+        html! { tr { td { (name) } @for w in [first_pass, lm, ngram, lorb, words] { td { (four(*w)) } } } }
     };
     html! {
         div.wide {
             table {
-                tr { th { "weight of" } th { "first pass" } th { "lm" } th { "LoRB" } th { "each word" } }
+                tr { th { "weight of" } th { "first pass" } th { "lm" } th { "n-gram" } th { "LoRB" } th { "each word" } }
                 (row("with LoRB", &result.weights))
                 (row("tuned without", &result.weights_without_lorb))
             }

@@ -83,7 +83,10 @@ impl Evaluate {
         let adapters: Vec<_> = heads.iter().map(|head| &head.adapter).collect();
         let rescorer = model
             .map(|model| Rescorer::of_adapters(device, model, &adapters, normaliser.clone(), unit))
-            .transpose()?;
+            .transpose()?
+            .map(|rescorer| {
+                rescorer.with_ngrams(heads.iter().map(|head| head.settings.ngram.clone()).collect())
+            });
         let mut lists = Judged {
             rescorer: rescorer.as_ref(),
             routes: &routes,

@@ -118,11 +118,10 @@ impl Lists<'_> {
                     problem: format!("utterance {}: {problem}", utterance.id),
                     hint: hint.into(),
                 };
-                let lorb: Option<Vec<Option<f64>>> =
-                    scored.as_ref().map(|s| s.features[i].iter().map(|f| f.map(|f| f.lorb)).collect());
+                let scores = scored.as_ref().map(|s| &s.features[i][..]);
                 let route = route.map_err(of_line)?;
                 self.check_scores(utterance).map_err(of_line)?;
-                let list = ScoredList::new(utterance, lorb.as_deref(), self.normaliser, self.unit);
+                let list = ScoredList::new(utterance, scores, self.normaliser, self.unit);
                 let list = list.ok_or(("there is no \"ref\"".into(), "write what was said in \"ref\""));
                 list.and_then(|list| each(utterance, route, list)).map_err(of_line)?;
             }

@@ -5,6 +5,7 @@ pub mod domains;
 pub mod evaluate;
 pub mod evaluation;
 pub mod head;
+pub mod ngram;
 pub mod prune;
 pub mod read_ahead;
 pub mod rescorer;

@@ -1,7 +1,10 @@
 //! Scores of utterances: text is normalised, tokenised on all cores, and scored.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
+use super::ngram::Ngram;
 use super::prune::Margin;
 use super::scorer::{Pending, Scorer};
 use super::weights::Features;
@@ -21,6 +24,8 @@ pub struct Rescorer {
     max_tokens: usize,
     normaliser: Normaliser,
     unit: Unit,
+    /// By adapter.
+    ngrams: Vec<Option<Arc<Ngram>>>,
     recorder: Recorder,
 }
 
@@ -49,6 +54,11 @@ impl Rescorer {
         Rescorer::of_adapters(device, model, &[adapter], normaliser, unit)
     }
 
+    /// The same with the n-gram models that the adapters have, by their numbers.
+    pub fn with_ngrams(self, ngrams: Vec<Option<Arc<Ngram>>>) -> Self {
+        Rescorer { ngrams, ..self }
+    }
+
     /// The same with several adapters of the model.
     ///
     /// # Errors
@@ -62,8 +72,9 @@ impl Rescorer {
     ) -> Result<Self> {
         let recorder = device.recorder();
         let scorer = Scorer::new(device, &model, adapters)?;
-        let max_tokens = model.config.max_positions;
-        Ok(Rescorer { scorer, tokenizer: model.tokenizer, max_tokens, normaliser, unit, recorder })
+        let (tokenizer, max_tokens) = (model.tokenizer, model.config.max_positions);
+        let ngrams = vec![None; adapters.len()];
+        Ok(Rescorer { scorer, tokenizer, max_tokens, normaliser, unit, ngrams, recorder })
     }
 
     /// The longest text, in tokens, that is not cut.
@@ -96,7 +107,7 @@ impl Rescorer {
     /// # Errors
     /// As for [`score`](Self::score).
     pub fn score_texts(&self, texts: &[String]) -> Result<Vec<f32>> {
-        let read: Vec<Read> = texts.par_iter().map(|text| self.read(text)).collect::<Result<_>>()?;
+        let read: Vec<Read> = texts.par_iter().map(|text| self.read(0, text)).collect::<Result<_>>()?;
         self.scorer.scores(&read.iter().map(|r| &r.tokens.ids[..]).collect::<Vec<_>>())
     }
 
@@ -120,7 +131,7 @@ impl Rescorer {
             let (adapter, kept) = (adapter_of(i), margin.keeps(u.hypotheses.iter().map(|h| h.first_pass)));
             texts.extend(kept.zip(&u.hypotheses).map(|(kept, h)| kept.then_some((adapter, &h.text[..]))));
         }
-        let read = |(adapter, text)| Ok(Read { adapter, ..self.read(text)? });
+        let read = |(adapter, text)| self.read(adapter, text);
         let read = texts.par_iter().map(|text| text.map(read).transpose());
         let read: Vec<Option<Read>> = self.recorder.phase("tokenise", || read.collect::<Result<_>>())?;
         let pending = self.scorer.start(&sequences(&read))?;
@@ -141,7 +152,7 @@ impl Rescorer {
         let hypotheses = utterances.iter().flat_map(|u| &u.hypotheses);
         let mut features = hypotheses.zip(&read).map(|(h, read)| {
             let read = read.as_ref()?;
-            scores.next().map(|g| Features::new(h, f64::from(g), read.units))
+            scores.next().map(|g| Features::new(h, f64::from(g), read.units, read.ngram))
         });
         let of = |u: &Utterance| features.by_ref().take(u.hypotheses.len()).collect();
         Ok(Scored {
@@ -151,11 +162,13 @@ impl Rescorer {
         })
     }
 
-    fn read(&self, text: &str) -> Result<Read> {
+    fn read(&self, adapter: usize, text: &str) -> Result<Read> {
         let read = || {
             let text = self.normaliser.normalise(text);
             let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
-            Ok(Read { adapter: 0, tokens, units: units(&text, self.unit).len() })
+            let units = units(&text, self.unit);
+            let ngram = self.ngrams[adapter].as_ref().map_or(0.0, |ngram| ngram.score(&units));
+            Ok(Read { adapter, tokens, units: units.len(), ngram })
         };
         self.recorder.operation("tokenise", |_| Work::default(), read)
     }
@@ -173,10 +186,11 @@ fn sequences(read: &[Option<Read>]) -> Vec<(usize, &[u32])> {
     read.iter().flatten().map(|r| (r.adapter, &r.tokens.ids[..])).collect()
 }
 
-/// A text as the model sees it, and how many words (or characters) it has.
+/// A text as the model sees it, how many words (or characters) it has, and what the n-gram model says of them.
 struct Read {
     /// The number of the one that scores it.
     adapter: usize,
     tokens: Encoded,
     units: usize,
+    ngram: f64,
 }

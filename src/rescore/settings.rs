@@ -1,7 +1,9 @@
 //! How lists are rescored with a head, and where that was said.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use super::ngram::Ngram;
 use super::weights::{RescoringFile, Weights};
 use crate::Result;
 use crate::card::Card;
@@ -13,6 +15,8 @@ use crate::nbest::normalise::{Case, NormaliseOptions, Unit};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     pub rescoring: RescoringFile,
+    /// Of the head's domain, where it has one.
+    pub ngram: Option<Arc<Ngram>>,
     /// For people.
     pub source: String,
 }
@@ -25,19 +29,20 @@ impl Settings {
     /// Where a file is there but cannot be read.
     pub fn of(directory: Option<&Path>) -> Result<Settings> {
         if let Some(directory) = directory {
+            let ngram = Ngram::load(directory)?.map(Arc::new);
             if let Some(rescoring) = RescoringFile::load(directory)? {
                 let mut source = directory.join(RescoringFile::NAME).display().to_string();
                 let tuned_on: Vec<&str> = rescoring.tuned_on.iter().map(|t| t.list.as_str()).collect();
                 if !tuned_on.is_empty() {
                     source += &format!(", tuned on {}", tuned_on.join(", "));
                 }
-                return Ok(Settings { rescoring, source });
+                return Ok(Settings { rescoring, ngram, source });
             }
             if let Some(card) = Card::load(directory)? {
                 let file = directory.join(Card::NAME);
                 let source =
                     format!("those of training, from {}; evaluate --tune finds better ones", file.display());
-                return Ok(Settings { rescoring: trained(card), source });
+                return Ok(Settings { rescoring: trained(card), ngram, source });
             }
         }
         let rescoring = RescoringFile {
@@ -48,7 +53,11 @@ impl Settings {
             unit: Unit::Word,
             tuned_on: Vec::new(),
         };
-        Ok(Settings { rescoring, source: "the default; evaluate --tune finds better ones".into() })
+        Ok(Settings {
+            rescoring,
+            ngram: None,
+            source: "the default; evaluate --tune finds better ones".into(),
+        })
     }
 }
 

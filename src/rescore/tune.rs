@@ -26,27 +26,33 @@ pub struct ScoredList {
 }
 
 impl ScoredList {
-    /// Counts the errors of an utterance, both sides normalised; `None` where it has no reference. `lorb`
-    /// are the scores g_i by hypothesis, `None` where it was pruned; without them those of the list count, or 0.
+    /// Counts the errors of an utterance, both sides normalised; `None` where it has no reference. `scores`
+    /// are those of each hypothesis, `None` where it was pruned; without them those of the list count, or 0.
     pub fn new(
         utterance: &Utterance,
-        lorb: Option<&[Option<f64>]>,
+        scores: Option<&[Option<Features>]>,
         normaliser: &Normaliser,
         unit: Unit,
     ) -> Option<Self> {
         let reference = normaliser.normalise(utterance.reference.as_deref()?);
         let reference_words = units(&reference, unit);
         let reference = Reference::new(&reference_words);
-        let own: Vec<Option<f64>> = utterance.hypotheses.iter().map(|h| h.lorb).collect();
-        let lorb = lorb.unwrap_or(&own);
-        let scored = lorb.iter().any(Option::is_some);
-        let hypotheses = utterance.hypotheses.iter().zip(lorb).map(|(hypothesis, lorb)| {
+        let is_scored = |i: usize| match scores {
+            Some(scores) => scores[i].is_some(),
+            None => utterance.hypotheses[i].lorb.is_some(),
+        };
+        let scored = (0..utterance.hypotheses.len()).any(is_scored);
+        let hypotheses = utterance.hypotheses.iter().enumerate().map(|(i, hypothesis)| {
             let text = normaliser.normalise(&hypothesis.text);
             let words = units(&text, unit);
+            let own = || {
+                let (lorb, ngram) = (hypothesis.lorb.unwrap_or(0.0), hypothesis.ngram.unwrap_or(0.0));
+                Features::new(hypothesis, lorb, words.len(), ngram)
+            };
             ScoredHypothesis {
-                features: Features::new(hypothesis, lorb.unwrap_or(0.0), words.len()),
+                features: scores.and_then(|scores| scores[i]).unwrap_or_else(own),
                 errors: reference.distance(&words),
-                pruned: scored && lorb.is_none(),
+                pruned: scored && !is_scored(i),
             }
         });
         Some(ScoredList { hypotheses: hypotheses.collect(), reference_units: reference_words.len() as u64 })
@@ -102,9 +108,9 @@ pub fn total_errors(lists: &[ScoredList], chosen: &[usize]) -> u64 {
     lists.iter().zip(chosen).map(|(list, &i)| list.errors_of(i)).sum()
 }
 
-/// The weights for `lists`: of the LM where they have one, of this engine's score if `lorb`, and of the
-/// words where that helps by more than one standard error over lists, since on few lists one more weight
-/// fits chance.
+/// The weights for `lists`: of the LM where they have one, of this engine's score if `lorb`, and of the n-gram
+/// model and of the words where that helps by more than one standard error over lists, since on few lists one
+/// more weight fits chance.
 ///
 /// They make the fewest *expected* errors, sum_i P_i e_i with P = softmax(c s) as in the MWER loss, by a
 /// compass search. The count of errors itself has steps, and on few lists its minimum fits chance (seen:
@@ -113,16 +119,29 @@ pub fn total_errors(lists: &[ScoredList], chosen: &[usize]) -> u64 {
 /// Deterministic, whatever the number of threads.
 pub fn tune_weights(lists: &[ScoredList], lorb: bool) -> Weights {
     let scale = sharpness(lists, &Weights::default(), CONFIDENCE);
-    let scores: Vec<Coordinate> = if lorb { vec![LM, LORB] } else { vec![LM] };
-    let few = search(lists, scale, Weights::default(), &scores);
-    let more = search(lists, scale, few, &[&scores[..], &[WORDS]].concat());
-    let fewer = expected_errors(lists, scale, &few).into_iter().zip(expected_errors(lists, scale, &more));
+    let mut scores: Vec<Coordinate> = if lorb { vec![LM, LORB] } else { vec![LM] };
+    let mut best = search(lists, scale, Weights::default(), &scores);
+    for other in [NGRAM, WORDS] {
+        scores.push(other);
+        let more = search(lists, scale, best, &scores);
+        if gains(lists, scale, &best, &more) {
+            best = more;
+        } else {
+            scores.pop();
+        }
+    }
+    best
+}
+
+/// Whether `after` makes fewer expected errors than `before` by more than one standard error.
+fn gains(lists: &[ScoredList], scale: f64, before: &Weights, after: &Weights) -> bool {
+    let [before, after] = [before, after].map(|weights| expected_errors(lists, scale, weights));
     let (mut gain, mut squares) = (0.0, 0.0);
-    for (before, after) in fewer {
+    for (before, after) in before.into_iter().zip(after) {
         gain += before - after;
         squares += (before - after).powi(2);
     }
-    if gain > squares.sqrt() { more } else { few }
+    gain > squares.sqrt()
 }
 
 /// What tuning makes least: the expected errors of all lists with P as sharp as it has it.
@@ -198,6 +217,7 @@ struct Coordinate {
 
 const LM: Coordinate = Coordinate { weight: |w| &mut w.lm, feature: |f| f.lm, least: 0.0 };
 const LORB: Coordinate = Coordinate { weight: |w| &mut w.lorb, feature: |f| f.lorb, least: 0.0 };
+const NGRAM: Coordinate = Coordinate { weight: |w| &mut w.ngram, feature: |f| f.ngram, least: 0.0 };
 const WORDS: Coordinate =
     Coordinate { weight: |w| &mut w.words, feature: |f| f.words, least: f64::NEG_INFINITY };
 
@@ -251,6 +271,7 @@ mod tests {
                 lm: noisy(lm),
                 lorb: noisy(lorb),
                 words: noisy(0.0),
+                ngram: 0.0,
             };
             ScoredHypothesis { features, errors, pruned: false }
         };
@@ -329,6 +350,7 @@ mod tests {
             first_pass: -1.0,
             lm: None,
             lorb,
+            ngram: None,
             fields: Default::default(),
         };
         let mut utterance = Utterance {
@@ -345,7 +367,9 @@ mod tests {
             l.hypotheses.iter().map(|h| (h.errors, h.features.lorb, h.features.words)).collect::<Vec<_>>()
         };
         assert_eq!(facts(&scored), [(1, 0.5, 2.0), (0, 0.0, 3.0)]);
-        let scored = ScoredList::new(&utterance, Some(&[Some(7.0), None]), &normaliser, Unit::Word).unwrap();
+        let given = Features { lorb: 7.0, words: 2.0, ..Features::default() };
+        let scored =
+            ScoredList::new(&utterance, Some(&[Some(given), None]), &normaliser, Unit::Word).unwrap();
         assert_eq!(facts(&scored), [(1, 7.0, 2.0), (0, 0.0, 3.0)]);
         assert!(!scored.hypotheses[0].pruned && scored.hypotheses[1].pruned);
         utterance.reference = None;

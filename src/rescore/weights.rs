@@ -23,12 +23,15 @@ pub struct Weights {
     pub lorb: f64,
     /// w_n, of each word.
     pub words: f64,
+    /// w_d, of the domain's n-gram model; 0 in files from before there was one.
+    #[serde(default)]
+    pub ngram: f64,
 }
 
 impl Default for Weights {
     /// The first pass alone.
     fn default() -> Self {
-        Weights { first_pass: 1.0, lm: 0.0, lorb: 0.0, words: 0.0 }
+        Weights { first_pass: 1.0, lm: 0.0, lorb: 0.0, words: 0.0, ngram: 0.0 }
     }
 }
 
@@ -43,25 +46,29 @@ pub struct Features {
     pub lorb: f64,
     /// n_i, how many words it has (characters, where these are the unit).
     pub words: f64,
+    /// d_i, the log-probability that the domain's n-gram model gives it; 0 without one.
+    pub ngram: f64,
 }
 
 impl Features {
-    pub fn new(hypothesis: &Hypothesis, lorb: f64, words: usize) -> Self {
+    pub fn new(hypothesis: &Hypothesis, lorb: f64, words: usize, ngram: f64) -> Self {
         Features {
             first_pass: hypothesis.first_pass,
             lm: hypothesis.lm.unwrap_or(0.0),
             lorb,
             words: words as f64,
+            ngram,
         }
     }
 }
 
 impl Weights {
-    /// s_i = w_a a_i + w_l l_i + w_n n_i + beta g_i.
+    /// s_i = w_a a_i + w_l l_i + w_n n_i + w_d d_i + beta g_i.
     pub fn combined(&self, features: &Features) -> f64 {
         self.first_pass * features.first_pass
             + self.lm * features.lm
             + self.words * features.words
+            + self.ngram * features.ngram
             + self.lorb * features.lorb
     }
 }
@@ -69,8 +76,9 @@ impl Weights {
 /// As people read them, to four digits.
 impl fmt::Display for Weights {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Weights { first_pass, lm, lorb, words } = self;
-        let named = [("first pass", first_pass), ("lm", lm), ("lorb", lorb), ("words", words)];
+        let Weights { first_pass, lm, lorb, words, ngram } = self;
+        let named =
+            [("first pass", first_pass), ("lm", lm), ("n-gram", ngram), ("lorb", lorb), ("words", words)];
         let text = named.map(|(name, weight)| format!("{name} {}", four_digits(*weight)));
         f.write_str(&text.join(", "))
     }
@@ -174,9 +182,9 @@ mod tests {
 
     #[test]
     fn the_combination_is_the_weighted_sum() {
-        let weights = Weights { first_pass: 1.0, lm: 0.5, lorb: 2.0, words: -0.25 };
-        let features = Features { first_pass: -3.0, lm: -8.0, lorb: 1.5, words: 4.0 };
-        assert_eq!(weights.combined(&features), -3.0 - 4.0 + 3.0 - 1.0);
+        let weights = Weights { first_pass: 1.0, lm: 0.5, lorb: 2.0, words: -0.25, ngram: 0.5 };
+        let features = Features { first_pass: -3.0, lm: -8.0, lorb: 1.5, words: 4.0, ngram: -2.0 };
+        assert_eq!(weights.combined(&features), -3.0 - 4.0 + 3.0 - 1.0 - 1.0);
     }
 
     #[test]
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn weights_are_shown_to_four_digits() {
-        let weights = Weights { first_pass: 1.0, lm: 0.123456, lorb: 12345.678, words: -0.5 };
-        assert_eq!(weights.to_string(), "first pass 1, lm 0.1235, lorb 12350, words -0.5");
+        let weights = Weights { lm: 0.123456, lorb: 12345.678, words: -0.5, ..Weights::default() };
+        assert_eq!(weights.to_string(), "first pass 1, lm 0.1235, n-gram 0, lorb 12350, words -0.5");
     }
 }

@@ -14,6 +14,7 @@ use super::registry::Loaded;
 use super::scheduler::Job;
 use super::service::Service;
 use super::wire::{Answer, AnsweredHypothesis, AnsweredUtterance, AskedUtterance, Parsed, Parts};
+use crate::nbest::jsonl::Scores;
 use crate::nbest::normalise::units;
 use crate::rescore::weights::{Features, Weights, order, posterior};
 
@@ -44,6 +45,7 @@ struct Prepared {
 struct Read {
     sequence: usize,
     units: usize,
+    ngram: f64,
     cut: bool,
 }
 
@@ -148,8 +150,9 @@ fn prepare(service: &Service, asked: Asked) -> Result<Prepared, Problem> {
             sequences.push((tokens.clone(), service.cache.get(adapter.identity, &tokens)));
             sequences.len() - 1
         });
-        let units = units(&text, adapter.settings.unit).len();
-        hypotheses.push(Read { sequence, units, cut: encoded.truncated });
+        let units = units(&text, adapter.settings.unit);
+        let ngram = adapter.ngram.as_ref().map_or(0.0, |ngram| ngram.score(&units));
+        hypotheses.push(Read { sequence, units: units.len(), ngram, cut: encoded.truncated });
     }
     let hits = sequences.iter().filter(|(_, score)| score.is_some()).count();
     metrics::cache(hits, sequences.len() - hits);
@@ -213,6 +216,7 @@ impl Prepared {
                 lm: hypothesis.lm.unwrap_or(0.0),
                 lorb: f64::from(score.expect("all scores are there")),
                 words: read.units as f64,
+                ngram: read.ngram,
             };
             let total = weights.combined(&features);
             if !(features.lorb.is_finite() && total.is_finite()) {
@@ -220,20 +224,22 @@ impl Prepared {
                 return Err(Problem::field(field, "the weighted sum of its scores is not finite"));
             }
             let parts = explain.map(|known| {
-                let [first_pass, lm, lorb, words] = Parts::scores(weights, &features);
+                let [first_pass, lm, lorb, words, ngram] = Parts::scores(weights, &features);
                 let (cut, cached) = (read.cut, known[read.sequence]);
                 Parts {
                     first_pass,
                     lm,
                     lorb,
                     words,
+                    ngram,
                     word_count: read.units,
                     tokens: tokens.len(),
                     cut,
                     cached,
                 }
             });
-            hyps.push(AnsweredHypothesis { lorb: features.lorb, total, parts });
+            let Scores { lorb, ngram, total } = Scores::new(&features, weights);
+            hyps.push(AnsweredHypothesis { lorb, ngram, total, parts });
         }
         let totals: Vec<f64> = hyps.iter().map(|h| h.total).collect();
         let order = order(&totals);

@@ -18,6 +18,7 @@ use crate::lora::Adapter;
 use crate::lora::name::{self, is_name};
 use crate::model::BaseModel;
 use crate::nbest::normalise::Normaliser;
+use crate::rescore::ngram::Ngram;
 use crate::rescore::scorer::{Bank, Seat};
 use crate::rescore::settings::Settings;
 use crate::rescore::weights::RescoringFile;
@@ -29,6 +30,7 @@ pub(super) struct Loaded {
     pub name: Option<String>,
     pub seat: Arc<Seat>,
     pub settings: RescoringFile,
+    pub ngram: Option<Arc<Ngram>>,
     pub normaliser: Normaliser,
     pub identity: Identity,
     /// Hypotheses that were asked for.
@@ -56,7 +58,7 @@ struct Residents {
 /// An adapter as the list of them tells it.
 pub(super) struct Listed {
     pub name: String,
-    /// Memory of the device and the hypotheses that it was asked for, where it is loaded.
+    /// Its memory and the hypotheses that it was asked for, where it is loaded.
     pub loaded: Option<(usize, u64)>,
 }
 
@@ -77,7 +79,7 @@ impl Registry {
         let directory = directory.map(open).transpose()?;
         let own = match own_head(&model) {
             Ok(head) => {
-                let settings = Settings::of(model.dir.as_deref())?.rescoring;
+                let settings = Settings::of(model.dir.as_deref())?;
                 Some(Arc::new(Loaded::new(None, &bank, head, settings)?))
             }
             Err(_) if directory.is_some() => None,
@@ -132,7 +134,7 @@ impl Registry {
         names.dedup();
         let listed = |name: String| {
             let loaded = residents.by_name.peek(&name);
-            let loaded = loaded.map(|l| (l.seat.bytes(), l.hypotheses.load(Ordering::Relaxed)));
+            let loaded = loaded.map(|l| (l.bytes(), l.hypotheses.load(Ordering::Relaxed)));
             Listed { name, loaded }
         };
         Ok(names.into_iter().map(listed).collect())
@@ -193,13 +195,13 @@ impl Registry {
 
     fn open(&self, folder: &Path, name: &str) -> Result<Loaded> {
         let (adapter, _) = open_adapter(folder, &self.model)?;
-        let settings = Settings::of(Some(folder))?.rescoring;
+        let settings = Settings::of(Some(folder))?;
         Loaded::new(Some(name.into()), &self.bank, adapter, settings)
     }
 
     /// Makes room, and keeps it in place of another of its name.
     fn keep(&self, loaded: Loaded) -> Result<Arc<Loaded>, Problem> {
-        let bytes = loaded.seat.bytes();
+        let bytes = loaded.bytes();
         if bytes > self.budget {
             let problem = format!("it takes {bytes} bytes, and all adapters may take {}", self.budget);
             return Err(Problem { code: "bad_adapter", ..Problem::field("adapter", problem) });
@@ -228,7 +230,7 @@ impl Registry {
 impl Residents {
     fn remove(&mut self, name: &str) -> bool {
         let removed = self.by_name.pop(name);
-        self.bytes -= removed.as_ref().map_or(0, |loaded| loaded.seat.bytes());
+        self.bytes -= removed.as_ref().map_or(0, |loaded| loaded.bytes());
         removed.is_some()
     }
 
@@ -238,11 +240,17 @@ impl Residents {
 }
 
 impl Loaded {
-    fn new(name: Option<String>, bank: &Bank, adapter: Adapter, settings: RescoringFile) -> Result<Loaded> {
+    fn new(name: Option<String>, bank: &Bank, adapter: Adapter, settings: Settings) -> Result<Loaded> {
+        let Settings { rescoring: settings, ngram, .. } = settings;
         let normaliser = Normaliser::new(&settings.normalise)?;
         let identity = identity(&adapter);
         let seat = Arc::new(bank.seat(adapter)?);
-        Ok(Loaded { name, seat, settings, normaliser, identity, hypotheses: AtomicU64::new(0) })
+        Ok(Loaded { name, seat, settings, ngram, normaliser, identity, hypotheses: AtomicU64::new(0) })
+    }
+
+    /// Memory of the device and of the n-gram model.
+    pub fn bytes(&self) -> usize {
+        self.seat.bytes() + self.ngram.as_ref().map_or(0, |ngram| ngram.bytes())
     }
 
     /// The name in figures.

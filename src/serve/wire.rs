@@ -59,6 +59,8 @@ pub struct Reweighting {
     pub lorb: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub words: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ngram: Option<f64>,
 }
 
 impl Reweighting {
@@ -68,6 +70,7 @@ impl Reweighting {
             lm: self.lm.unwrap_or(weights.lm),
             lorb: self.lorb.unwrap_or(weights.lorb),
             words: self.words.unwrap_or(weights.words),
+            ngram: self.ngram.unwrap_or(weights.ngram),
         }
     }
 }
@@ -102,6 +105,9 @@ pub struct AnsweredUtterance {
 pub struct AnsweredHypothesis {
     /// This engine's score.
     pub lorb: f64,
+    /// What the n-gram model of the adapter's domain gives it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ngram: Option<f64>,
     /// The combined score.
     pub total: f64,
     /// Where it was asked for.
@@ -116,6 +122,7 @@ pub struct Parts {
     pub lm: f64,
     pub lorb: f64,
     pub words: f64,
+    pub ngram: f64,
     pub word_count: usize,
     pub tokens: usize,
     /// Whether tokens were left out at the end.
@@ -125,12 +132,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    pub(super) fn scores(weights: &Weights, features: &Features) -> [f64; 4] {
+    pub(super) fn scores(weights: &Weights, features: &Features) -> [f64; 5] {
         [
             weights.first_pass * features.first_pass,
             weights.lm * features.lm,
             weights.lorb * features.lorb,
             weights.words * features.words,
+            weights.ngram * features.ngram,
         ]
     }
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::base::Base;
 use super::checkpoint::{self, Identity};
+use super::cross_fit::{DomainModel, cross_fit, order};
 use super::examples::{Example, Preparation, Texts, digest, first_pass_weight, split};
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;
@@ -25,6 +26,7 @@ use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::rescore::confidence::fit_confidence_scale;
+use crate::rescore::ngram::Ngram;
 use crate::rescore::settings::ListOptions;
 use crate::rescore::tune::tune_weights;
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
@@ -46,6 +48,8 @@ pub struct Job {
     pub resume: bool,
     /// Start from this adapter; its rank, alpha and targets apply.
     pub init_adapter: Option<Found>,
+    /// The order of the n-gram model of the training references, 0 for none; `None` is 3, and for the embedded lists 0.
+    pub ngram_order: Option<usize>,
     /// Train a fresh pooler instead of keeping the base's.
     pub fresh_pooler: bool,
     /// Instead of what `options` say of the same: what is `None` here is chosen by the number of lists.
@@ -71,6 +75,8 @@ pub struct Prepared<'b> {
     pub options: TrainOptions,
     /// w_a of the loss.
     pub first_pass_weight: f64,
+    /// Of the training references, where it serves.
+    pub domain_model: Option<DomainModel>,
     fit_head: bool,
     fields: Fields,
     normalise: NormaliseOptions,
@@ -94,6 +100,7 @@ impl Job {
         options.check()?;
         let model = &base.model;
         let embedded = self.train.is_empty();
+        let order = order(self.ngram_order, embedded)?;
         if embedded && model.dir.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }
@@ -117,17 +124,18 @@ impl Job {
                 self.out.display()
             )));
         }
-        let (train, test) = match embedded {
+        let (train, mut test) = match embedded {
             true => (
                 preparation.read_list(builtin::training_lists(&fields)?)?,
                 preparation.read_list(builtin::held_out_lists(&fields)?)?,
             ),
             false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
         };
-        let (mut train, valid) = self.keep_for_validation(train, &preparation)?;
+        let (mut train, mut valid) = self.keep_for_validation(train, &preparation)?;
+        let domain_model = cross_fit(order, unit, &mut train, [&mut valid, &mut test]);
         // Nobody will read them.
         train.iter_mut().for_each(|e| e.texts = Texts::default());
-        let chosen = if embedded { Pace::EMBEDDED } else { Pace::of(&train) };
+        let chosen = if embedded { Pace::EMBEDDED } else { Pace::of(&train, domain_model.is_some()) };
         self.pace.or(chosen).set(&mut options);
 
         let mut beta = options.beta.initial();
@@ -158,9 +166,11 @@ impl Job {
         let fit_head = self.init_adapter.is_none()
             && adapter.layout.pooler().is_none()
             && !has_classifier(&model.config, &model.checkpoint);
-        let w_a = options.first_pass_weight.unwrap_or_else(|| first_pass_weight(&train, options.lm_weight));
+        let w_d = domain_model.as_ref().map_or(0.0, |domain| domain.weight);
+        let chosen = || first_pass_weight(&train, options.lm_weight, w_d);
+        let w_a = options.first_pass_weight.unwrap_or_else(chosen);
         let identity = Identity {
-            options: self.identity_options(&options, w_a),
+            options: self.identity_options(&options, w_a, order),
             data: digest(&[&train, &valid]),
             start: digest_start(model, &adapter)?,
             instruction_set: base.device.description(),
@@ -174,6 +184,7 @@ impl Job {
             test,
             options,
             first_pass_weight: w_a,
+            domain_model,
             fit_head,
             fields,
             normalise,
@@ -183,7 +194,7 @@ impl Job {
     }
 
     /// What the result depends on, by the option's name.
-    fn identity_options(&self, o: &TrainOptions, w_a: f64) -> serde_json::Value {
+    fn identity_options(&self, o: &TrainOptions, w_a: f64, order: usize) -> serde_json::Value {
         json!({
             "rank": o.lora.rank,
             "alpha": o.lora.alpha,
@@ -198,6 +209,7 @@ impl Job {
             "beta": o.beta,
             "first-pass-weight": w_a,
             "lm-weight": o.lm_weight,
+            "ngram-order": order,
             "corr-weight": o.correlation_weight,
             "seed": o.seed,
             "patience": o.patience,
@@ -252,6 +264,7 @@ impl Prepared<'_> {
             options,
             fit_head: self.fit_head,
             first_pass_weight: self.first_pass_weight,
+            ngram_weight: self.domain_model.as_ref().map_or(0.0, |domain| domain.weight),
             train: &self.train,
             valid: &self.valid,
             out,
@@ -284,6 +297,7 @@ impl Prepared<'_> {
                 lm: w_a * options.lm_weight,
                 lorb: beta,
                 words: 0.0,
+                ngram: w_a * run.ngram_weight,
             },
         };
         card.save(out)?;
@@ -297,6 +311,10 @@ impl Prepared<'_> {
             tuned_on: vec![TunedOn { list: self.job.validation_name(), utterances }],
         };
         rescoring.save(out)?;
+        match self.domain_model.as_ref().filter(|_| weights.ngram > 0.0) {
+            Some(domain) => domain.ngram.save(out)?,
+            None => Ngram::remove(out)?,
+        }
         let weights_without_lorb = tune_weights(&validation, false);
         let summary = |name: &str, examples: &[Example], lists| {
             SetSummary::new(name, examples, lists, &weights_without_lorb, &weights)

@@ -3,6 +3,7 @@
 
 pub mod base;
 pub mod checkpoint;
+pub mod cross_fit;
 pub mod domain;
 pub mod examples;
 pub mod head_fit;
@@ -51,6 +52,8 @@ pub struct Run<'a> {
     pub fit_head: bool,
     /// w_a of the loss, chosen.
     pub first_pass_weight: f64,
+    /// w_d of the loss, relative to w_a; 0 without an n-gram model.
+    pub ngram_weight: f64,
     pub train: &'a [Example],
     pub valid: &'a [Example],
     /// The folder of the checkpoints; it exists.
@@ -314,7 +317,12 @@ impl Run<'_> {
     /// The part of the loss's combined score that is not trained.
     fn first_pass_weights(&self) -> Weights {
         let first_pass = self.first_pass_weight;
-        Weights { first_pass, lm: first_pass * self.options.lm_weight, lorb: 0.0, words: 0.0 }
+        Weights {
+            first_pass,
+            lm: first_pass * self.options.lm_weight,
+            ngram: first_pass * self.ngram_weight,
+            ..Weights::default()
+        }
     }
 
     fn batch(&self, samples: &[Sample]) -> StepBatch {

@@ -135,7 +135,15 @@ impl ModelCard<'_> {
              base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels=1)\n\
              model = PeftModel.from_pretrained(base, {name})\n```\n"
         )?;
-        writeln!(text, "The weights above, and how text is prepared, are in rescoring.json and lorb.json.")
+        writeln!(text, "The weights above, and how text is prepared, are in rescoring.json and lorb.json.")?;
+        if self.weights.ngram > 0.0 {
+            writeln!(
+                text,
+                "The log-probability of a hypothesis by the n-gram model of the training references (ngram.arpa) counts as \
+                 well."
+            )?;
+        }
+        Ok(())
     }
 
     fn names(&self, files: &[PathBuf]) -> String {

@@ -97,7 +97,10 @@ fn weights_are_the_adapters_unless_given_and_parts_add_up() {
     let answer = response.json();
     crate::harness::conforms("Answer", &answer);
     let answered = &answer["utterances"][0];
-    assert_eq!(answered["weights"], json!({"first_pass": 1.0, "lm": 0.5, "lorb": 1.0, "words": -0.25}));
+    assert_eq!(
+        answered["weights"],
+        json!({"first_pass": 1.0, "lm": 0.5, "lorb": 1.0, "words": -0.25, "ngram": 0.0})
+    );
     for (i, words) in [2, 3].into_iter().enumerate() {
         let (parts, number) = (&answered["hyps"][i]["parts"], |value: &Value| value.as_f64().unwrap());
         assert_eq!(number(&parts["first_pass"]), number(&ask["hyps"][i]["am"]));

@@ -76,7 +76,7 @@ impl Server {
             if answered.hyps.len() != utterance.hypotheses.len() {
                 return Err(Error::Service("the service answered for other hypotheses".into()));
             }
-            let of = |h: &AnsweredHypothesis| Some(Scores { lorb: h.lorb, total: h.total });
+            let of = |h: &AnsweredHypothesis| Some(Scores { lorb: h.lorb, ngram: h.ngram, total: h.total });
             let scores: Vec<Option<Scores>> = answered.hyps.iter().map(of).collect();
             rescored(utterance, &scores, answered.confidence_scale)
         };

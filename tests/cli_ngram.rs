@@ -1,0 +1,98 @@
+//! `train` finds out what the references say about the order of words, and everything that rescores makes use of it.
+
+mod support;
+
+use std::fs;
+
+use lorb_engine::rescore::ngram::Ngram;
+use serde_json::{Value, json};
+use support::cli::{Desk, parsed};
+
+/// Lists of one pattern, whose first pass prefers a hypothesis that has its words in another order.
+fn patterned(count: usize) -> String {
+    let (things, people) = (["one", "all", "so"], ["he", "she", "they", "we"]);
+    let line = |i: usize| {
+        let (thing, person) = (things[i % 3], people[i % 4]);
+        let right = format!("{person} said that {thing} was his");
+        let mut words: Vec<&str> = right.split(' ').collect();
+        words.rotate_left(1 + i % 5);
+        let wrong = words.join(" ");
+        let hyps = [(&wrong, -1.0), (&right, -1.5)].map(|(text, am)| json!({"text": text, "am": am}));
+        format!("{}\n", json!({"id": format!("u{i}"), "ref": right, "hyps": hyps}))
+    };
+    (0..count).map(line).collect()
+}
+
+/// The adapter's score stays what it was, and knows nothing of the pattern.
+const TRAIN: &str =
+    "train --model base --init-adapter adapter --train in.jsonl --epochs 1 --lr 1e-9 --head-lr 1e-9";
+
+fn trained(more: &str) -> (Desk, String) {
+    let desk = Desk::new();
+    desk.write("in.jsonl", patterned(60));
+    let said = desk.ok(&format!("{TRAIN} --out trained {more}"));
+    (desk, said)
+}
+
+fn numbers(line: &Value, key: &str) -> Vec<f64> {
+    line["hyps"].as_array().unwrap().iter().map(|h| h[key].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn the_model_of_the_references_counts_in_the_total() {
+    let (desk, said) = trained("");
+    assert!(said.contains("a 3-gram model of the references (11 words) counts "), "{said}");
+    assert!(fs::read_to_string(desk.path("trained/README.md")).unwrap().contains("ngram.arpa"));
+    let weights = &serde_json::from_str::<Value>(&desk.read("trained/rescoring.json")).unwrap()["weights"];
+    let weight = |name: &str| weights[name].as_f64().unwrap();
+    assert!(weight("ngram") > 0.0, "{weights}");
+    let ngram = Ngram::load(&desk.path("trained")).unwrap().unwrap();
+
+    let rescored = desk.ok("rescore --model base --adapter trained --input in.jsonl");
+    for line in parsed(&rescored) {
+        assert_eq!(line["best"], line["ref"]);
+        let [am, lorb, d, total] = ["am", "lorb", "ngram", "total"].map(|key| numbers(&line, key));
+        for (i, hypothesis) in line["hyps"].as_array().unwrap().iter().enumerate() {
+            let words: Vec<&str> = hypothesis["text"].as_str().unwrap().split(' ').collect();
+            assert_eq!(d[i], ngram.score(&words));
+            let sum = am[i] + weight("lorb") * lorb[i] + weight("words") * 6.0 + weight("ngram") * d[i];
+            assert!((sum - total[i]).abs() < 1e-9, "{sum} {}", total[i]);
+        }
+    }
+    // What was written into the lists counts where they are not scored anew.
+    desk.write("rescored.jsonl", &rescored);
+    for command in ["evaluate rescored.jsonl", "evaluate --model base --adapter trained in.jsonl"] {
+        let report: Value = serde_json::from_str(&desk.ok(&format!("{command} --json"))).unwrap();
+        let found = &report["files"][0]["systems"]["rescored"];
+        assert_eq!(found["substitutions"], 0, "{command}: {found}");
+    }
+}
+
+#[test]
+fn a_merged_model_keeps_it_and_an_adapter_may_do_without() {
+    let (desk, _) = trained("");
+    desk.ok("merge --model base --adapter trained --output merged");
+    assert_eq!(desk.read("merged/ngram.arpa"), desk.read("trained/ngram.arpa"));
+    let merged = desk.ok("rescore --model merged --input in.jsonl");
+    assert!(parsed(&merged).iter().all(|line| numbers(line, "ngram").iter().all(|d| *d < 0.0)));
+
+    // Another run into the same folder takes the old model away.
+    let said = desk.ok(&format!("{TRAIN} --out trained --ngram-order 0"));
+    assert!(!said.contains("-gram model") && !desk.path("trained/ngram.arpa").exists(), "{said}");
+    let without = desk.ok("rescore --model base --adapter trained --input in.jsonl");
+    assert!(parsed(&without).iter().all(|line| line["hyps"][0].get("ngram").is_none()));
+    desk.refused(&format!("{TRAIN} --out new --ngram-order 6"), 2, &["--ngram-order 6: expected 5 at most"]);
+}
+
+#[test]
+fn a_damaged_model_is_refused_with_its_line() {
+    let (desk, _) = trained("");
+    let whole = desk.read("trained/ngram.arpa");
+    desk.write("trained/ngram.arpa", whole.replacen("\\1-grams:", "\\one-grams:", 1));
+    let rescore = "rescore --model base --adapter trained --input in.jsonl";
+    desk.refused(rescore, 2, &["trained/ngram.arpa:6: expected \\1-grams:"]);
+    desk.write("trained/ngram.arpa", &whole[..whole.len() - "\\end\\\n".len()]);
+    desk.refused(rescore, 2, &["trained/ngram.arpa", "the file ends before \\end\\"]);
+    desk.write("trained/ngram.arpa", [0xff, 0xfe]);
+    desk.refused(rescore, 2, &["trained/ngram.arpa"]);
+}
