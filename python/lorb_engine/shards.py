@@ -126,6 +126,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._host = socket.gethostname()
+        os.makedirs(job.output, exist_ok=True)
         if job.isa is not None:
             os.environ["LORB_ISA"] = job.isa
         try:
