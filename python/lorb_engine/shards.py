@@ -42,6 +42,8 @@ class Done(TypedDict):
     hypotheses: int
     tokens: int
     seconds: float
+    cpu_seconds: float
+    """Of all threads."""
     peak_mib: float
     """The most memory that the worker has had resident."""
     problem: str
@@ -104,12 +106,14 @@ class Job:
         done = list(shards)
         self.sweep()
         tokens = sum(shard["tokens"] for shard in done)
+        cpu_seconds = sum(shard["cpu_seconds"] for shard in done)
         workers = {(shard["host"], shard["pid"]): shard["peak_mib"] for shard in done}
         print(
             f"rescored {sum(shard['utterances'] > 0 for shard in done)} shards, "
             f"{sum(shard['utterances'] for shard in done)} utterances, {tokens} tokens in {seconds:.1f} s: "
-            f"{tokens / max(seconds, 1e-9):.0f} tokens/s; {len(workers)} workers on "
-            f"{len({host for host, _ in workers})} machines, at most {max(workers.values(), default=0.0):.0f} MiB each"
+            f"{tokens / max(seconds, 1e-9):.0f} tokens/s, {tokens / max(cpu_seconds, 1e-9):.0f} in a second of a core; "
+            f"workers: {len(workers)}, machines: {len({host for host, _ in workers})}, "
+            f"at most {max(workers.values(), default=0.0):.0f} MiB each"
         )
         problems = [shard for shard in done if shard["problem"]]
         for shard in problems:
@@ -142,7 +146,7 @@ class Worker:
         """Rescores a shard, unless its output is there. A shard that cannot be read is no reason to stop."""
         source, output = os.path.join(self._job.input, shard), os.path.join(self._job.output, shard)
         counts, problem = {"utterances": 0, "hypotheses": 0, "tokens": 0}, ""
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         # A worker may have been lost after the renaming and before it could tell.
         if not os.path.exists(output):
             try:
@@ -159,6 +163,7 @@ class Worker:
             "hypotheses": counts["hypotheses"],
             "tokens": counts["tokens"],
             "seconds": time.monotonic() - start,
+            "cpu_seconds": time.process_time() - cpu_start,
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "problem": problem,
         }

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from lorb_engine.shards import Job, worker
 
 DONE = """shard string, host string, pid long, utterances long, hypotheses long, tokens long, seconds double,
-    peak_mib double, problem string"""
+    cpu_seconds double, peak_mib double, problem string"""
 
 
 def rescore(job: Job, shards: list[str]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
