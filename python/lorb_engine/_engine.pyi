@@ -1,4 +1,4 @@
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
 
 from ._options import Path
 from ._train import StepReport
@@ -24,5 +24,7 @@ class Rescorer:
 
 def evaluate(request: dict[str, Any]) -> dict[str, Any]: ...
 def train(
-    request: dict[str, Any], callback: Optional[Callable[[StepReport], object]]
+    request: dict[str, Any],
+    callback: Optional[Callable[[StepReport], object]],
+    all_gather: Optional[Callable[[bytes], Iterable[bytes]]],
 ) -> Optional[dict[str, Any]]: ...
