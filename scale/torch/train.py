@@ -38,6 +38,7 @@ def main() -> None:
     add("--resume", action="store_true", help="go on with an unfinished run")
     add("--epochs", type=int, metavar="N")
     add("--batch-tokens", type=int, metavar="N", help="tokens of a step, of all processes together")
+    add("--checkpoint-every", type=int, default=15, metavar="SECONDS", help="[default: 15]")
     add("--threads", type=int, default=1, metavar="N", help="threads of a process [default: 1]")
     add("--isa", choices=["avx512", "avx2", "portable"], help="the instruction set of all")
     given = parser.parse_args()
@@ -60,6 +61,7 @@ def main() -> None:
         resume=given.resume,
         epochs=given.epochs,
         batch_tokens=given.batch_tokens,
+        checkpoint_every=given.checkpoint_every,
         device="cpu",
         threads=given.threads,
         callback=tell,
