@@ -61,7 +61,6 @@ def main() -> int:
     under_way = {}
     for name, files in named.items():
         out = given.out / name
-        out.mkdir(parents=True, exist_ok=True)
         # The name is what Ray's dashboard shows.
         ref = task.options(name=f"train {name}").remote(str(out), given.isa, options | {"train": files})
         under_way[ref] = name
