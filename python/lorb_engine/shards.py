@@ -71,7 +71,7 @@ class Job:
         """The job that the command line asks for, and what else it says."""
         add = parser.add_argument
         add("--input", required=True, metavar="DIR", help="the folder of the shards")
-        add("--output", required=True, metavar="DIR", help="the folder of the rescored shards")
+        add("--output", required=True, type=os.path.abspath, metavar="DIR", help="the folder of the rescored shards")
         add("--model", metavar="DIR|ID", help="a BERT, the same for every worker [default: the embedded one]")
         add("--adapter", metavar="DIR|ID", help="an adapter [default: the model's own head]")
         add("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -82,6 +82,8 @@ class Job:
         add("--beta", type=float, metavar="WEIGHT", help="the weight of the engine's score")
         add("--prune", type=float, metavar="MARGIN", help="leave hypotheses unscored that trail by more")
         given = parser.parse_args()
+        for name in ["input", "model", "adapter"]:
+            setattr(given, name, absolute(getattr(given, name)))
         return cls(**{field.name: getattr(given, field.name) for field in fields(cls)}), given
 
     def missing(self) -> list[str]:
@@ -193,6 +195,11 @@ class Worker:
 def worker(job: Job) -> Worker:
     """The worker of this process, for schedulers that keep a process but no objects."""
     return Worker(job)
+
+
+def absolute(path: Optional[str]) -> Optional[str]:
+    """A path as a worker finds it, which starts elsewhere; what is not there may be an id on the Hub, and stays."""
+    return os.path.abspath(path) if path is not None and os.path.exists(path) else path
 
 
 def _create(path: str, text: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 import lorb_engine
+from lorb_engine.shards import absolute
 
 
 def domains(folder: Path) -> dict[str, list[str]]:
@@ -36,10 +37,10 @@ def train(out: str, isa: str | None, options: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--domains", type=Path, required=True, metavar="DIR", help="NAME.jsonl, or a folder NAME, of each domain")
-    add("--out", type=Path, required=True, metavar="DIR", help="the adapters go to DIR/NAME")
-    add("--model", required=True, metavar="DIR|ID", help="the base")
-    add("--init-adapter", metavar="DIR|ID", help="start from this adapter [default: a fresh one]")
+    add("--domains", type=lambda given: Path(given).absolute(), required=True, metavar="DIR", help="NAME.jsonl, or a folder NAME, of each domain")
+    add("--out", type=lambda given: Path(given).absolute(), required=True, metavar="DIR", help="the adapters go to DIR/NAME")
+    add("--model", type=absolute, required=True, metavar="DIR|ID", help="the base")
+    add("--init-adapter", type=absolute, metavar="DIR|ID", help="start from this adapter [default: a fresh one]")
     add("--valid", type=float, default=0.2, metavar="SHARE", help="of each domain's lists, to choose on [default: 0.2]")
     add("--epochs", type=int, metavar="N", help="[default: by the number of lists]")
     add("--batch-tokens", type=int, metavar="N", help="[default: by the number of lists]")
@@ -72,8 +73,9 @@ def main() -> int:
         name = under_way.pop(ref)
         try:
             result = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            failed[name] = str(error.cause)
+        except ray.exceptions.RayError as error:
+            # What the task raised, or what became of its machine.
+            failed[name] = str(getattr(error, "cause", error))
             continue
         errors, units = result["sets"][0]["errors"], result["sets"][0]["reference_units"]
         rates = [f"{100 * errors[system] / units:7.2f} %" for system in ["first_pass", "rescored", "oracle"]]
