@@ -20,6 +20,7 @@ use lorb_engine::train::examples::{Example, Preparation, first_pass_weight};
 use lorb_engine::train::learner::CpuLearner;
 use lorb_engine::train::pace::Pace;
 use lorb_engine::train::sampling::{random, shuffle};
+use lorb_engine::train::team::Team;
 use lorb_engine::train::{Observer, Run, StepReport, TrainOptions, Validation};
 use lorb_engine::{Result, atomic};
 
@@ -58,6 +59,7 @@ fn main() -> Result<()> {
         ngram_weight: 0.0,
         train: &train,
         valid: &valid,
+        team: &Team::default(),
         out,
         checkpoint_every: Duration::MAX,
         identity: Identity {

@@ -54,6 +54,13 @@ class Rescorer:
         """What decides the last bits of a score: the CPU's instruction set, or the GPU and its kernels."""
         return self._engine.device
 
+    @property
+    def digest(self) -> str:
+        """Of what decides a rescored list apart from the device: the base, the adapter, the weights, and how lists are
+        read. Two that have the same device and digest write the same bytes.
+        """
+        return self._engine.digest
+
     def score(self, texts: Iterable[str]) -> npt.NDArray[np.float32]:
         """g of each text."""
         if isinstance(texts, str):
@@ -84,8 +91,8 @@ class Rescorer:
     def rescore_file(
         self, input: options.Path, output: options.Path, *, prune: Optional[float] = None
     ) -> dict[str, int]:
-        """Rescores a file of lists into one of JSON lines, byte for byte what the command writes: compressed where its name ends
-        in .gz or .zst, written beside, synced and renamed. Returns the counts of "utterances", "hypotheses", "tokens",
+        """Rescores a file of lists, or a folder, into one of the same format, byte for byte what the command writes:
+        compressed where its name ends in .gz or .zst, written beside, synced and renamed. Returns the counts of "utterances", "hypotheses", "tokens",
         and hypotheses that were "cut" at the model's limit.
         """
         return self._engine.rescore_file(input, output, prune)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Sequence, TypedDict, Union
+from typing import Any, Callable, Iterable, Optional, Sequence, TypedDict, Union
 
 from . import _engine
 from . import _options as options
@@ -64,6 +64,8 @@ def train(
     fillers: Optional[Sequence[str]] = None,
     unit: Optional[str] = None,
     callback: Optional[Callable[[StepReport], object]] = None,
+    share: Optional[tuple[int, int]] = None,
+    all_gather: Optional[Callable[[bytes], Iterable[bytes]]] = None,
 ) -> Optional[dict[str, Any]]:
     """Trains an adapter into the folder ``out``, as ``lorb-engine train`` does; ``lorb-engine train --help`` explains
     the options. None leaves a choice to the engine (``beta``: it is learned); without ``model`` the base is the
@@ -72,6 +74,10 @@ def train(
     ``callback`` is called after each step, on the thread that called. What it raises ends the training, and so does
     Ctrl-C: the state is saved after the step under way, and ``resume=True`` goes on from there. A second Ctrl-C does
     not wait for that.
+
+    ``share`` and ``all_gather`` are for several processes that train one adapter together, on the CPU: (0, 2) and (1, 2)
+    for two, each of which takes its part of every step, and a function that gives the bytes that every process gave to
+    it, in that order, on the thread that called. All get the same result, and the first writes it.
 
     Returns a dict: "adapter", "epoch" of "epochs", "seconds", "weights" tuned on the validation lists, and the word
     error rates in percent of "validation" and "held_out" (None without ``test``): "first_pass",
@@ -104,7 +110,8 @@ def train(
         "corr_weight": corr_weight,
         "seed": seed,
         "checkpoint_every": checkpoint_every,
+        "share": share,
         "lists": options.lists(first_pass, lm, case, noise, fillers, unit),
         "compute": options.compute(threads, device, dtype),
     }
-    return _engine.train(request, callback)
+    return _engine.train(request, callback, all_gather)

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lorb_engine::nbest::jsonl::{Fields, Scores, rescored, utterance};
 use lorb_engine::nbest::normalise::Normaliser;
-use lorb_engine::nbest::{Format, ListWriter, Reading, Utterance};
+use lorb_engine::nbest::{ListWriter, Reading, Utterance};
 use lorb_engine::rescore::head::Head;
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{MAX_TEXT_BYTES, MAX_UTTERANCES, ReadAhead};
@@ -46,6 +46,9 @@ pub struct Rescorer {
     /// What decides the last bits of a score.
     #[pyo3(get)]
     device: String,
+    /// Of what decides them apart from the device.
+    #[pyo3(get)]
+    digest: String,
 }
 
 /// Rescored utterances, as the command writes them.
@@ -69,18 +72,20 @@ impl Rescorer {
         let description = device.description();
         let lists = ListOptions::from(lists);
         let open = move || {
-            let head = Head::open(compute::model(model)?, compute::adapter(adapter)?, &lists)?;
-            let mut settings = head.settings.rescoring;
-            settings.weights.lorb = beta.unwrap_or(settings.weights.lorb);
+            let mut head = Head::open(compute::model(model)?, compute::adapter(adapter)?, &lists)?;
+            let weights = &mut head.settings.rescoring.weights;
+            weights.lorb = beta.unwrap_or(weights.lorb);
+            let digest = head.digest()?;
+            let settings = head.settings.rescoring;
             settings.required_fields().check_kept_by_rescoring()?;
             let normaliser = Normaliser::new(&settings.normalise)?;
             let rescorer =
                 engine::Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?
                     .with_ngrams(vec![head.settings.ngram]);
-            Ok(Shared { rescorer, settings })
+            Ok((Shared { rescorer, settings }, digest))
         };
-        let shared = Arc::new(workers.run(py, open)?);
-        Ok(Rescorer { workers, shared, device: description })
+        let (shared, digest) = workers.run(py, open)?;
+        Ok(Rescorer { workers, shared: Arc::new(shared), device: description, digest })
     }
 
     /// g of each text, as the bytes of float32 numbers.
@@ -245,9 +250,9 @@ impl Shared {
         margin: Margin,
         stop: &AtomicBool,
     ) -> Result<Map<String, Value>> {
-        // What came in another format goes out as JSON lines.
-        let mut writer = ListWriter::create(Some(output), Format::Jsonl)?;
-        let reading = Reading::default();
+        let format = Reading::default().format_of(Some(input))?;
+        let mut writer = ListWriter::create(Some(output), format)?;
+        let reading = Reading { format: Some(format), ..Reading::default() };
         let mut input = ReadAhead::start(Some(input), &self.settings.required_fields(), &reading);
         let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
         stream(&self.rescorer, margin, &mut input, |batch, scored| {

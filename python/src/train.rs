@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use lorb_engine::Result;
 use lorb_engine::hub::Found;
 use lorb_engine::lora::LoraConfig;
 use lorb_engine::nbest::wer::percent;
@@ -14,9 +13,11 @@ use lorb_engine::train::base::Base;
 use lorb_engine::train::job::Job;
 use lorb_engine::train::pace::Pace;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
+use lorb_engine::train::team::{Exchange, Team};
 use lorb_engine::train::{Beta, Observer, StepReport, TrainOptions, Validation};
+use lorb_engine::{Error, Result};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -54,6 +55,8 @@ struct Request {
     corr_weight: Option<f64>,
     seed: Option<u64>,
     checkpoint_every: u64,
+    /// The rank of this process, and of how many.
+    share: Option<(usize, usize)>,
     lists: Lists,
     compute: Compute,
 }
@@ -100,6 +103,7 @@ impl Request {
             options,
             lists: self.lists.into(),
             command: None,
+            team: Team::default(),
         };
         Ok((model, job, self.compute))
     }
@@ -109,6 +113,8 @@ impl Request {
 enum Event {
     /// It goes on when the sender answers.
     Step(StepReport, SyncSender<()>),
+    /// Values for the others of a team, and where theirs go.
+    Gather(Vec<f32>, SyncSender<Result<Vec<Vec<f32>>>>),
     /// `None` where the result was there already.
     End(Box<Result<Option<Value>>>),
 }
@@ -119,6 +125,7 @@ pub fn train<'py>(
     py: Python<'py>,
     request: &Bound<'py, PyDict>,
     callback: Option<Bound<'py, PyAny>>,
+    all_gather: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Option<Bound<'py, PyDict>>> {
     let request: Request = options(request)?;
     if request.init_adapter.is_some()
@@ -126,11 +133,19 @@ pub fn train<'py>(
     {
         return Err(usage(py, "rank, alpha and targets are those of init_adapter: leave them out"));
     }
-    let (model, job, compute) = request.job().map_err(|e| exception(py, e))?;
+    let share = request.share;
+    if share.is_some() != all_gather.is_some() {
+        return Err(usage(py, "share and all_gather are for each other: give both or neither"));
+    }
+    let (model, mut job, compute) = request.job().map_err(|e| exception(py, e))?;
     let workers = compute.workers(py)?;
     let device = compute.device(py)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (events, mut receiver) = sync_channel(0);
+    if let Some((rank, size)) = share {
+        let team = Team::new(rank, size, Arc::new(Others(events.clone())));
+        job.team = team.map_err(|e| exception(py, e))?;
+    }
     let work = {
         let stop = stop.clone();
         move || {
@@ -152,7 +167,7 @@ pub fn train<'py>(
             Ok(Event::End(ended)) => {
                 let ended = match (*ended, reason) {
                     (Ok(ended), _) => ended,
-                    (Err(lorb_engine::Error::Interrupted(_)), Some(reason)) => return Err(reason),
+                    (Err(Error::Interrupted(_)), Some(reason)) => return Err(reason),
                     (Err(error), _) => return Err(exception(py, error)),
                 };
                 let report = ended.as_ref().and_then(Value::as_object);
@@ -170,6 +185,15 @@ pub fn train<'py>(
                 }
                 let _ = go_on.send(());
                 told.and_then(|()| py.check_signals())
+            }
+            Ok(Event::Gather(mine, theirs)) => {
+                let (gathered, told) = match all_gather.as_ref().map(|all_gather| gather(all_gather, &mine)) {
+                    Some(Ok(gathered)) => (Ok(gathered), Ok(())),
+                    Some(Err(error)) => (Err(unreachable()), Err(error)),
+                    None => (Err(unreachable()), Ok(())),
+                };
+                let _ = theirs.send(gathered);
+                told
             }
             Err(RecvTimeoutError::Timeout) => py.check_signals(),
             Err(RecvTimeoutError::Disconnected) => return Err(panicked(py)),
@@ -210,6 +234,37 @@ fn run(job: Job, base: &Base, stop: &AtomicBool, teller: &mut Teller) -> Result<
         "validation": rates(SetSummary::VALIDATION),
         "held_out": rates(SetSummary::HELD_OUT),
     })))
+}
+
+/// What `all_gather` makes of the bytes of `mine`.
+fn gather(all_gather: &Bound<'_, PyAny>, mine: &[f32]) -> PyResult<Vec<Vec<f32>>> {
+    let py = all_gather.py();
+    let mine: Vec<u8> = mine.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let of_ranks = all_gather.call1((PyBytes::new(py, &mine),))?;
+    let values = |of_rank: PyResult<Bound<'_, PyAny>>| {
+        let of_rank = of_rank?.extract::<Vec<u8>>()?;
+        let (values, rest) = of_rank.as_chunks::<4>();
+        match rest {
+            [] => Ok(values.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect()),
+            _ => Err(usage(py, "all_gather: expected the bytes that the other ranks gave")),
+        }
+    };
+    of_ranks.try_iter()?.map(values).collect()
+}
+
+/// The others of a team, whom the thread that called reaches.
+struct Others(SyncSender<Event>);
+
+impl Exchange for Others {
+    fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let (theirs, gathered) = sync_channel(1);
+        self.0.send(Event::Gather(mine.to_vec(), theirs)).map_err(|_| unreachable())?;
+        gathered.recv().map_err(|_| unreachable())?
+    }
+}
+
+fn unreachable() -> Error {
+    Error::Interrupted("the rest of the team cannot be reached".into())
 }
 
 fn described(report: StepReport) -> Map<String, Value> {

@@ -16,6 +16,7 @@ use lorb_engine::train::domain::Domain;
 use lorb_engine::train::job::{Job, Prepared};
 use lorb_engine::train::metrics::{Finished, History};
 use lorb_engine::train::pace::Pace;
+use lorb_engine::train::team::Team;
 use lorb_engine::train::{Beta, TrainOptions};
 use lorb_engine::{Error, Result};
 
@@ -170,6 +171,7 @@ impl Train {
             options: self.options(),
             lists: self.lists.options(),
             command: Some(command::typed()),
+            team: Team::default(),
         })
     }
 

@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
 use super::settings::{ListOptions, Settings};
+use super::weights::RescoringFile;
 use crate::card::{open_adapter, own_head};
 use crate::hub::Found;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
+use crate::text::hex;
 use crate::{Result, builtin};
 
 /// A base and what scores with it.
@@ -35,5 +40,28 @@ impl Head {
         lists.override_in(&mut settings.rescoring);
         let dir = home.and_then(|home| home.id.is_none().then_some(home.dir));
         Ok(Head { model, adapter: head, dir, settings })
+    }
+
+    /// A digest of what decides a rescored list, apart from the device: the base, the adapter, and the settings.
+    ///
+    /// # Errors
+    /// Where a tensor of the base is missing or has another shape.
+    pub fn digest(&self) -> Result<String> {
+        let Head { model, adapter, settings, .. } = self;
+        let config = &adapter.config;
+        let described = json!({
+            "base": model.checkpoint.fingerprint(&model.config)?,
+            "lora": [json!(config.targets.to_string()), json!(config.rank), json!(config.scale())],
+            "classifier_bias": adapter.classifier_bias,
+            // The lists that it was tuned on decide nothing more.
+            "rescoring": RescoringFile { tuned_on: Vec::new(), ..settings.rescoring.clone() },
+        });
+        let mut hash = Sha256::new();
+        hash.update(described.to_string());
+        hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
+        if let Some(ngram) = &settings.ngram {
+            hash.update(ngram.arpa());
+        }
+        Ok(hex(&hash.finalize()))
     }
 }

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 
 use super::TrainOptions;
 use super::learner::{CpuLearner, CudaLearner, Learner};
+use super::team::Team;
 use crate::bert::Encoder;
 use crate::device::cpu::Cpu;
 use crate::device::cuda::Cuda;
@@ -48,17 +49,23 @@ impl Base {
         self.id.as_ref()
     }
 
-    /// What trains `adapter` on it.
+    /// What trains `adapter` on it, with the others of `team`.
     ///
     /// # Errors
-    /// Where a tensor of the base is missing or has another shape, or the model is too large for the device.
+    /// [`Error::Usage`] for a team on a GPU. Where a tensor of the base is missing or has another shape, or the model is too large for the device.
     pub fn learner<'a>(
         &'a self,
         options: &'a TrainOptions,
         adapter: Adapter,
+        team: &Team,
     ) -> Result<Box<dyn Learner + 'a>> {
+        if team.size() > 1 && matches!(self.device, AnyDevice::Cuda(_)) {
+            return Err(Error::Usage("a team trains on the CPU: give --device cpu".into()));
+        }
         Ok(match self.packed()? {
-            Packed::Cpu(cpu, encoder) => Box::new(CpuLearner::new(cpu, encoder, options, adapter)),
+            Packed::Cpu(cpu, encoder) => {
+                Box::new(CpuLearner::new(cpu, encoder, options, adapter).in_team(team))
+            }
             Packed::Cuda(cuda, encoder) => Box::new(CudaLearner::new(cuda, encoder, options, adapter)),
         })
     }

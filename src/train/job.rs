@@ -9,13 +9,14 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::base::Base;
-use super::checkpoint::{self, Identity};
+use super::checkpoint::{self, Identity, State};
 use super::cross_fit::{DomainModel, cross_fit, order};
 use super::examples::{Example, Preparation, Texts, digest, first_pass_weight, split};
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;
 use super::pace::Pace;
 use super::summary::SetSummary;
+use super::team::Team;
 use super::{Beta, Observer, Outcome, Run, TrainOptions, with_scores};
 use crate::card::{Card, open_adapter};
 use crate::hub::Found;
@@ -28,7 +29,7 @@ use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::rescore::confidence::fit_confidence_scale;
 use crate::rescore::ngram::Ngram;
 use crate::rescore::settings::ListOptions;
-use crate::rescore::tune::tune_weights;
+use crate::rescore::tune::{ScoredList, tune_weights};
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
 use crate::text::hex;
 use crate::{Error, Result, atomic, builtin};
@@ -59,6 +60,8 @@ pub struct Job {
     pub lists: ListOptions,
     /// What was typed to ask for it, where anything was: the metrics and the model card keep it.
     pub command: Option<String>,
+    /// Who trains with this process. All get the same result, and the one that leads writes it.
+    pub team: Team,
 }
 
 /// A [`Job`] whose files were read.
@@ -98,6 +101,12 @@ impl Job {
     pub fn prepare(self, base: &Base) -> Result<Prepared<'_>> {
         let mut options = self.options.clone();
         options.check()?;
+        if self.team.size() > 1 && options.correlation_weight > 0.0 {
+            return Err(Error::Usage(
+                "--corr-weight: the correlation of a step's features is no sum over the parts of a team: give 0"
+                    .into(),
+            ));
+        }
         let model = &base.model;
         let embedded = self.train.is_empty();
         let order = order(self.ngram_order, embedded)?;
@@ -117,7 +126,9 @@ impl Job {
             max_tokens: model.config.max_positions,
         };
         atomic::ensure_directory(&self.out)?;
-        checkpoint::sweep(&self.out)?;
+        if self.team.leads() {
+            checkpoint::sweep(&self.out)?;
+        }
         if !self.resume && checkpoint::exists(&self.out)? {
             return Err(Error::Usage(format!(
                 "{} holds an unfinished run: go on with --resume, or give another --out",
@@ -215,6 +226,7 @@ impl Job {
             "patience": o.patience,
             "fresh-pooler": self.fresh_pooler,
             "threads": rayon::current_num_threads(),
+            "team": self.team.size(),
         })
     }
 
@@ -251,29 +263,41 @@ impl Prepared<'_> {
     /// # Errors
     /// As for [`Run::train`], and [`Error::Io`] where a file cannot be written.
     pub fn train(&self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Trained>> {
-        let (out, options, model) = (&self.job.out, &self.options, &self.base.model);
+        let (out, options) = (&self.job.out, &self.options);
         let resumed = if self.job.resume { checkpoint::load(out, &self.identity)? } else { None };
         if self.job.resume && resumed.is_none() && checkpoint::is_finished(out, &self.identity)? {
             return Ok(None);
         }
-        if resumed.is_none() {
+        let team = &self.job.team;
+        // Before the first file is written: all have read what was there.
+        team.agree(&self.of_all(resumed.as_ref()))?;
+        if team.leads() && resumed.is_none() {
             checkpoint::begin(out)?;
         }
-        let mut metrics = Metrics::open(out, &self.setting(), resumed.as_ref().map(|s| &s.position))?;
+        let position = resumed.as_ref().map(|s| &s.position);
+        let mut metrics = team.leads().then(|| Metrics::open(out, &self.setting(), position)).transpose()?;
         let run = Run {
             options,
             fit_head: self.fit_head,
             first_pass_weight: self.first_pass_weight,
-            ngram_weight: self.domain_model.as_ref().map_or(0.0, |domain| domain.weight),
+            ngram_weight: self.ngram_weight(),
             train: &self.train,
             valid: &self.valid,
+            team,
             out,
             checkpoint_every: self.job.checkpoint_every,
             identity: self.identity.clone(),
             stop,
         };
-        let observer = &mut (&mut metrics, observer);
-        let mut learner = self.base.learner(options, self.adapter.clone())?;
+        let mut both;
+        let observer: &mut dyn Observer = match &mut metrics {
+            Some(metrics) => {
+                both = (metrics, observer);
+                &mut both
+            }
+            None => observer,
+        };
+        let mut learner = self.base.learner(options, self.adapter.clone(), team)?;
         let outcome = run.train(self.adapter.clone(), &mut *learner, resumed, observer)?;
         let values = &outcome.adapter.values;
         learner.restore(values, &Adamw::new(AdamwOptions::default(), values.len()));
@@ -283,6 +307,31 @@ impl Prepared<'_> {
         let Outcome { adapter, epoch, epochs, validation, seconds, .. } = outcome;
 
         let weights = tune_weights(&validation, true);
+        let weights_without_lorb = tune_weights(&validation, false);
+        let summary = |name: &str, examples: &[Example], lists| {
+            SetSummary::new(name, examples, lists, &weights_without_lorb, &weights)
+        };
+        let mut sets = vec![summary(SetSummary::VALIDATION, &self.valid, &validation)];
+        if !self.test.is_empty() {
+            sets.push(summary(SetSummary::HELD_OUT, &self.test, &with_scores(&self.test, &held_out)));
+        }
+        let result = Finished { epoch, epochs, seconds, weights, weights_without_lorb, sets };
+        if let Some(metrics) = metrics {
+            self.save(&adapter, &validation, &result, metrics)?;
+        }
+        Ok(Some(Trained { adapter, result }))
+    }
+
+    /// Writes everything about a finished run.
+    fn save(
+        &self,
+        adapter: &Adapter,
+        validation: &[ScoredList],
+        result: &Finished,
+        metrics: Metrics,
+    ) -> Result<()> {
+        let (out, options, model) = (&self.job.out, &self.options, &self.base.model);
+        let weights = result.weights;
         adapter.save(out)?;
         let w_a = self.first_pass_weight;
         let beta = adapter.beta().map_or(options.beta.initial(), f64::from);
@@ -297,14 +346,14 @@ impl Prepared<'_> {
                 lm: w_a * options.lm_weight,
                 lorb: beta,
                 words: 0.0,
-                ngram: w_a * run.ngram_weight,
+                ngram: w_a * self.ngram_weight(),
             },
         };
         card.save(out)?;
         let utterances = self.valid.len() as u64;
         let rescoring = RescoringFile {
             weights,
-            confidence_scale: fit_confidence_scale(&validation, &weights),
+            confidence_scale: fit_confidence_scale(validation, &weights),
             fields: self.fields.clone(),
             normalise: self.normalise.clone(),
             unit: self.unit,
@@ -315,15 +364,6 @@ impl Prepared<'_> {
             Some(domain) => domain.ngram.save(out)?,
             None => Ngram::remove(out)?,
         }
-        let weights_without_lorb = tune_weights(&validation, false);
-        let summary = |name: &str, examples: &[Example], lists| {
-            SetSummary::new(name, examples, lists, &weights_without_lorb, &weights)
-        };
-        let mut sets = vec![summary(SetSummary::VALIDATION, &self.valid, &validation)];
-        if !self.test.is_empty() {
-            sets.push(summary(SetSummary::HELD_OUT, &self.test, &with_scores(&self.test, &held_out)));
-        }
-        let result = Finished { epoch, epochs, seconds, weights, weights_without_lorb, sets };
         metrics.finish(result.clone())?;
         let model_card = ModelCard {
             base: &model.name,
@@ -337,13 +377,31 @@ impl Prepared<'_> {
             weights: &weights,
             sets: &result.sets,
             options: &self.identity.options,
-            epochs: [epoch, options.epochs],
+            epochs: [result.epoch, options.epochs],
             command: self.job.command.as_deref(),
         };
         model_card.save(out)?;
         // Whoever is killed before this goes on with --resume, and writes everything again.
-        checkpoint::finish(out, &self.identity)?;
-        Ok(Some(Trained { adapter, result }))
+        checkpoint::finish(out, &self.identity)
+    }
+
+    /// What must be the same in the whole team, by name.
+    fn of_all(&self, resumed: Option<&State>) -> [(&'static str, String); 5] {
+        let Identity { options, data, start, instruction_set } = &self.identity;
+        let state = resumed.map(|state| (&state.position, &state.values));
+        [
+            // Before the recipe, of which a part is chosen by the lists.
+            ("lists", data.clone()),
+            ("recipe", options.to_string()),
+            ("base, or adapter to start from", start.clone()),
+            ("instruction set", instruction_set.clone()),
+            ("checkpoint in --out", format!("{state:?}")),
+        ]
+    }
+
+    /// w_d of the loss, relative to w_a.
+    fn ngram_weight(&self) -> f64 {
+        self.domain_model.as_ref().map_or(0.0, |domain| domain.weight)
     }
 
     /// The adapter's folder.

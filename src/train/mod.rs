@@ -17,6 +17,7 @@ pub mod sampling;
 pub mod schedule;
 pub mod step;
 pub mod summary;
+pub mod team;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -38,7 +39,8 @@ use learner::Learner;
 pub use options::{Beta, TrainOptions};
 use sampling::{Draw, EpochPlan, Sample, plan_epoch};
 use schedule::lr_factor;
-use step::StepBatch;
+use step::{Part, StepBatch};
+use team::Team;
 
 /// Lists that the classifier is fitted to before the first step, at most: enough for the width of a BERT.
 const FIT_LISTS: usize = 2000;
@@ -56,7 +58,9 @@ pub struct Run<'a> {
     pub ngram_weight: f64,
     pub train: &'a [Example],
     pub valid: &'a [Example],
-    /// The folder of the checkpoints; it exists.
+    /// Who trains with this process.
+    pub team: &'a Team,
+    /// The folder of the checkpoints, which the process that leads the team writes; it exists.
     pub out: &'a Path,
     /// The most that a killed run repeats, less the time of one step or of one block of validation.
     pub checkpoint_every: Duration,
@@ -297,10 +301,9 @@ impl Run<'_> {
             Ok(())
         };
         while let Some(samples) = plan.get(state.position.step_in_epoch as usize) {
-            let batch = self.batch(samples);
             let at = state.position.step;
-            learner.step(&batch, at, lr_factor(at, steps, self.options.warmup))?;
-            untold.push_back(batch.tokens());
+            learner.step(&self.part(samples), at, lr_factor(at, steps, self.options.warmup))?;
+            untold.push_back(self.tokens(samples).iter().sum());
             state.position.step += 1;
             state.position.step_in_epoch += 1;
             tell(learner.losses(false)?, &mut untold, clock.seconds())?;
@@ -340,6 +343,24 @@ impl Run<'_> {
             batch.utterances.push(first..batch.sequences.len());
         }
         batch
+    }
+
+    /// What this process does of a step.
+    fn part(&self, samples: &[Sample]) -> StepBatch {
+        let tokens = self.tokens(samples);
+        let share = self.team.share(&tokens);
+        let part = Part {
+            first_token: tokens[..share.start].iter().sum(),
+            first_sequence: samples[..share.start].iter().map(|sample| sample.hypotheses.len()).sum(),
+            utterances: samples.len(),
+        };
+        StepBatch { part: Some(part), ..self.batch(&samples[share]) }
+    }
+
+    /// Of each sample.
+    fn tokens(&self, samples: &[Sample]) -> Vec<usize> {
+        let of = |s: &Sample| s.hypotheses.iter().map(|&h| self.train[s.example].tokens[h].len()).sum();
+        samples.iter().map(of).collect()
     }
 
     /// Scores the validation lists with the parameters as they are, and closes the epoch.
@@ -394,7 +415,9 @@ impl Run<'_> {
     fn pause(&self, learner: &mut dyn Learner, state: &mut State, clock: &mut Clock) -> Result<()> {
         (state.values, state.adamw) = learner.snapshot()?;
         state.position.seconds = clock.seconds();
-        checkpoint::save(self.out, &self.identity, state)?;
+        if self.team.leads() {
+            checkpoint::save(self.out, &self.identity, state)?;
+        }
         clock.saved = Instant::now();
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted(format!(

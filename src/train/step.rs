@@ -11,7 +11,7 @@ use crate::device::Memory;
 use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
 use crate::ops::correlation::correlation;
-use crate::ops::mwer::{MwerInputs, mean_mwer};
+use crate::ops::mwer::{MwerInputs, part_of_mean_mwer};
 use crate::profile::Work;
 use crate::rescore::scorer::CHUNK_TOKENS;
 use crate::tape::Tape;
@@ -27,6 +27,18 @@ pub struct StepBatch {
     pub errors: Vec<u32>,
     /// The hypotheses of each utterance.
     pub utterances: Vec<Range<usize>>,
+    /// Where this is only a part of a step.
+    pub part: Option<Part>,
+}
+
+/// A part of a step's batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Tokens and sequences of the step before this part.
+    pub first_token: usize,
+    pub first_sequence: usize,
+    /// Utterances of the whole step.
+    pub utterances: usize,
 }
 
 impl StepBatch {
@@ -45,7 +57,8 @@ pub struct Objective {
     pub seed: u64,
 }
 
-/// The losses of a step (the mean over its utterances for MWER) and the gradient of their weighted sum.
+/// The losses of a step (the mean over its utterances for MWER) and the gradient of their weighted sum. Of a part: what
+/// it adds to them.
 pub struct StepGradient {
     pub mwer: f64,
     /// What MWER would be without g.
@@ -69,6 +82,8 @@ pub fn gradient(
     let operands = cpu.operation("pack adapters", |_| Work::default(), pack);
     let lengths: Vec<usize> = batch.sequences.iter().map(Vec::len).collect();
     let ranges = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
+    let (first_token, first_sequence) =
+        batch.part.map_or((0, 0), |part| (part.first_token, part.first_sequence));
     let packed: Vec<_> =
         ranges.par_iter().map(|r| PackedBatch::new(cpu, &batch.sequences[r.clone()])).collect();
     let forward: Vec<_> = packed
@@ -79,8 +94,8 @@ pub fn gradient(
                 p: adapter.config.dropout,
                 seed: objective.seed,
                 step: step as u32,
-                first_token: lengths[..range.start].iter().sum::<usize>() as u32,
-                first_sequence: range.start as u32,
+                first_token: (first_token + lengths[..range.start].iter().sum::<usize>()) as u32,
+                first_sequence: (first_sequence + range.start) as u32,
             });
             let mut tape = Tape::recording();
             let scored = encoder.forward(cpu, &operands, packed, dropout, &mut tape);
@@ -98,7 +113,9 @@ pub fn gradient(
         errors: &batch.errors,
         beta: theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp()),
     };
-    let losses = cpu.operation("MWER", |_| Work::default(), || mean_mwer(inputs, &batch.utterances));
+    let of = batch.part.map_or(batch.utterances.len(), |part| part.utterances);
+    let losses =
+        cpu.operation("MWER", |_| Work::default(), || part_of_mean_mwer(inputs, &batch.utterances, of));
     if let Some(at) = theta {
         gradient[at] = losses.d_theta as f32;
     }

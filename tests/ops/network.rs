@@ -123,6 +123,7 @@ impl Network {
             offsets: (0..count).map(|_| f64::from(2.0 * random.value())).collect(),
             errors: (0..count).map(|_| random.below(7) as u32).collect(),
             utterances: ends.by_ref().collect(),
+            part: None,
         };
         let objective = Objective { beta: 0.6, correlation_weight: case.correlation_weight, seed: 77 };
         Network { case: case.clone(), config, checkpoint, adapter, batch, objective, _dir: dir }

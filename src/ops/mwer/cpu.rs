@@ -22,12 +22,17 @@ pub fn mwer(inputs: MwerInputs<'_>) -> Mwer {
 
 /// The mean over `utterances`, each a range of the hypotheses, one after the other.
 pub fn mean_mwer(inputs: MwerInputs<'_>, utterances: &[Range<usize>]) -> MeanMwer {
+    part_of_mean_mwer(inputs, utterances, utterances.len())
+}
+
+/// What `utterances` add to the mean over a step of `of`.
+pub fn part_of_mean_mwer(inputs: MwerInputs<'_>, utterances: &[Range<usize>], of: usize) -> MeanMwer {
     let MwerInputs { offsets, scores, errors, beta } = inputs;
-    let share = 1.0 / utterances.len().max(1) as f64;
+    let share = 1.0 / of.max(1) as f64;
     let mut mean =
         MeanMwer { loss: 0.0, loss_without: 0.0, d_scores: Vec::with_capacity(scores.len()), d_theta: 0.0 };
     for range in utterances {
-        let of = |beta| {
+        let with = |beta| {
             mwer(MwerInputs {
                 offsets: &offsets[range.clone()],
                 scores: &scores[range.clone()],
@@ -35,9 +40,9 @@ pub fn mean_mwer(inputs: MwerInputs<'_>, utterances: &[Range<usize>]) -> MeanMwe
                 beta,
             })
         };
-        let one = of(beta);
+        let one = with(beta);
         mean.loss += share * one.loss;
-        mean.loss_without += share * of(0.0).loss;
+        mean.loss_without += share * with(0.0).loss;
         mean.d_scores.extend(one.d_scores.iter().map(|d| d * share as f32));
         mean.d_theta += share * one.d_theta;
     }

@@ -7,7 +7,7 @@
 mod cpu;
 pub mod cuda;
 
-pub use cpu::{mean_mwer, mwer};
+pub use cpu::{mean_mwer, mwer, part_of_mean_mwer};
 
 /// One utterance's hypotheses.
 pub struct MwerInputs<'a> {

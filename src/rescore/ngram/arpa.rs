@@ -19,7 +19,7 @@ impl Ngram {
     /// # Errors
     /// [`Error::Io`] where it cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        atomic::write(dir.join(Self::FILE), self.text().as_bytes())
+        atomic::write(dir.join(Self::FILE), self.arpa().as_bytes())
     }
 
     /// Takes the file out of the folder of an adapter, where it is there.
@@ -56,8 +56,8 @@ impl Ngram {
         }
     }
 
-    /// Sorted by words, so that the same model is the same file.
-    fn text(&self) -> String {
+    /// The file's text, sorted by words, so that the same model is the same file.
+    pub fn arpa(&self) -> String {
         let mut names: Vec<&str> = RESERVED.to_vec();
         names.resize(RESERVED.len() + self.numbers.len(), "");
         self.numbers.iter().for_each(|(name, &number)| names[number as usize] = name);
@@ -81,7 +81,7 @@ impl Ngram {
         text + "\n\\end\\\n"
     }
 
-    /// What [`text`](Self::text) and other programs write; else the number of the line, from 1, and what is wrong.
+    /// What [`arpa`](Self::arpa) and other programs write; else the number of the line, from 1, and what is wrong.
     fn parse(text: &str) -> Result<Ngram, (usize, String)> {
         let mut model = Ngram { order: 0, numbers: Default::default(), grams: Default::default() };
         let (mut counts, mut found) = (Vec::new(), Vec::new());
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(Ngram::load(dir.path()).unwrap(), None);
         model().save(dir.path()).unwrap();
         let read = Ngram::load(dir.path()).unwrap().unwrap();
-        assert_eq!(read.text(), model().text());
+        assert_eq!(read.arpa(), model().arpa());
         for sentence in [&["a", "b"][..], &["ü"], &["x", "a"], &[]] {
             assert_eq!(read.score(sentence), model().score(sentence), "{sentence:?}");
         }
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_file_is_told_with_its_line() {
-        let whole = model().text();
+        let whole = model().arpa();
         let refusal = |text: &str| Ngram::parse(text).unwrap_err();
         assert_eq!(refusal("hello"), (1, "expected \\data\\, found \"hello\"".into()));
         assert_eq!(refusal("").1, "the file ends before \\end\\");

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::options::TrainOptions;
 use super::step::{Objective, StepBatch, gradient};
+use super::team::Team;
 use super::{Losses, parameter_groups};
 use crate::Result;
 use crate::bert::batch::chunks;
@@ -25,7 +26,7 @@ use crate::tape::Tape;
 
 /// The parameters of a run on their device, and the optimizer that moves them.
 pub trait Learner {
-    /// Takes a step with the learning rates at `factor` of their peaks. Its losses come from
+    /// Takes a step, or this process's part of one, with the learning rates at `factor` of their peaks. Its losses come from
     /// [`losses`](Self::losses), now or some steps later: a device need not be waited for. Where the
     /// gradient is not finite, nothing moves, and its norm in the losses says so.
     ///
@@ -69,6 +70,7 @@ pub struct CpuLearner<'a> {
     objective: Objective,
     adapter: Adapter,
     adamw: Adamw,
+    team: Team,
     told: VecDeque<Losses>,
 }
 
@@ -76,23 +78,29 @@ impl<'a> CpuLearner<'a> {
     /// `encoder` is loaded for training.
     pub fn new(cpu: &'a Cpu, encoder: &'a Encoder<Cpu>, options: &'a TrainOptions, adapter: Adapter) -> Self {
         let adamw = Adamw::new(AdamwOptions::default(), adapter.values.len());
-        let objective = options.objective();
-        CpuLearner { cpu, encoder, options, objective, adapter, adamw, told: VecDeque::new() }
+        let (objective, team) = (options.objective(), Team::default());
+        CpuLearner { cpu, encoder, options, objective, adapter, adamw, team, told: VecDeque::new() }
+    }
+
+    /// The same, which does its share of what `team` does.
+    pub fn in_team(self, team: &Team) -> Self {
+        CpuLearner { team: team.clone(), ..self }
     }
 }
 
 impl Learner for CpuLearner<'_> {
     fn step(&mut self, batch: &StepBatch, step: u64, factor: f32) -> Result<()> {
-        let (cpu, adapter, adamw) = (self.cpu, &mut self.adapter, &mut self.adamw);
-        let losses = cpu.recorder().phase("step", || {
-            let g = gradient(cpu, self.encoder, adapter, batch, self.objective, step);
+        let (cpu, adapter, adamw, team) = (self.cpu, &mut self.adapter, &mut self.adamw, &self.team);
+        let losses = cpu.recorder().phase("step", || -> Result<Losses> {
+            let g = team.sum(gradient(cpu, self.encoder, adapter, batch, self.objective, step))?;
             let groups = parameter_groups(adapter, self.options, factor);
             // Parameters and both moments are read and written, the gradient is read.
             let work = |_: &f64| Work::bytes(7.0 * size_of_val(&g.gradient[..]) as f64);
             let update = || adamw.update(&mut adapter.values, &g.gradient, &groups);
             let gradient_norm = cpu.operation("AdamW", work, update);
-            Losses { mwer: g.mwer, mwer_without: g.mwer_without, correlation: g.correlation, gradient_norm }
-        });
+            let (mwer, mwer_without) = (g.mwer, g.mwer_without);
+            Ok(Losses { mwer, mwer_without, correlation: g.correlation, gradient_norm })
+        })?;
         self.told.push_back(losses);
         Ok(())
     }
@@ -114,17 +122,20 @@ impl Learner for CpuLearner<'_> {
         let (cpu, encoder) = (self.cpu, self.encoder);
         let operands = encoder.operands(cpu, &[(&self.adapter, &self.adapter.values)]);
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        let share = self.team.share(&lengths);
+        let (sequences, lengths) = (&sequences[share.clone()], &lengths[share]);
         let of_chunk = |range: Range<usize>| {
             let batch = PackedBatch::new(cpu, &sequences[range]);
             encoder.forward(cpu, &operands, &batch, None, &mut Tape::idle()).features.value.values()
         };
-        let chunks = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
+        let chunks = chunks(lengths, CHUNK_TOKENS, rayon::current_num_threads());
         let all = || chunks.into_par_iter().flat_map_iter(of_chunk).collect();
-        Ok(cpu.recorder().phase("features", all))
+        self.team.concatenate(cpu.recorder().phase("features", all))
     }
 
     fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
         let operands = self.encoder.operands(self.cpu, &[(&self.adapter, &self.adapter.values)]);
-        Ok(scores(self.cpu, self.encoder, &operands, sequences))
+        let share = self.team.share(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
+        self.team.concatenate(scores(self.cpu, self.encoder, &operands, &sequences[share]))
     }
 }
