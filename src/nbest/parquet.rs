@@ -2,6 +2,7 @@
 //! structs; or a row a hypothesis, as in CSV. A file, or a folder of such.
 
 mod columns;
+mod damage;
 mod table;
 mod values;
 mod writer;

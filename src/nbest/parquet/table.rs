@@ -1,6 +1,7 @@
 //! The rows of Parquet files, a few of them in memory at a time, however large their row groups are.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 use serde_json::{Map, Value};
 
+use super::damage::guarded;
 use super::values::{self, Infinite};
 use super::{HYPS, MAGIC};
 use crate::nbest::keyed::NOT_FINITE;
@@ -88,9 +90,11 @@ impl Table {
     /// The cells of the next row that are not null.
     pub fn row(&mut self) -> Result<Option<Map<String, Value>>> {
         while self.part.next == self.part.rows.len() {
-            match self.part.batches.next() {
+            let path = &self.part.origin.path;
+            let rows = guarded(|| self.part.batches.next());
+            match rows.map_err(|problem| damaged(path, &problem, self.number))? {
                 Some(rows) => {
-                    let rows = rows.map_err(|e| failed(&self.part.origin.path, &e, self.number))?;
+                    let rows = rows.map_err(|e| failed(path, &e, self.number))?;
                     (self.part.rows, self.part.next) = (rows.into(), 0);
                 }
                 None => match self.files.pop_front() {
@@ -128,8 +132,9 @@ impl Part {
         // Types as they are in the file, not as whoever wrote it had them in memory: a string is a string, whether it was
         // a category or not.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
-            .map_err(|e| failed(path, &e, 0))?;
+        let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new_with_options(file, options));
+        let builder =
+            builder.map_err(|problem| damaged(path, &problem, 0))?.map_err(|e| failed(path, &e, 0))?;
         check_columns(path, builder.metadata(), length)?;
         let layout = layout(builder.schema())
             .ok_or_else(|| Error::file(path, "its columns are not those of lists", COLUMNS))?;
@@ -143,8 +148,9 @@ impl Part {
         }
         left_out.dedup();
         let readable = ProjectionMask::leaves(builder.parquet_schema(), readable.iter().copied());
-        let batches = builder.with_projection(readable).with_batch_size(BATCH).build();
-        let batches = batches.map_err(|e| failed(path, &e, 0))?;
+        let batches = guarded(|| builder.with_projection(readable).with_batch_size(BATCH).build());
+        let batches =
+            batches.map_err(|problem| damaged(path, &problem, 0))?.map_err(|e| failed(path, &e, 0))?;
         let rows = StructArray::new_empty_fields(0, None);
         Ok(Part { origin: Origin::of(path.into()), layout, left_out, batches, rows, next: 0 })
     }
@@ -201,12 +207,16 @@ fn check_columns(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result
 /// What the system refuses has an error number; the rest is the file's fault.
 fn failed(path: &Path, error: &(dyn std::error::Error + 'static), rows: u64) -> Error {
     let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(number) = error.downcast_ref().and_then(io::Error::raw_os_error) {
+    while let Some(found) = cause {
+        if let Some(number) = found.downcast_ref().and_then(io::Error::raw_os_error) {
             return Error::io(path, "read it", io::Error::from_raw_os_error(number));
         }
-        cause = error.source();
+        cause = found.source();
     }
-    let problem = format!("the Parquet data is truncated or damaged ({error})");
+    damaged(path, error, rows)
+}
+
+fn damaged(path: &Path, problem: &(impl Display + ?Sized), rows: u64) -> Error {
+    let problem = format!("the Parquet data is truncated or damaged ({problem})");
     Error::file(path, problem, format!("the first {rows} rows could be read; copy or make it again"))
 }

@@ -25,10 +25,11 @@ use crate::{Error, Result};
 
 /// Utterances that become arrays together, at most, and the bytes of their texts.
 const BATCH: usize = 1024;
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 256 << 10;
 
-/// The row group that is being written is in memory.
+/// The row group that is being written is in memory, compressed but for a page of each column.
 const ROW_GROUP_BYTES: usize = 4 << 20;
+const PAGE_BYTES: usize = 128 << 10;
 
 pub struct Writer {
     path: PathBuf,
@@ -119,6 +120,10 @@ impl Table {
         let properties = WriterProperties::builder()
             .set_created_by(concat!("lorb-engine ", env!("CARGO_PKG_VERSION")).into())
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            // Hardly a text or a score comes twice.
+            .set_dictionary_enabled(false)
+            .set_data_page_size_limit(PAGE_BYTES)
+            .set_offset_index_disabled(true)
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .build();
