@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
 from . import _engine
 from . import _options as options
@@ -11,6 +11,7 @@ def evaluate(
     *,
     model: Optional[options.Path] = None,
     adapter: Optional[options.Path] = None,
+    adapter_for: Optional[Mapping[str, options.Path]] = None,
     tune: Union[options.Path, Sequence[options.Path]] = (),
     prune: Union[float, str, None] = None,
     align: str = "levenshtein",
@@ -28,7 +29,8 @@ def evaluate(
     """Counts the word errors of lists, as ``lorb-engine evaluate --json`` does.
 
     With ``model`` or ``adapter`` the lists are scored anew (an adapter alone is one of the embedded model); without,
-    their own scores count. ``tune`` are lists to tune the weights on first, which are saved beside the adapter.
+    their own scores count. ``adapter_for`` has domains and the adapter of each, for the utterances whose field "domain"
+    names it; ``adapter`` is then the one for all others. ``tune`` are lists to tune the weights on first, which are saved beside the adapter.
     ``prune`` is a margin, or "auto"; ``align`` is "levenshtein" or "sclite"; ``trn`` is a folder for transcripts that
     sclite reads.
     """
@@ -37,6 +39,7 @@ def evaluate(
             "files": options.paths(files),
             "model": options.path(model),
             "adapter": options.path(adapter),
+            "adapter_for": [[domain, options.path(named)] for domain, named in (adapter_for or {}).items()],
             "tune": options.paths(tune),
             "prune": None if prune is None else str(prune),
             "align": align,

@@ -15,8 +15,7 @@ def load_nbest(
 ) -> Iterator[dict[str, Any]]:
     """The utterances of a file, one after the other, in constant memory.
 
-    ``format`` is one of those of ``lorb-engine convert``: "jsonl", "espnet", "kaldi", "nemo", "mlm" or "csv"; None
-    recognises it. ``first_pass`` and ``lm`` name the
-    score fields that each hypothesis must have. Each utterance is a dict with every field that stood in the file.
+    ``format`` is one of those of ``lorb-engine convert``: "jsonl", "espnet", "kaldi", "nemo", "mlm", "csv" or "parquet";
+    None recognises it. ``first_pass`` and ``lm`` name the score fields that each hypothesis must have. Each utterance is a dict with every field that stood in the file.
     """
     return _engine.Lists(path, format, first_pass, lm)

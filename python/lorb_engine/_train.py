@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Optional, Sequence, TypedDict, Union
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, TypedDict, Union
 
 from . import _engine
 from . import _options as options
@@ -9,6 +9,8 @@ from . import _options as options
 class StepReport(TypedDict):
     """What happened in one step."""
 
+    domain: Optional[str]
+    """Whose adapter it was of; None without domains."""
     epoch: int
     step: int
     steps: int
@@ -30,6 +32,7 @@ def train(
     *,
     model: Optional[options.Path] = None,
     train: Union[options.Path, Sequence[options.Path]] = (),
+    domain: Optional[Mapping[str, Union[options.Path, Sequence[options.Path]]]] = None,
     valid: Union[float, options.Path] = 0.2,
     test: Union[options.Path, Sequence[options.Path]] = (),
     out: options.Path = "lorb-adapter",
@@ -71,6 +74,9 @@ def train(
     the options. None leaves a choice to the engine (``beta``: it is learned); without ``model`` the base is the
     embedded one, and without ``train`` too the lists are.
 
+    ``domain`` has names of domains, and the lists of each: instead of one adapter there is one a domain, in the folder of
+    its name in ``out``, as if it were trained alone.
+
     ``callback`` is called after each step, on the thread that called. What it raises ends the training, and so does
     Ctrl-C: the state is saved after the step under way, and ``resume=True`` goes on from there. A second Ctrl-C does
     not wait for that.
@@ -82,10 +88,12 @@ def train(
     Returns a dict: "adapter", "epoch" of "epochs", "seconds", "weights" tuned on the validation lists, and the word
     error rates in percent of "validation" and "held_out" (None without ``test``): "first_pass",
     "tuned_without_lorb", "rescored", "oracle". None where ``resume`` found that nothing was left to do.
+    With ``domain``, a dict of such by the names.
     """
     request = {
         "model": options.path(model),
         "train": options.paths(train),
+        "domain": [[name, options.paths(lists)] for name, lists in (domain or {}).items()],
         "valid": str(valid) if isinstance(valid, (int, float)) else options.path(valid),
         "test": options.paths(test),
         "out": options.path(out),

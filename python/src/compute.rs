@@ -71,16 +71,17 @@ fn open(choice: Choice, dtype: Option<Dtype>) -> Result<(AnyDevice, Vec<String>)
 
 /// The base that was named, a folder or an id on the Hub.
 pub fn model(given: Option<PathBuf>) -> Result<Option<Found>> {
-    locate(given, Kind::Model)
+    given.map(|given| locate(given, Kind::Model)).transpose()
 }
 
 /// The adapter that was named.
 pub fn adapter(given: Option<PathBuf>) -> Result<Option<Found>> {
-    locate(given, Kind::Adapter)
+    given.map(|given| locate(given, Kind::Adapter)).transpose()
 }
 
-fn locate(given: Option<PathBuf>, kind: Kind) -> Result<Option<Found>> {
-    given.map(|given| hub::locate(&given, kind, &|note| eprintln!("{note}"))).transpose()
+/// What was named, a folder or an id on the Hub.
+pub fn locate(given: PathBuf, kind: Kind) -> Result<Found> {
+    hub::locate(&given, kind, &|note| eprintln!("{note}"))
 }
 
 /// How lists are read.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use lorb_engine::Result;
+use lorb_engine::hub::Kind;
 use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::rescore::domains::Heads;
 use lorb_engine::rescore::evaluate::{Evaluate, Prune};
@@ -20,6 +22,8 @@ struct Request {
     files: Vec<PathBuf>,
     model: Option<PathBuf>,
     adapter: Option<PathBuf>,
+    /// Domains, and the adapter of each.
+    adapter_for: Vec<(String, PathBuf)>,
     tune: Vec<PathBuf>,
     prune: Option<String>,
     align: String,
@@ -31,8 +35,9 @@ struct Request {
 /// What `lorb-engine evaluate --json` prints, as a dict.
 #[pyfunction]
 pub fn evaluate<'py>(py: Python<'py>, request: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
-    let Request { files, model, adapter, tune, prune, align, transcripts, lists, compute } =
-        options(request)?;
+    let request: Request = options(request)?;
+    let Request { files, model, adapter, adapter_for, tune, prune, align, transcripts, lists, compute } =
+        request;
     if files.is_empty() {
         return Err(usage(py, "give lists to evaluate"));
     }
@@ -43,11 +48,18 @@ pub fn evaluate<'py>(py: Python<'py>, request: &Bound<'py, PyDict>) -> PyResult<
     let workers = compute.workers(py)?;
     let device = compute.device(py)?;
     let work = move || {
-        let scores_anew = model.is_some() || adapter.is_some();
+        let scores_anew = model.is_some() || adapter.is_some() || !adapter_for.is_empty();
         evaluate.check(scores_anew)?;
-        let open = || Head::open(compute::model(model)?, compute::adapter(adapter)?, &evaluate.lists);
-        let head = scores_anew.then(open).transpose()?;
-        let heads = head.map(Heads::from);
+        let open = || {
+            let (base, adapter) = (compute::model(model)?, compute::adapter(adapter)?);
+            if adapter_for.is_empty() {
+                return Head::open(base, adapter, &evaluate.lists).map(Heads::from);
+            }
+            let found = |(domain, named)| Ok((domain, compute::locate(named, Kind::Adapter)?));
+            let by_domain = adapter_for.into_iter().map(found).collect::<Result<_>>()?;
+            Heads::open(base.as_ref(), by_domain, adapter, &evaluate.lists)
+        };
+        let heads = scores_anew.then(open).transpose()?;
         Ok(serde_json::to_value(evaluate.run(device, heads)?).expect("a report is plain data"))
     };
     to_python(py, &workers.run(py, work)?)

@@ -10,7 +10,8 @@ use lorb_engine::hub::Found;
 use lorb_engine::lora::LoraConfig;
 use lorb_engine::nbest::wer::percent;
 use lorb_engine::train::base::Base;
-use lorb_engine::train::job::Job;
+use lorb_engine::train::domain::Domain;
+use lorb_engine::train::job::{Job, Prepared};
 use lorb_engine::train::pace::Pace;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
 use lorb_engine::train::team::{Exchange, Team};
@@ -31,6 +32,8 @@ use crate::errors::{exception, panicked, usage};
 struct Request {
     model: Option<PathBuf>,
     train: Vec<PathBuf>,
+    /// Names, and the lists of each.
+    domain: Vec<(String, Vec<PathBuf>)>,
     valid: String,
     test: Vec<PathBuf>,
     out: PathBuf,
@@ -61,9 +64,20 @@ struct Request {
     compute: Compute,
 }
 
+/// What is to be done, and where.
+struct Plan {
+    /// `None` for the embedded one.
+    model: Option<Found>,
+    /// With the domain of each, or one alone without.
+    jobs: Vec<(Option<String>, Job)>,
+    compute: Compute,
+}
+
 impl Request {
-    /// The base, `None` for the embedded one, what is to be done with it, and where.
-    fn job(self) -> Result<(Option<Found>, Job, Compute)> {
+    fn plan(self) -> Result<Plan> {
+        let domains = self.domain.iter().map(|(name, files)| Domain::new(name, files.clone()));
+        let domains = domains.collect::<Result<Vec<_>, _>>();
+        let domains = domains.map_err(|problem| Error::Usage(format!("domain: {problem}")))?;
         let d = TrainOptions::default();
         let targets = self.targets.map(|targets| targets.parse()).transpose()?;
         let options = TrainOptions {
@@ -105,21 +119,29 @@ impl Request {
             command: None,
             team: Team::default(),
         };
-        Ok((model, job, self.compute))
+        let jobs = match domains.is_empty() {
+            true => vec![(None, job)],
+            false => {
+                let names = domains.iter().map(|domain| Some(domain.name.clone()));
+                names.zip(job.of_domains(&domains)?).collect()
+            }
+        };
+        Ok(Plan { model, jobs, compute: self.compute })
     }
 }
 
 /// What comes from the thread that trains.
 enum Event {
     /// It goes on when the sender answers.
-    Step(StepReport, SyncSender<()>),
+    Step(Box<Map<String, Value>>, SyncSender<()>),
     /// Values for the others of a team, and where theirs go.
     Gather(Vec<f32>, SyncSender<Result<Vec<Vec<f32>>>>),
     /// `None` where the result was there already.
-    End(Box<Result<Option<Value>>>),
+    End(Box<Result<Option<Map<String, Value>>>>),
 }
 
-/// Trains an adapter; the result is a dict, or `None` where `out` holds it already.
+/// Trains an adapter; the result is a dict, or `None` where `out` holds it already. With domains it is a dict of such by
+/// their names.
 #[pyfunction]
 pub fn train<'py>(
     py: Python<'py>,
@@ -133,24 +155,28 @@ pub fn train<'py>(
     {
         return Err(usage(py, "rank, alpha and targets are those of init_adapter: leave them out"));
     }
+    if !request.domain.is_empty() && !request.train.is_empty() {
+        return Err(usage(py, "domain and train are two ways to name the lists: leave one out"));
+    }
     let share = request.share;
     if share.is_some() != all_gather.is_some() {
         return Err(usage(py, "share and all_gather are for each other: give both or neither"));
     }
-    let (model, mut job, compute) = request.job().map_err(|e| exception(py, e))?;
+    let Plan { model, mut jobs, compute } = request.plan().map_err(|e| exception(py, e))?;
     let workers = compute.workers(py)?;
     let device = compute.device(py)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (events, mut receiver) = sync_channel(0);
     if let Some((rank, size)) = share {
         let team = Team::new(rank, size, Arc::new(Others(events.clone())));
-        job.team = team.map_err(|e| exception(py, e))?;
+        let team = team.map_err(|e| exception(py, e))?;
+        jobs.iter_mut().for_each(|(_, job)| job.team = team.clone());
     }
     let work = {
         let stop = stop.clone();
         move || {
-            let ended = Base::open(model.as_ref(), device)
-                .and_then(|base| run(job, &base, &stop, &mut Teller(events.clone())));
+            let ended =
+                Base::open(model.as_ref(), device).and_then(|base| run_all(jobs, &base, &stop, &events));
             // Whoever waited may have gone.
             let _ = events.send(Event::End(Box::new(ended)));
             Ok(())
@@ -170,14 +196,11 @@ pub fn train<'py>(
                     (Err(Error::Interrupted(_)), Some(reason)) => return Err(reason),
                     (Err(error), _) => return Err(exception(py, error)),
                 };
-                let report = ended.as_ref().and_then(Value::as_object);
-                return report.map(|report| dict(py, report)).transpose();
+                return ended.map(|report| dict(py, &report)).transpose();
             }
             Ok(Event::Step(report, go_on)) => {
                 let told = match &callback {
-                    Some(callback) if reason.is_none() => {
-                        callback.call1((dict(py, &described(report))?,)).map(drop)
-                    }
+                    Some(callback) if reason.is_none() => callback.call1((dict(py, &report)?,)).map(drop),
                     _ => Ok(()),
                 };
                 if told.is_err() {
@@ -209,9 +232,29 @@ pub fn train<'py>(
     }
 }
 
-fn run(job: Job, base: &Base, stop: &AtomicBool, teller: &mut Teller) -> Result<Option<Value>> {
-    let out = job.out.clone();
-    let run = job.prepare(base)?;
+/// Trains what was asked for, the domains one after the other.
+fn run_all(
+    jobs: Vec<(Option<String>, Job)>,
+    base: &Base,
+    stop: &AtomicBool,
+    events: &SyncSender<Event>,
+) -> Result<Option<Map<String, Value>>> {
+    // All are read before any is trained: what is wrong with the last one's lists need not be waited for.
+    let read = |(domain, job): (Option<String>, Job)| Ok((domain, job.prepare(base)?));
+    let runs = jobs.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+    let mut results = Map::new();
+    for (domain, run) in runs {
+        let mut teller = Teller { domain: domain.clone(), events: events.clone() };
+        let trained = train_one(&run, stop, &mut teller)?;
+        match domain {
+            Some(domain) => results.insert(domain, trained.into()),
+            None => return Ok(trained),
+        };
+    }
+    Ok(Some(results))
+}
+
+fn train_one(run: &Prepared, stop: &AtomicBool, teller: &mut Teller) -> Result<Option<Map<String, Value>>> {
     let Some(trained) = run.train(stop, teller)? else { return Ok(None) };
     let result = trained.result;
     let rates = |name: &str| {
@@ -225,15 +268,15 @@ fn run(job: Job, base: &Base, stop: &AtomicBool, teller: &mut Teller) -> Result<
             "oracle": wer(oracle),
         }))
     };
-    Ok(Some(json!({
-        "adapter": out,
+    Ok(Some(object(json!({
+        "adapter": run.out(),
         "epoch": result.epoch,
         "epochs": run.options.epochs,
         "seconds": result.seconds,
         "weights": result.weights,
         "validation": rates(SetSummary::VALIDATION),
         "held_out": rates(SetSummary::HELD_OUT),
-    })))
+    }))))
 }
 
 /// What `all_gather` makes of the bytes of `mine`.
@@ -267,9 +310,15 @@ fn unreachable() -> Error {
     Error::Interrupted("the rest of the team cannot be reached".into())
 }
 
-fn described(report: StepReport) -> Map<String, Value> {
+fn object(value: Value) -> Map<String, Value> {
+    let Value::Object(map) = value else { unreachable!("it is made as an object") };
+    map
+}
+
+fn described(domain: Option<&str>, report: StepReport) -> Map<String, Value> {
     let StepReport { epoch, step, steps, losses, tokens, lr, seconds } = report;
-    let described = json!({
+    object(json!({
+        "domain": domain,
         "epoch": epoch,
         "step": step,
         "steps": steps,
@@ -280,13 +329,14 @@ fn described(report: StepReport) -> Map<String, Value> {
         "tokens": tokens,
         "lr": lr,
         "seconds": seconds,
-    });
-    let Value::Object(described) = described else { unreachable!("it is an object") };
-    described
+    }))
 }
 
 /// Tells the thread that called of each step, and waits until it has heard.
-struct Teller(SyncSender<Event>);
+struct Teller {
+    domain: Option<String>,
+    events: SyncSender<Event>,
+}
 
 impl Observer for Teller {
     fn start(&mut self, _done: u64, _steps: u64) {}
@@ -296,7 +346,8 @@ impl Observer for Teller {
     fn step(&mut self, report: StepReport) {
         let (go_on, heard) = sync_channel(1);
         // Nobody listens where the caller would not wait for the end.
-        if self.0.send(Event::Step(report, go_on)).is_ok() {
+        let report = Box::new(described(self.domain.as_deref(), report));
+        if self.events.send(Event::Step(report, go_on)).is_ok() {
             let _ = heard.recv();
         }
     }

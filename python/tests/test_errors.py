@@ -88,6 +88,16 @@ def test_options_are_checked(adapter: Path, rescorer: lorb_engine.Rescorer, tmp_
         rescorer.score("one string")
     with pytest.raises(lorb_engine.UsageError, match="init_adapter"):
         lorb_engine.train(init_adapter=adapter, rank=4)
+    for domain, problem in [
+        ({"a/b": "x"}, "domain: found the name \"a/b\""),
+        ({"a": []}, "domain: found no file for a"),
+        ({"a": ""}, "domain: found a file without a name"),
+        ({"a": "x", "A": "x"}, "--domain A: another domain has this name"),
+    ]:
+        with pytest.raises(lorb_engine.UsageError, match=problem):
+            lorb_engine.train(domain=domain)  # type: ignore[arg-type]
+    with pytest.raises(lorb_engine.UsageError, match="domain and train"):
+        lorb_engine.train(domain={"a": "x"}, train="x")
     with pytest.raises(lorb_engine.UsageError, match="no target"):
         lorb_engine.train(targets="everything")
 

@@ -66,6 +66,50 @@ def test_a_callback_that_raises_stops_and_resume_ends_the_same(tmp_path: Path) -
     assert lorb_engine.train(out=tmp_path / "whole", resume=True, **SMALL) is None
 
 
+def test_domains_are_those_of_the_command_line(command_line: CommandLine, tmp_path: Path) -> None:
+    train, valid = BUILTIN / "train.jsonl.gz", BUILTIN / "valid.jsonl.gz"
+    reports: list[lorb_engine.StepReport] = []
+    domain = {"first": [train, valid], "second": valid}
+    here = tmp_path / "here"
+    result = lorb_engine.train(domain=domain, valid=0.3, out=here, threads=2, callback=reports.append, **SMALL)
+    options = ["--epochs", 1, "--hyps", 4, "--batch-tokens", 800, "--threads", 2, "--valid", 0.3]
+    named = ["--domain", f"first={train},{valid}", "--domain", f"second={valid}"]
+    there = tmp_path / "there"
+    ran = command_line("train", "--model", BUILTIN / "model", "--out", there, *named, *options)
+    assert ran.returncode == 0, ran.stderr
+    assert result is not None and list(result) == ["first", "second"]
+    for name in domain:
+        tensors = [folder / name / "adapter_model.safetensors" for folder in (here, there)]
+        assert tensors[0].read_bytes() == tensors[1].read_bytes()
+        assert result[name]["adapter"] == str(here / name)
+        line = next(line for line in ran.stdout.splitlines() if line.startswith(f"{name} validation"))
+        assert f"{result[name]['validation']['rescored']:.2f} %" in line
+    assert [r["domain"] for r in reports] == sorted(r["domain"] or "" for r in reports)
+    assert {r["domain"] for r in reports} == set(domain)
+    again = lorb_engine.train(domain=domain, valid=0.3, out=here, resume=True, **SMALL)
+    assert again == {"first": None, "second": None}
+
+
+def test_an_adapter_for_each_domain_scores_its_utterances(
+    adapter: Path, command_line: CommandLine, lists: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed.jsonl"
+    domains = ["legal", "news", "other"]
+    with mixed.open("w", encoding="utf-8") as file:
+        for i, utterance in enumerate(lists):
+            file.write(json.dumps({**utterance, "domain": domains[i % 3]}) + "\n")
+    other = tmp_path / "other"
+    lorb_engine.train(out=other, seed=7, **SMALL)
+    adapters = {"legal": adapter, "news": other}
+    here = lorb_engine.evaluate(mixed, adapter_for=adapters, adapter=adapter)
+    named = [argument for name, folder in adapters.items() for argument in ("--adapter-for", f"{name}={folder}")]
+    model = ["--model", BUILTIN / "model"]
+    ran = command_line("evaluate", mixed, *model, "--adapter", adapter, *named, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert here == json.loads(ran.stdout)
+    assert here != lorb_engine.evaluate(mixed, adapter=adapter)
+
+
 def interrupt_after(seconds: float) -> list[float]:
     """Presses Ctrl-C in a while; the list gets the time at which it did."""
     pressed: list[float] = []

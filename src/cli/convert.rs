@@ -17,7 +17,7 @@ pub struct Convert {
     input: PathBuf,
     /// Where they go, compressed if a name ends in .gz or .zst; - for JSON lines to the standard output
     output: PathBuf,
-    /// What they are: jsonl, espnet, kaldi, nemo, mlm or csv [default: recognised]
+    /// What they are: jsonl, espnet, kaldi, nemo, mlm, csv or parquet [default: recognised]
     #[arg(long, value_name = "FORMAT")]
     from: Option<Format>,
     /// What they become [default: by the name of OUTPUT]
@@ -39,6 +39,7 @@ impl Convert {
             ))
         })?;
         let mut input = ListReader::open_as(Some(&self.input), &Fields::default(), &reading)?;
+        note_left_out(&input);
         let mut output = ListWriter::create(Some(&self.output), to)?;
         let mut hypotheses = 0;
         while let Some(record) = input.next_record() {
@@ -54,6 +55,14 @@ impl Convert {
         note(format!("converted {utterances} utterances, {hypotheses} hypotheses, from {from} to {to}"));
         note_dropped(&dropped);
         Ok(())
+    }
+}
+
+/// Says which columns of a table are not read.
+pub fn note_left_out(lists: &ListReader) {
+    if !lists.left_out().is_empty() {
+        let columns = lists.left_out().join(", ");
+        note(format!("not read, as they are neither numbers, strings nor booleans: {columns}"));
     }
 }
 

@@ -113,7 +113,7 @@ struct DeviceOption {
 /// How lists are read. Where an option is absent, what the adapter was trained with applies.
 #[derive(Args)]
 struct Lists {
-    /// What the lists are: jsonl, espnet, kaldi, nemo, mlm or csv [default: recognised]
+    /// What the lists are: jsonl, espnet, kaldi, nemo, mlm, csv or parquet [default: recognised]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     #[command(flatten)]

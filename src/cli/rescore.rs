@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use lorb_engine::atomic::AtomicFile;
-use lorb_engine::nbest::jsonl::{Scores, rescored};
+use lorb_engine::nbest::jsonl::{Fields, Scores, rescored};
 use lorb_engine::nbest::normalise::Normaliser;
-use lorb_engine::nbest::{Format, ListWriter, Reading};
+use lorb_engine::nbest::{Format, ListReader, ListWriter, Reading};
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
 use lorb_engine::rescore::rescorer::Rescorer;
@@ -16,7 +16,7 @@ use lorb_engine::rescore::stream::stream;
 use lorb_engine::rescore::weights::{Features, RescoringFile};
 use lorb_engine::{Error, Result};
 
-use super::convert::note_dropped;
+use super::convert::{note_dropped, note_left_out};
 use super::output::note;
 use super::profile::{Profile, ProfileOption};
 use super::scoring::Scoring;
@@ -104,6 +104,9 @@ impl Rescore {
             return Err(Error::Usage(format!(
                 "--on-error skip is for jsonl: in {format} an utterance is no line"
             )));
+        }
+        if format == Format::Parquet {
+            note_left_out(&ListReader::open_as(self.input.as_deref(), &Fields::default(), &reading)?);
         }
         Ok(Reading { format: Some(format), ..reading })
     }

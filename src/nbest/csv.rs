@@ -10,15 +10,10 @@ use serde_json::{Map, Value};
 use super::file::ListFile;
 use super::keyed::json;
 use super::lines::{Origin, Source};
-use super::reader::Records;
 use super::record::{Defect, Record, text};
+use super::rows::{ID, RANK, REF, Row, Rows, TEXT};
 use super::writer::{Dropped, Sink};
 use crate::{Error, Result};
-
-const ID: &str = "id";
-const RANK: &str = "rank";
-const TEXT: &str = "text";
-const REF: &str = "ref";
 
 const COLUMNS: &str = "give it a header with the columns id and text, and with rank, am, lm, score, ref where there \
                        are such";
@@ -36,21 +31,11 @@ fn number(cell: &str) -> Option<f64> {
     cell.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// Reads the rows of an utterance, and one more.
+/// Reads one hypothesis a row.
 pub(super) struct Reader {
     rows: csv::Reader<Box<dyn BufRead + Send>>,
     origin: Origin,
     header: StringRecord,
-    next: Option<Row>,
-    line: u64,
-}
-
-struct Row {
-    id: String,
-    rank: Option<u64>,
-    reference: Option<String>,
-    fields: Map<String, Value>,
-    line: u64,
 }
 
 impl Reader {
@@ -67,9 +52,11 @@ impl Reader {
                 return Err(origin.defect(1, Defect::new(format!("there is no column {name}"), COLUMNS)));
             }
         }
-        Ok(Reader { rows, origin, header, next: None, line: 0 })
+        Ok(Reader { rows, origin, header })
     }
+}
 
+impl Rows for Reader {
     fn row(&mut self) -> Result<Option<Row>> {
         let mut cells = StringRecord::new();
         let at = self.rows.position().line();
@@ -98,40 +85,8 @@ impl Reader {
         Ok(Some(row))
     }
 
-    fn record(&mut self) -> Result<Option<Record>> {
-        let first = match self.next.take() {
-            Some(row) => row,
-            None => match self.row()? {
-                Some(row) => row,
-                None => return Ok(None),
-            },
-        };
-        self.line = first.line;
-        self.check_rank(&first, 1)?;
-        let mut hypotheses = vec![first.fields];
-        while let Some(row) = self.row()? {
-            if row.id != first.id || row.rank == Some(1) {
-                self.next = Some(row);
-                break;
-            }
-            self.check_rank(&row, hypotheses.len() as u64 + 1)?;
-            hypotheses.push(row.fields);
-        }
-        let mut record = Record::of(first.id, hypotheses);
-        if let Some(reference) = first.reference {
-            record.set_reference(&reference);
-        }
-        Ok(Some(record))
-    }
-
-    fn check_rank(&self, row: &Row, expected: u64) -> Result<()> {
-        match row.rank {
-            Some(rank) if rank != expected => {
-                let problem = format!("expected rank {expected} of utterance {}, found {rank}", row.id);
-                Err(self.origin.defect(row.line, Defect::new(problem, "sort the rows by utterance and rank")))
-            }
-            _ => Ok(()),
-        }
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 }
 
@@ -146,20 +101,6 @@ fn failed(origin: &Origin, error: csv::Error, line: u64) -> Error {
         _ => "the row is broken".into(),
     };
     origin.defect(line, Defect::new(problem, "write UTF-8, and quote what has commas, quotes or line breaks"))
-}
-
-impl Records for Reader {
-    fn next(&mut self) -> Option<Result<Record>> {
-        self.record().transpose()
-    }
-
-    fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
-    fn line(&self) -> u64 {
-        self.line
-    }
 }
 
 /// Writes the columns that the first utterance has.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::file::uncompressed;
 use super::lines::Source;
-use super::{csv, espnet, kaldi, mlm, nemo};
+use super::{csv, espnet, kaldi, mlm, nemo, parquet};
 use crate::atomic::is_special;
 use crate::{Error, Result};
 
@@ -26,11 +26,20 @@ pub enum Format {
     Mlm,
     /// Comma-separated values: one hypothesis a row.
     Csv,
+    /// Parquet: one utterance a row, or one hypothesis; a file, or a folder of such as Spark writes it.
+    Parquet,
 }
 
 impl Format {
-    pub const ALL: [Format; 6] =
-        [Format::Jsonl, Format::Espnet, Format::Kaldi, Format::Nemo, Format::Mlm, Format::Csv];
+    pub const ALL: [Format; 7] = [
+        Format::Jsonl,
+        Format::Espnet,
+        Format::Kaldi,
+        Format::Nemo,
+        Format::Mlm,
+        Format::Csv,
+        Format::Parquet,
+    ];
 
     /// As in `--format`.
     pub fn name(self) -> &'static str {
@@ -41,6 +50,7 @@ impl Format {
             Format::Nemo => "nemo",
             Format::Mlm => "mlm",
             Format::Csv => "csv",
+            Format::Parquet => "parquet",
         }
     }
 
@@ -63,11 +73,13 @@ impl Format {
             Format::Nemo => nemo::recognise(line),
             Format::Mlm => mlm::recognise(&start),
             Format::Csv => csv::recognise(line),
+            Format::Parquet => parquet::recognise(path, &start),
         });
         match found.collect::<Vec<_>>()[..] {
             [format] => Ok(format),
             [] if folder => {
-                let hint = format!("expected {}; or {}", espnet::LAYOUT, kaldi::LAYOUT);
+                let hint =
+                    format!("expected {}; or {}; or {}", espnet::LAYOUT, kaldi::LAYOUT, parquet::FOLDER);
                 Err(Error::file(path, "the folder holds no lists of a known format", hint))
             }
             [] => Ok(Format::Jsonl),
@@ -88,6 +100,7 @@ impl Format {
             Some("json") => Some(Format::Mlm),
             Some("csv") => Some(Format::Csv),
             Some("tsv") => Some(Format::Nemo),
+            Some("parquet") => Some(Format::Parquet),
             _ => None,
         }
     }
@@ -182,6 +195,10 @@ mod tests {
             ("\u{feff}{\n \"u-1\": {\n\"hyp_1\": {", Format::Mlm),
             ("{\"u\":{\"ref\":\"A\"", Format::Mlm),
             ("rank,text,\"id\",am\r\n", Format::Csv),
+            ("PAR1", Format::Parquet),
+            ("PAR1\u{15}\u{4}\u{15}", Format::Parquet),
+            ("PAR1\t-1.5\n", Format::Nemo),
+            ("PAR1,id,text\n", Format::Csv),
         ] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(Format::detect(&path).unwrap(), expected, "{text:?}");

@@ -18,6 +18,11 @@ pub(super) struct Origin {
 }
 
 impl Origin {
+    /// A file that is not decompressed as a whole.
+    pub fn of(path: PathBuf) -> Self {
+        Origin { path, compressed: false }
+    }
+
     pub fn defect(&self, line: u64, Defect { problem, hint }: Defect) -> Error {
         Error::List { path: self.path.clone(), line, problem, hint }
     }

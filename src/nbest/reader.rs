@@ -8,7 +8,8 @@ use super::jsonl::{self, Fields};
 use super::lines::{Origin, Source};
 use super::record::Record;
 use super::references::References;
-use super::{Utterance, csv, espnet, kaldi, mlm, nemo};
+use super::rows::Grouped;
+use super::{Utterance, csv, espnet, kaldi, mlm, nemo, parquet};
 use crate::{Error, Result};
 
 /// The utterances of one format. After [`Error::List`] the next call may go on; any other error ends the list.
@@ -23,6 +24,11 @@ pub(super) trait Records: Send {
 
     /// The bytes of that line, where an utterance is one line.
     fn raw_line(&self) -> &[u8] {
+        &[]
+    }
+
+    /// The columns of a table that are not read, as no record can hold what is in them.
+    fn left_out(&self) -> &[String] {
         &[]
     }
 }
@@ -60,7 +66,8 @@ impl ListReader {
             (Format::Kaldi, Some(path)) => Box::new(kaldi::Reader::open(path)?),
             (Format::Nemo, Some(path)) => Box::new(nemo::Reader::open(path, reading.manifest.as_deref())?),
             (Format::Mlm, Some(path)) => Box::new(mlm::Reader::open(path)?),
-            (Format::Csv, Some(path)) => Box::new(csv::Reader::open(path)?),
+            (Format::Csv, Some(path)) => Box::new(Grouped::new(csv::Reader::open(path)?)),
+            (Format::Parquet, Some(path)) => parquet::open(path)?,
         };
         let references = reading.references.as_deref().map(References::read).transpose()?;
         Ok(ListReader { records, fields: fields.clone(), references, utterances_read: 0 })
@@ -86,6 +93,11 @@ impl ListReader {
     /// The file as messages name it.
     pub fn path(&self) -> &Path {
         &self.records.origin().path
+    }
+
+    /// The columns of a table, with their types, that are neither numbers, strings nor booleans, and so not read.
+    pub fn left_out(&self) -> &[String] {
+        self.records.left_out()
     }
 
     /// How many utterances were read without an error so far.

@@ -10,7 +10,7 @@ use super::file::ListFile;
 use super::format::Format;
 use super::jsonl::{self, PRUNED, TOTAL};
 use super::record::Record;
-use super::{csv, espnet, kaldi, mlm, nemo};
+use super::{csv, espnet, kaldi, mlm, nemo, parquet};
 use crate::{Error, Result};
 
 /// The field that ranks a list in the formats of recognisers.
@@ -19,6 +19,11 @@ pub(super) const SCORE: &str = "score";
 /// Writes the utterances of one format.
 pub(super) trait Sink {
     fn write(&mut self, record: &Record, dropped: &mut Dropped) -> Result<()>;
+
+    /// Writes the last records, where they are written several at a time.
+    fn write_waiting(&mut self, _: &mut Dropped) -> Result<()> {
+        Ok(())
+    }
 
     /// Gives what was written its name; without this there is nothing.
     fn finish(self: Box<Self>) -> Result<()>;
@@ -32,7 +37,7 @@ pub struct ListWriter {
 }
 
 impl ListWriter {
-    /// Opens `path`. A file is compressed if its name ends in `.gz` or `.zst`. `None` and `-` are the standard
+    /// Opens `path`. A file is compressed if its name ends in `.gz` or `.zst`; one of Parquet is within, by itself. `None` and `-` are the standard
     /// output, for JSON lines alone.
     ///
     /// # Errors
@@ -51,6 +56,7 @@ impl ListWriter {
             (Format::Nemo, Some(path)) => Box::new(nemo::Writer::create(path)?),
             (Format::Mlm, Some(path)) => Box::new(mlm::Writer::create(path)?),
             (Format::Csv, Some(path)) => Box::new(csv::Writer::create(path)?),
+            (Format::Parquet, Some(path)) => Box::new(parquet::Writer::create(path)?),
         };
         Ok(ListWriter { format, sink, dropped: Dropped::default() })
     }
@@ -82,7 +88,8 @@ impl ListWriter {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn finish(self) -> Result<Dropped> {
+    pub fn finish(mut self) -> Result<Dropped> {
+        self.sink.write_waiting(&mut self.dropped)?;
         self.sink.finish()?;
         Ok(self.dropped)
     }

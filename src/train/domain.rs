@@ -17,19 +17,31 @@ pub struct Domain {
     pub files: Vec<PathBuf>,
 }
 
+impl Domain {
+    /// # Errors
+    /// A name that cannot be one of a folder, no file, or one without a name.
+    pub fn new(name: &str, files: Vec<PathBuf>) -> Result<Domain, String> {
+        if !is_name(name) {
+            return Err(format!("found the name {name:?}: {}", name::RULE));
+        }
+        if files.is_empty() || files.iter().any(|file| file.as_os_str().is_empty()) {
+            return Err(match files.is_empty() {
+                true => format!("found no file for {name}"),
+                false => "found a file without a name".into(),
+            });
+        }
+        Ok(Domain { name: name.into(), files })
+    }
+}
+
 impl FromStr for Domain {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Domain, String> {
         let expected = "expected NAME=FILE[,FILE...]";
         let (name, files) = text.split_once('=').ok_or_else(|| format!("{expected}, found no \"=\""))?;
-        if !is_name(name) {
-            return Err(format!("{expected}, found the name {name:?}: {}", name::RULE));
-        }
-        if files.split(',').any(str::is_empty) {
-            return Err(format!("{expected}, found a file without a name"));
-        }
-        Ok(Domain { name: name.into(), files: files.split(',').map(PathBuf::from).collect() })
+        let files = files.split(',').map(PathBuf::from).collect();
+        Domain::new(name, files).map_err(|problem| format!("{expected}, {problem}"))
     }
 }
 

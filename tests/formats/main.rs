@@ -10,4 +10,5 @@ mod kaldi;
 mod memory;
 mod mlm;
 mod nemo;
+mod parquet;
 mod round_trip;

@@ -57,13 +57,14 @@ fn peaks(bytes: usize) -> Vec<(String, u64)> {
     peaks
 }
 
-const TARGETS: [(&str, &str); 6] = [
+const TARGETS: [(&str, &str); 7] = [
     ("out.jsonl", "jsonl"),
     ("decode", "espnet"),
     ("nbest", "kaldi"),
     ("out.tsv", "nemo"),
     ("out.json", "mlm"),
     ("out.csv", "csv"),
+    ("out.parquet", "parquet"),
 ];
 
 fn compare(small: usize, large: usize) {

@@ -164,4 +164,23 @@ proptest! {
         }
         prop_assert_eq!(through("lists.csv", Format::Csv, &lines), lines);
     }
+
+    #[test]
+    fn parquet_holds_texts_scores_references_and_fields_of_one_type(
+        lines in utterances(Limits { keyed: false, references: true, scores: &["am", "lm", "a, \"b\""] }),
+        speaker: String, number: i64, flag: bool,
+    ) {
+        // Some have a field and some do not, but the first has it.
+        let mut lines = lines;
+        for (i, line) in lines.iter_mut().enumerate().filter(|(i, _)| i % 3 != 1) {
+            line["speaker"] = json!(speaker);
+            line["number"] = json!(number.wrapping_add(i as i64));
+            line["share"] = json!(1.0 / (i + 3) as f64);
+            for hypothesis in line["hyps"].as_array_mut().unwrap() {
+                hypothesis["flag"] = json!(flag);
+                hypothesis["said by"] = json!(speaker);
+            }
+        }
+        prop_assert_eq!(through("lists.parquet", Format::Parquet, &lines), lines);
+    }
 }
