@@ -119,18 +119,22 @@ pub fn total_errors(lists: &[ScoredList], chosen: &[usize]) -> u64 {
 /// Deterministic, whatever the number of threads.
 pub fn tune_weights(lists: &[ScoredList], lorb: bool) -> Weights {
     let scale = sharpness(lists, &Weights::default(), CONFIDENCE);
-    let mut scores: Vec<Coordinate> = if lorb { vec![LM, LORB] } else { vec![LM] };
-    let mut best = search(lists, scale, Weights::default(), &scores);
-    for other in [NGRAM, WORDS] {
-        scores.push(other);
-        let more = search(lists, scale, best, &scores);
-        if gains(lists, scale, &best, &more) {
-            best = more;
-        } else {
-            scores.pop();
-        }
+    let search = |from, scores: &[Coordinate]| search(lists, scale, from, scores);
+    let gains = |before: &Weights, after: &Weights| gains(lists, scale, before, after);
+    let (mut best, mut scores) = (Weights::default(), vec![LM]);
+    // Before this engine's score, so that with both nothing is worse than without it.
+    let domain = search(best, &[LM, NGRAM]);
+    if domain.ngram > 0.0 && gains(&search(best, &scores), &domain) {
+        best = domain;
+        scores.push(NGRAM);
     }
-    best
+    if lorb {
+        scores.push(LORB);
+    }
+    best = search(best, &scores);
+    scores.push(WORDS);
+    let more = search(best, &scores);
+    if gains(&best, &more) { more } else { best }
 }
 
 /// Whether `after` makes fewer expected errors than `before` by more than one standard error.
@@ -306,6 +310,22 @@ mod tests {
         let lists = random_lists(3, 1000, [0.5, 0.0, 0.5]);
         let w = tune_weights(&lists, true);
         assert!(w.lorb > 0.3 && w.lm < 0.1 && w.words.abs() < 0.1, "{w:?}");
+    }
+
+    #[test]
+    fn an_ngram_model_counts_where_it_tells_something() {
+        let with_ngram = |tells: bool| {
+            let mut lists = random_lists(8, 300, [0.1, 0.0, 0.1]);
+            for (i, h) in lists.iter_mut().flat_map(|l| &mut l.hypotheses).enumerate() {
+                let errors = if tells { h.errors } else { (i * 5 % 8) as u64 };
+                h.features.ngram = (i % 3) as f64 - errors as f64;
+            }
+            let [with, without] = [true, false].map(|lorb| tune_weights(&lists, lorb));
+            assert!(total_expected_errors(&lists, &with) <= total_expected_errors(&lists, &without));
+            [with.ngram, without.ngram]
+        };
+        assert!(with_ngram(true).iter().all(|w| *w > 0.1));
+        assert!(with_ngram(false).iter().all(|w| *w < 0.05));
     }
 
     #[test]
