@@ -10,7 +10,7 @@ import pytest
 
 from conftest import BUILTIN, ROOT
 
-EXAMPLE = ROOT / "python" / "examples" / "peft.py"
+EXAMPLE = ROOT / "python" / "examples" / "peft_both_ways.py"
 
 
 @pytest.mark.parametrize("model", ["embedded", "real"])

@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import pytest
 
@@ -69,7 +69,7 @@ def test_a_callback_that_raises_stops_and_resume_ends_the_same(tmp_path: Path) -
 def test_domains_are_those_of_the_command_line(command_line: CommandLine, tmp_path: Path) -> None:
     train, valid = BUILTIN / "train.jsonl.gz", BUILTIN / "valid.jsonl.gz"
     reports: list[lorb_engine.StepReport] = []
-    domain = {"first": [train, valid], "second": valid}
+    domain: dict[str, Sequence[Path]] = {"first": [train, valid], "second": [valid]}
     here = tmp_path / "here"
     result = lorb_engine.train(domain=domain, valid=0.3, out=here, threads=2, callback=reports.append, **SMALL)
     options = ["--epochs", 1, "--hyps", 4, "--batch-tokens", 800, "--threads", 2, "--valid", 0.3]

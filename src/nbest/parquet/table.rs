@@ -43,6 +43,7 @@ pub struct Table {
     files: VecDeque<PathBuf>,
     part: Part,
     number: u64,
+    ended: bool,
 }
 
 /// An open file.
@@ -61,7 +62,7 @@ impl Table {
     pub fn open(files: Vec<PathBuf>) -> Result<Self> {
         let mut files = VecDeque::from(files);
         let part = Part::open(&files.pop_front().expect("a file"))?;
-        Ok(Table { files, part, number: 0 })
+        Ok(Table { files, part, number: 0, ended: false })
     }
 
     pub fn layout(&self) -> Layout {
@@ -87,20 +88,14 @@ impl Table {
         self.origin().defect(self.number, defect)
     }
 
-    /// The cells of the next row that are not null.
+    /// The cells of the next row that are not null. After an error of a file it ends.
     pub fn row(&mut self) -> Result<Option<Map<String, Value>>> {
-        while self.part.next == self.part.rows.len() {
-            let path = &self.part.origin.path;
-            let rows = guarded(|| self.part.batches.next());
-            match rows.map_err(|problem| damaged(path, &problem, self.number))? {
-                Some(rows) => {
-                    let rows = rows.map_err(|e| failed(path, &e, self.number))?;
-                    (self.part.rows, self.part.next) = (rows.into(), 0);
-                }
-                None => match self.files.pop_front() {
-                    Some(file) => self.go_on_with(&file)?,
-                    None => return Ok(None),
-                },
+        match self.advance() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => {
+                self.ended = true;
+                return Err(error);
             }
         }
         self.number += 1;
@@ -110,6 +105,25 @@ impl Table {
             self.defect(Defect::new(format!("{place}: {value} is not a finite number"), NOT_FINITE))
         };
         fields.map(Some).map_err(infinite)
+    }
+
+    /// Decodes rows where there are none left; `false` at the end.
+    fn advance(&mut self) -> Result<bool> {
+        while !self.ended && self.part.next == self.part.rows.len() {
+            let path = &self.part.origin.path;
+            let rows = guarded(|| self.part.batches.next());
+            match rows.map_err(|problem| damaged(path, &problem, self.number))? {
+                Some(rows) => {
+                    let rows = rows.map_err(|e| failed(path, &e, self.number))?;
+                    (self.part.rows, self.part.next) = (rows.into(), 0);
+                }
+                None => match self.files.pop_front() {
+                    Some(file) => self.go_on_with(&file)?,
+                    None => self.ended = true,
+                },
+            }
+        }
+        Ok(!self.ended)
     }
 
     fn go_on_with(&mut self, file: &Path) -> Result<()> {

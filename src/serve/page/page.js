@@ -87,7 +87,7 @@ function shown(from, to) {
 function utterance(asked, answered) {
   const part = element("article");
   const before = answered.hyps
-    .map((hyp, i) => [hyp.parts.first_pass + hyp.parts.lm + hyp.parts.words, i])
+    .map((hyp, i) => [hyp.parts.first_pass + hyp.parts.lm + hyp.parts.ngram + hyp.parts.words, i])
     .sort((a, b) => b[0] - a[0] || a[1] - b[1])
     .map(([, i]) => i);
   const first = asked.hyps[before[0]].text;
@@ -107,6 +107,7 @@ function utterance(asked, answered) {
       ["total", answered.hyps[i].total],
       ["first pass", parts.first_pass],
       ["lm", parts.lm],
+      ["n-gram", parts.ngram],
       ["engine", parts.lorb],
       ["words", parts.words],
     ]) {

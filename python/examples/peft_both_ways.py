@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An adapter's way between PEFT and this engine, both ways.
 
-    peft.py [--model BERT] [--lists FILE] [--out FOLDER]
+    peft_both_ways.py [--model BERT] [--lists FILE] [--out FOLDER]
 
 Trains an adapter with PyTorch + PEFT and rescores with it here; then trains one here and loads it in PEFT. Each time
 the two must agree on every score. Needs torch, transformers and peft; downloads nothing.
@@ -38,11 +38,16 @@ def word_errors(reference: str, text: str) -> int:
     return row[-1]
 
 
+def classifier(base: Path) -> torch.nn.Module:
+    """In f32, whatever the file has: AdamW's second moments of small gradients are zero in f16."""
+    return AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).float()
+
+
 def train_with_peft(base: Path, lists: list[dict[str, Any]], out: Path) -> None:
     """One pass of the MWER loss over some lists: enough to give the matrices values of their own."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model = classifier(base)
     # A pooler that the base lacks is drawn at random: it must be saved with the adapter.
     config = LoraConfig(
         task_type="SEQ_CLS",
@@ -69,7 +74,7 @@ def train_with_peft(base: Path, lists: list[dict[str, Any]], out: Path) -> None:
 
 def scores_of_peft(base: Path, adapter: Path, texts: list[str]) -> np.ndarray:
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model = classifier(base)
     model = PeftModel.from_pretrained(model, adapter).eval()
     with torch.no_grad():
         encoded = (tokenizer(text, truncation=True, return_tensors="pt") for text in texts)
