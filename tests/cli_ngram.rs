@@ -27,10 +27,10 @@ fn patterned(count: usize) -> String {
 const TRAIN: &str =
     "train --model base --init-adapter adapter --train in.jsonl --epochs 1 --lr 1e-9 --head-lr 1e-9";
 
-fn trained(more: &str) -> (Desk, String) {
+fn trained() -> (Desk, String) {
     let desk = Desk::new();
     desk.write("in.jsonl", patterned(60));
-    let said = desk.ok(&format!("{TRAIN} --out trained {more}"));
+    let said = desk.ok(&format!("{TRAIN} --out trained --ngram-order 3"));
     (desk, said)
 }
 
@@ -40,7 +40,7 @@ fn numbers(line: &Value, key: &str) -> Vec<f64> {
 
 #[test]
 fn the_model_of_the_references_counts_in_the_total() {
-    let (desk, said) = trained("");
+    let (desk, said) = trained();
     assert!(said.contains("a 3-gram model of the references (11 words) counts "), "{said}");
     assert!(fs::read_to_string(desk.path("trained/README.md")).unwrap().contains("ngram.arpa"));
     let weights = &serde_json::from_str::<Value>(&desk.read("trained/rescoring.json")).unwrap()["weights"];
@@ -70,14 +70,14 @@ fn the_model_of_the_references_counts_in_the_total() {
 
 #[test]
 fn a_merged_model_keeps_it_and_an_adapter_may_do_without() {
-    let (desk, _) = trained("");
+    let (desk, _) = trained();
     desk.ok("merge --model base --adapter trained --output merged");
     assert_eq!(desk.read("merged/ngram.arpa"), desk.read("trained/ngram.arpa"));
     let merged = desk.ok("rescore --model merged --input in.jsonl");
     assert!(parsed(&merged).iter().all(|line| numbers(line, "ngram").iter().all(|d| *d < 0.0)));
 
     // Another run into the same folder takes the old model away.
-    let said = desk.ok(&format!("{TRAIN} --out trained --ngram-order 0"));
+    let said = desk.ok(&format!("{TRAIN} --out trained"));
     assert!(!said.contains("-gram model") && !desk.path("trained/ngram.arpa").exists(), "{said}");
     let without = desk.ok("rescore --model base --adapter trained --input in.jsonl");
     assert!(parsed(&without).iter().all(|line| line["hyps"][0].get("ngram").is_none()));
@@ -86,7 +86,7 @@ fn a_merged_model_keeps_it_and_an_adapter_may_do_without() {
 
 #[test]
 fn a_damaged_model_is_refused_with_its_line() {
-    let (desk, _) = trained("");
+    let (desk, _) = trained();
     let whole = desk.read("trained/ngram.arpa");
     desk.write("trained/ngram.arpa", whole.replacen("\\1-grams:", "\\one-grams:", 1));
     let rescore = "rescore --model base --adapter trained --input in.jsonl";

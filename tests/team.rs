@@ -77,7 +77,7 @@ fn job(desk: &Desk, train: &str, out: &str, team: Team) -> Job {
         out: desk.path(out),
         resume: false,
         init_adapter: None,
-        ngram_order: None,
+        ngram_order: 3,
         fresh_pooler: true,
         pace: Pace { epochs: Some(2), hyps: Some(4), batch_tokens: Some(120) },
         checkpoint_every: Duration::from_secs(3600),

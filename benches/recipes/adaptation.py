@@ -165,7 +165,7 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
 
         errors = judge(adapter)
         # The same for all methods of a fold.
-        none = "none" if "--ngram-order 0" in key["options"] else "ngram"
+        none = "ngram" if "--ngram-order" in key["options"] else "none"
         none = {**key, "method": none, "options": ""}
         errors_without = None if runs.has(none) else judge(without_lorb(adapter, weights, folder / "without"))
         if args.other:

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.plots import save
 
 
-# The defaults, and those of an adapter alone.
-OPTIONS = ["", "--ngram-order 0"]
+# The defaults, and an n-gram model beside them.
+OPTIONS = ["", "--ngram-order 3"]
 
 
 def closed(rows: list[dict]) -> float:

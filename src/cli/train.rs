@@ -101,9 +101,9 @@ pub struct Train {
     #[arg(long, value_name = "W")]
     lm_weight: Option<f64>,
     /// The order of an n-gram model of the training references, whose score counts beside the others where that helps on
-    /// lists that it has not seen; 0 leaves it out [default: 3; of the embedded lists 0]
-    #[arg(long, value_name = "N")]
-    ngram_order: Option<usize>,
+    /// lists that it has not seen: 3 for a narrow domain, whose sentences repeat each other; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    ngram_order: usize,
     /// Train a fresh pooler instead of keeping the base's; one that the base lacks is trained in any case
     #[arg(long)]
     fresh_pooler: bool,

@@ -9,26 +9,22 @@ use crate::rescore::ngram::Ngram;
 use crate::rescore::tune::{ScoredList, tune_weights};
 use crate::{Error, Result};
 
-/// The order of a model where nobody said it.
-const ORDER: usize = 3;
 /// Some hundred or thousand references say nothing of longer n-grams.
 const MOST_ORDER: usize = 5;
 /// Each part of the training lists is scored by a model of the others.
 const PARTS: usize = 10;
 
-/// The order that was asked for, or what suits the lists: of the `embedded` ones no model, since their held-out sentences
-/// follow other patterns than those to train on.
+/// Refuses an order that is too large.
 ///
 /// # Errors
-/// [`Error::Usage`] where it is too large.
-pub fn order(asked: Option<usize>, embedded: bool) -> Result<usize> {
-    match asked {
-        Some(order) if order > MOST_ORDER => Err(Error::Usage(format!(
+/// [`Error::Usage`] with it.
+pub fn check_order(order: usize) -> Result<()> {
+    if order > MOST_ORDER {
+        return Err(Error::Usage(format!(
             "--ngram-order {order}: expected {MOST_ORDER} at most, or 0 for no n-gram model"
-        ))),
-        Some(order) => Ok(order),
-        None => Ok(if embedded { 0 } else { ORDER }),
+        )));
     }
+    Ok(())
 }
 
 /// A model of all training references, and what it counts in the loss, relative to the first pass.

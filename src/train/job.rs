@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::base::Base;
 use super::checkpoint::{self, Identity, State};
-use super::cross_fit::{DomainModel, cross_fit, order};
+use super::cross_fit::{DomainModel, check_order, cross_fit};
 use super::examples::{Example, Preparation, Texts, digest, first_pass_weight, split};
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;
@@ -49,8 +49,8 @@ pub struct Job {
     pub resume: bool,
     /// Start from this adapter; its rank, alpha and targets apply.
     pub init_adapter: Option<Found>,
-    /// The order of the n-gram model of the training references, 0 for none; `None` is 3, and for the embedded lists 0.
-    pub ngram_order: Option<usize>,
+    /// The order of the n-gram model of the training references; 0 for none.
+    pub ngram_order: usize,
     /// Train a fresh pooler instead of keeping the base's.
     pub fresh_pooler: bool,
     /// Instead of what `options` say of the same: what is `None` here is chosen by the number of lists.
@@ -109,7 +109,7 @@ impl Job {
         }
         let model = &base.model;
         let embedded = self.train.is_empty();
-        let order = order(self.ngram_order, embedded)?;
+        check_order(self.ngram_order)?;
         if embedded && model.dir.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }
@@ -143,7 +143,7 @@ impl Job {
             false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
         };
         let (mut train, mut valid) = self.keep_for_validation(train, &preparation)?;
-        let domain_model = cross_fit(order, unit, &mut train, [&mut valid, &mut test]);
+        let domain_model = cross_fit(self.ngram_order, unit, &mut train, [&mut valid, &mut test]);
         // Nobody will read them.
         train.iter_mut().for_each(|e| e.texts = Texts::default());
         let chosen = if embedded { Pace::EMBEDDED } else { Pace::of(&train, domain_model.is_some()) };
@@ -181,7 +181,7 @@ impl Job {
         let chosen = || first_pass_weight(&train, options.lm_weight, w_d);
         let w_a = options.first_pass_weight.unwrap_or_else(chosen);
         let identity = Identity {
-            options: self.identity_options(&options, w_a, order),
+            options: self.identity_options(&options, w_a),
             data: digest(&[&train, &valid]),
             start: digest_start(model, &adapter)?,
             instruction_set: base.device.description(),
@@ -205,7 +205,7 @@ impl Job {
     }
 
     /// What the result depends on, by the option's name.
-    fn identity_options(&self, o: &TrainOptions, w_a: f64, order: usize) -> serde_json::Value {
+    fn identity_options(&self, o: &TrainOptions, w_a: f64) -> serde_json::Value {
         json!({
             "rank": o.lora.rank,
             "alpha": o.lora.alpha,
@@ -220,7 +220,7 @@ impl Job {
             "beta": o.beta,
             "first-pass-weight": w_a,
             "lm-weight": o.lm_weight,
-            "ngram-order": order,
+            "ngram-order": self.ngram_order,
             "corr-weight": o.correlation_weight,
             "seed": o.seed,
             "patience": o.patience,
