@@ -1,7 +1,7 @@
 //! A backoff n-gram model of the words (or characters) of a domain, kept beside an adapter as `ngram.arpa`.
 //!
-//! What the references of a few hundred lists say about which words follow each other is more than an adapter can learn
-//! from them in as many steps, and costs nothing to look up (docs/adaptation.md).
+//! Where the sentences of a domain repeat each other, a few hundred references say more about which words follow each
+//! other than an adapter learns from as many lists; outside of the domain they mislead (docs/adaptation.md).
 
 mod arpa;
 
