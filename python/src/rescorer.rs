@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lorb_engine::nbest::jsonl::{Fields, Scores, rescored, utterance};
-use lorb_engine::nbest::normalise::Normaliser;
 use lorb_engine::nbest::{ListWriter, Reading, Utterance};
 use lorb_engine::rescore::head::Head;
 use lorb_engine::rescore::prune::Margin;
@@ -76,12 +75,9 @@ impl Rescorer {
             let weights = &mut head.settings.rescoring.weights;
             weights.lorb = beta.unwrap_or(weights.lorb);
             let digest = head.digest()?;
-            let settings = head.settings.rescoring;
+            let settings = head.settings.rescoring.clone();
             settings.required_fields().check_kept_by_rescoring()?;
-            let normaliser = Normaliser::new(&settings.normalise)?;
-            let rescorer =
-                engine::Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?
-                    .with_ngrams(vec![head.settings.ngram]);
+            let rescorer = engine::Rescorer::of_head(device, head)?;
             Ok((Shared { rescorer, settings }, digest))
         };
         let (shared, digest) = workers.run(py, open)?;

@@ -7,7 +7,6 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use lorb_engine::atomic::AtomicFile;
 use lorb_engine::nbest::jsonl::{Fields, Scores, rescored};
-use lorb_engine::nbest::normalise::Normaliser;
 use lorb_engine::nbest::{Format, ListReader, ListWriter, Reading};
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
@@ -80,7 +79,7 @@ impl Rescore {
         }
         let (device, profile) = self.profile.start(self.compute.start()?)?;
         let head = self.scoring.open(&self.lists)?;
-        let mut settings = head.settings.rescoring;
+        let mut settings = head.settings.rescoring.clone();
         settings.weights.lorb = self.beta.unwrap_or(settings.weights.lorb);
         let fields = settings.required_fields();
         fields.check_kept_by_rescoring()?;
@@ -88,9 +87,7 @@ impl Rescore {
         note(format!("weights: {} ({}{beta})", settings.weights, head.settings.source));
 
         let input = ReadAhead::start(self.input.as_deref(), &fields, &reading);
-        let normaliser = Normaliser::new(&settings.normalise)?;
-        let rescorer = Rescorer::new(device, head.model, &head.adapter, normaliser, settings.unit)?
-            .with_ngrams(vec![head.settings.ngram]);
+        let rescorer = Rescorer::of_head(device, head)?;
         let written = write_all(&rescorer, &settings, self.prune, input, output, rejects);
         until_the_reader_has_seen_enough(written)?;
         profile.map_or(Ok(()), Profile::finish)

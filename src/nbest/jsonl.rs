@@ -141,9 +141,9 @@ impl Scores {
 }
 
 /// The output line of a rescored utterance: every field of the input in its place; each hypothesis gains
-/// "lorb", "total" and, with a domain's n-gram model, "ngram", the utterance gains "order" (indices into "hyps", best first), "best" (the text of
-/// the best) and "confidence" (the posterior of the best, of the totals times `confidence_scale`). Keys that
-/// are there already are replaced.
+/// "lorb", "total" and, with a domain's n-gram model, "ngram", the utterance gains "order" (indices into "hyps",
+/// best first), "best" (the text of the best) and "confidence" (the posterior of the best, of the totals times
+/// `confidence_scale`). Keys that are there already are replaced.
 ///
 /// A hypothesis that was pruned, for which `scores` has `None`, has neither score, and its index is in "pruned"
 /// of the utterance; without any there is no such key. In "order" they come last, by their first-pass scores.

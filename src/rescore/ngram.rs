@@ -71,18 +71,18 @@ impl Ngram {
             let count: u32 = words.values().sum();
             let (count, different) = (f64::from(count), words.len() as f64);
             let left = different / (count + different);
+            // Where nothing is known, all words of the language are as likely.
+            let language = LANGUAGE.max(words.len() + 1) as f64;
             for (&word, &seen) in &words {
-                let shorter = match context.split_first() {
-                    Some((_, shorter)) => 10f64.powf(model.log10(shorter, word)),
-                    None => 1.0 / LANGUAGE.max(words.len() + 1) as f64,
-                };
-                let probability = f64::from(seen) / (count + different) + left * shorter;
-                model.add(&[&context[..], &[word]].concat(), probability);
+                let gram = [&context[..], &[word]].concat();
+                let shorter =
+                    if context.is_empty() { 1.0 / language } else { 10f64.powf(model.log10(&gram[1..])) };
+                model.add(&gram, f64::from(seen) / (count + different) + left * shorter);
             }
             match model.grams.get_mut(&context[..]) {
                 Some(gram) => gram.backoff = left.log10() as f32,
                 // All that was not seen at all.
-                None => model.add(&[UNKNOWN], left / LANGUAGE.max(words.len() + 1) as f64),
+                None => model.add(&[UNKNOWN], left / language),
             }
         }
         Some(model)
@@ -99,19 +99,18 @@ impl Ngram {
         let mut words = vec![BEGIN];
         words.extend(sentence.iter().map(|word| self.numbers.get(*word).copied().unwrap_or(UNKNOWN)));
         words.push(END);
-        let of = |end: usize| self.log10(&words[(end + 1).saturating_sub(self.order)..end], words[end]);
+        let of = |end: usize| self.log10(&words[(end + 1).saturating_sub(self.order)..=end]);
         (1..words.len()).map(of).sum::<f64>() * LN_10
     }
 
-    /// log10 P(word|context), from the longest context that it was seen after.
-    fn log10(&self, context: &[u32], word: u32) -> f64 {
-        let mut backoff = 0.0;
-        for start in 0..=context.len() {
-            let context = &context[start..];
-            if let Some(gram) = self.grams.get(&[context, &[word]].concat()[..]) {
+    /// log10 P of the last word after the others, from as many of them as it was seen after.
+    fn log10(&self, words: &[u32]) -> f64 {
+        let (mut backoff, last) = (0.0, words.len() - 1);
+        for start in 0..words.len() {
+            if let Some(gram) = self.grams.get(&words[start..]) {
                 return backoff + f64::from(gram.probability);
             }
-            backoff += self.grams.get(context).map_or(0.0, |gram| f64::from(gram.backoff));
+            backoff += self.grams.get(&words[start..last]).map_or(0.0, |gram| f64::from(gram.backoff));
         }
         // A word that no unigram is of: as unknown.
         backoff + self.grams.get(&[UNKNOWN][..]).map_or(-99.0, |gram| f64::from(gram.probability))
@@ -148,8 +147,8 @@ mod tests {
             Some(number) => number as u32,
             None => model.numbers.get(word).copied().unwrap_or(UNKNOWN),
         };
-        let context: Vec<u32> = context.iter().map(|w| number(w)).collect();
-        10f64.powf(model.log10(&context, number(word)))
+        let words: Vec<u32> = context.iter().chain([&word]).map(|w| number(w)).collect();
+        10f64.powf(model.log10(&words))
     }
 
     fn near(a: f64, b: f64) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::head::Head;
 use super::ngram::Ngram;
 use super::prune::Margin;
 use super::scorer::{Pending, Scorer};
@@ -52,6 +53,18 @@ impl Rescorer {
         unit: Unit,
     ) -> Result<Self> {
         Rescorer::of_adapters(device, model, &[adapter], normaliser, unit)
+    }
+
+    /// What scores as `head` says.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new), and where its settings hold a bad regular expression.
+    pub fn of_head(device: AnyDevice, head: Head) -> Result<Self> {
+        let Head { model, adapter, settings, .. } = head;
+        let (rescoring, ngram) = (settings.rescoring, settings.ngram);
+        let normaliser = Normaliser::new(&rescoring.normalise)?;
+        let rescorer = Rescorer::new(device, model, &adapter, normaliser, rescoring.unit)?;
+        Ok(rescorer.with_ngrams(vec![ngram]))
     }
 
     /// The same with the n-gram models that the adapters have, by their numbers.

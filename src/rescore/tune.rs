@@ -122,11 +122,13 @@ pub fn tune_weights(lists: &[ScoredList], lorb: bool) -> Weights {
     let search = |from, scores: &[Coordinate]| search(lists, scale, from, scores);
     let gains = |before: &Weights, after: &Weights| gains(lists, scale, before, after);
     let (mut best, mut scores) = (Weights::default(), vec![LM]);
-    // Before this engine's score, so that with both nothing is worse than without it.
-    let domain = search(best, &[LM, NGRAM]);
-    if domain.ngram > 0.0 && gains(&search(best, &scores), &domain) {
-        best = domain;
-        scores.push(NGRAM);
+    if spread(lists, NGRAM.feature) > 0.0 {
+        // Before this engine's score, so that with both nothing is worse than without it.
+        let domain = search(best, &[LM, NGRAM]);
+        if domain.ngram > 0.0 && gains(&search(best, &scores), &domain) {
+            best = domain;
+            scores.push(NGRAM);
+        }
     }
     if lorb {
         scores.push(LORB);

@@ -218,8 +218,8 @@ impl Prepared {
                 words: read.units as f64,
                 ngram: read.ngram,
             };
-            let total = weights.combined(&features);
-            if !(features.lorb.is_finite() && total.is_finite()) {
+            let Scores { lorb, ngram, total } = Scores::new(&features, weights);
+            if !(lorb.is_finite() && total.is_finite()) {
                 let field = format!("{path}hyps[{}]", hyps.len());
                 return Err(Problem::field(field, "the weighted sum of its scores is not finite"));
             }
@@ -238,7 +238,6 @@ impl Prepared {
                     cached,
                 }
             });
-            let Scores { lorb, ngram, total } = Scores::new(&features, weights);
             hyps.push(AnsweredHypothesis { lorb, ngram, total, parts });
         }
         let totals: Vec<f64> = hyps.iter().map(|h| h.total).collect();

@@ -52,7 +52,8 @@ impl Base {
     /// What trains `adapter` on it, with the others of `team`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a team on a GPU. Where a tensor of the base is missing or has another shape, or the model is too large for the device.
+    /// [`Error::Usage`] for a team on a GPU. Where a tensor of the base is missing or has another shape, or the model is
+    /// too large for the device.
     pub fn learner<'a>(
         &'a self,
         options: &'a TrainOptions,

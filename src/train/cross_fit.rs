@@ -3,10 +3,10 @@
 
 use rayon::prelude::*;
 
-use super::examples::Example;
+use super::examples::{Example, lists};
 use crate::nbest::normalise::{Unit, units};
 use crate::rescore::ngram::Ngram;
-use crate::rescore::tune::{ScoredList, tune_weights};
+use crate::rescore::tune::tune_weights;
 use crate::{Error, Result};
 
 /// Some hundred or thousand references say nothing of longer n-grams.
@@ -44,17 +44,15 @@ pub fn cross_fit(
     if order == 0 || train.len() < PARTS {
         return None;
     }
-    let references: Vec<Vec<String>> = train.iter().map(|e| words(&e.texts.reference, unit)).collect();
+    let references: Vec<Vec<&str>> = train.iter().map(|e| units(&e.texts.reference, unit)).collect();
     let estimate = |left_out: Option<usize>| {
         let kept = references.iter().enumerate().filter(|(i, _)| Some(i % PARTS) != left_out);
-        let kept: Vec<Vec<&str>> = kept.map(|(_, r)| r.iter().map(String::as_str).collect()).collect();
-        Ngram::estimate(order, kept.iter().map(|sentence| &sentence[..]))
+        Ngram::estimate(order, kept.map(|(_, reference)| &reference[..]))
     };
     let parts: Vec<Option<Ngram>> = (0..PARTS).into_par_iter().map(|part| estimate(Some(part))).collect();
     let ngram = estimate(None)?;
     train.par_iter_mut().enumerate().for_each(|(i, e)| score(e, parts[i % PARTS].as_ref(), unit));
-    let lists: Vec<ScoredList> = train.iter().map(|e| e.list.clone()).collect();
-    let weight = tune_weights(&lists, false).ngram;
+    let weight = tune_weights(&lists(train), false).ngram;
     let serves = weight > 0.0;
     if !serves {
         train.iter_mut().for_each(|e| score(e, None, unit));
@@ -62,10 +60,6 @@ pub fn cross_fit(
     let all = serves.then_some(&ngram);
     others.into_iter().for_each(|set| set.par_iter_mut().for_each(|e| score(e, all, unit)));
     serves.then_some(DomainModel { ngram, weight })
-}
-
-fn words(text: &str, unit: Unit) -> Vec<String> {
-    units(text, unit).into_iter().map(String::from).collect()
 }
 
 fn score(example: &mut Example, ngram: Option<&Ngram>, unit: Unit) {
@@ -77,7 +71,7 @@ fn score(example: &mut Example, ngram: Option<&Ngram>, unit: Unit) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescore::tune::ScoredHypothesis;
+    use crate::rescore::tune::{ScoredHypothesis, ScoredList};
     use crate::rescore::weights::Features;
     use crate::train::examples::Texts;
 

@@ -146,9 +146,17 @@ pub fn digest(sets: &[&[Example]]) -> String {
     hex(&hash.finalize())
 }
 
+/// The lists of examples, for tuning.
+pub fn lists(examples: &[Example]) -> Vec<ScoredList> {
+    examples.iter().map(|e| e.list.clone()).collect()
+}
+
 /// The w_a of the loss at which softmax(w_a (a + lm_weight l + ngram_weight d)) is as sure on average as
 /// [`CONFIDENCE`](crate::rescore::tune::CONFIDENCE) says.
 pub fn first_pass_weight(examples: &[Example], lm_weight: f64, ngram_weight: f64) -> f64 {
-    let lists: Vec<ScoredList> = examples.iter().map(|e| e.list.clone()).collect();
-    sharpness(&lists, &Weights { lm: lm_weight, ngram: ngram_weight, ..Weights::default() }, CONFIDENCE)
+    sharpness(
+        &lists(examples),
+        &Weights { lm: lm_weight, ngram: ngram_weight, ..Weights::default() },
+        CONFIDENCE,
+    )
 }

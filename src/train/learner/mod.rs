@@ -26,8 +26,8 @@ use crate::tape::Tape;
 
 /// The parameters of a run on their device, and the optimizer that moves them.
 pub trait Learner {
-    /// Takes a step, or this process's part of one, with the learning rates at `factor` of their peaks. Its losses come from
-    /// [`losses`](Self::losses), now or some steps later: a device need not be waited for. Where the
+    /// Takes a step, or this process's part of one, with the learning rates at `factor` of their peaks. Its losses
+    /// come from [`losses`](Self::losses), now or some steps later: a device need not be waited for. Where the
     /// gradient is not finite, nothing moves, and its norm in the losses says so.
     ///
     /// # Errors
