@@ -15,6 +15,7 @@ use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
+use lorb_engine::rescore::weights::Weights;
 use lorb_engine::train::checkpoint::Identity;
 use lorb_engine::train::examples::{Example, Preparation, first_pass_weight};
 use lorb_engine::train::learner::CpuLearner;
@@ -42,7 +43,7 @@ fn main() -> Result<()> {
     };
     let read = |path: &str| preparation.read(&[PathBuf::from(path)]);
     let (mut train, mut valid) = (read(train)?, read(valid)?);
-    Pace::of(&train, false).set(&mut options);
+    Pace::of(&train).set(&mut options);
     shuffle_errors(&mut train, 1);
     shuffle_errors(&mut valid, 2);
 
@@ -55,8 +56,7 @@ fn main() -> Result<()> {
     let run = Run {
         options: &options,
         fit_head: true,
-        first_pass_weight: first_pass_weight(&train, 0.0, 0.0),
-        ngram_weight: 0.0,
+        fixed_weights: Weights { first_pass: first_pass_weight(&train, 0.0), ..Weights::default() },
         train: &train,
         valid: &valid,
         team: &Team::default(),

@@ -4,7 +4,8 @@ mod support;
 
 use std::fs;
 
-use lorb_engine::rescore::ngram::Ngram;
+use lorb_engine::rescore::ngram::{Likelihood, Ngram};
+use lorb_engine::rescore::weights::RescoringFile;
 use serde_json::{Value, json};
 use support::cli::{Desk, parsed};
 
@@ -30,7 +31,7 @@ const TRAIN: &str =
 fn trained() -> (Desk, String) {
     let desk = Desk::new();
     desk.write("in.jsonl", patterned(60));
-    let said = desk.ok(&format!("{TRAIN} --out trained --ngram-order 3"));
+    let said = desk.ok(&format!("{TRAIN} --out trained"));
     (desk, said)
 }
 
@@ -41,21 +42,23 @@ fn numbers(line: &Value, key: &str) -> Vec<f64> {
 #[test]
 fn the_model_of_the_references_counts_in_the_total() {
     let (desk, said) = trained();
-    assert!(said.contains("a 3-gram model of the references (11 words) counts "), "{said}");
+    assert!(said.contains("a 3-gram model of the references (11 words) counts beside"), "{said}");
     assert!(fs::read_to_string(desk.path("trained/README.md")).unwrap().contains("ngram.arpa"));
-    let weights = &serde_json::from_str::<Value>(&desk.read("trained/rescoring.json")).unwrap()["weights"];
-    let weight = |name: &str| weights[name].as_f64().unwrap();
-    assert!(weight("ngram") > 0.0, "{weights}");
+    let settings = RescoringFile::load(&desk.path("trained")).unwrap().unwrap();
+    let (weights, familiarity) = (settings.weights, settings.ngram.unwrap());
+    assert!(weights.ngram > 0.0, "{weights}");
     let ngram = Ngram::load(&desk.path("trained")).unwrap().unwrap();
 
     let rescored = desk.ok("rescore --model base --adapter trained --input in.jsonl");
     for line in parsed(&rescored) {
         assert_eq!(line["best"], line["ref"]);
         let [am, lorb, d, total] = ["am", "lorb", "ngram", "total"].map(|key| numbers(&line, key));
-        for (i, hypothesis) in line["hyps"].as_array().unwrap().iter().enumerate() {
-            let words: Vec<&str> = hypothesis["text"].as_str().unwrap().split(' ').collect();
-            assert_eq!(d[i], ngram.score(&words));
-            let sum = am[i] + weight("lorb") * lorb[i] + weight("words") * 6.0 + weight("ngram") * d[i];
+        let hypotheses = line["hyps"].as_array().unwrap().iter();
+        let words = hypotheses.map(|h| h["text"].as_str().unwrap().split(' ').collect::<Vec<_>>());
+        let likelihoods: Vec<Likelihood> = words.map(|words| ngram.likelihood(&words)).collect();
+        assert_eq!(d, familiarity.scores(likelihoods.into_iter()).collect::<Vec<_>>());
+        for i in 0..d.len() {
+            let sum = am[i] + weights.lorb * lorb[i] + weights.words * 6.0 + weights.ngram * d[i];
             assert!((sum - total[i]).abs() < 1e-9, "{sum} {}", total[i]);
         }
     }
@@ -69,15 +72,28 @@ fn the_model_of_the_references_counts_in_the_total() {
 }
 
 #[test]
+fn it_says_nothing_of_lists_that_are_strange_to_it() {
+    let (desk, _) = trained();
+    let strange = json!({"id": "v", "hyps": [
+        {"text": "at the end of it", "am": -1.0},
+        {"text": "at an end of it", "am": -1.5},
+    ]});
+    desk.write("strange.jsonl", format!("{strange}\n"));
+    let rescored = desk.ok("rescore --model base --adapter trained --input strange.jsonl");
+    let line = &parsed(&rescored)[0];
+    assert!(line["hyps"].as_array().unwrap().iter().all(|h| h.get("ngram").is_none()), "{line}");
+}
+
+#[test]
 fn a_merged_model_keeps_it_and_an_adapter_may_do_without() {
     let (desk, _) = trained();
     desk.ok("merge --model base --adapter trained --output merged");
     assert_eq!(desk.read("merged/ngram.arpa"), desk.read("trained/ngram.arpa"));
     let merged = desk.ok("rescore --model merged --input in.jsonl");
-    assert!(parsed(&merged).iter().all(|line| numbers(line, "ngram").iter().all(|d| *d < 0.0)));
+    assert!(parsed(&merged).iter().all(|line| numbers(line, "ngram").iter().all(|d| *d != 0.0)));
 
     // Another run into the same folder takes the old model away.
-    let said = desk.ok(&format!("{TRAIN} --out trained"));
+    let said = desk.ok(&format!("{TRAIN} --out trained --ngram-order 0"));
     assert!(!said.contains("-gram model") && !desk.path("trained/ngram.arpa").exists(), "{said}");
     let without = desk.ok("rescore --model base --adapter trained --input in.jsonl");
     assert!(parsed(&without).iter().all(|line| line["hyps"][0].get("ngram").is_none()));
@@ -95,4 +111,6 @@ fn a_damaged_model_is_refused_with_its_line() {
     desk.refused(rescore, 2, &["trained/ngram.arpa", "the file ends before \\end\\"]);
     desk.write("trained/ngram.arpa", [0xff, 0xfe]);
     desk.refused(rescore, 2, &["trained/ngram.arpa"]);
+    fs::remove_file(desk.path("trained/ngram.arpa")).unwrap();
+    desk.refused(rescore, 2, &["trained/ngram.arpa: it is missing"]);
 }

@@ -8,7 +8,8 @@
 
 The utterances of a domain are parted into five folds by a draw whose seed is fixed. In the run of seed S, fold S is the
 outer one: nothing but the last count of errors sees it. `lorb-engine train --valid 0.2` chooses the epoch and the weights
-within the other four. With --inner the outer fold is left alone, so that options can be chosen by what the inner
+within the other four. Each run is judged whole, without its n-gram model (METHOD-alone), and without its adapter: with the
+n-gram model (ngram) and without it (none). With --inner the outer fold is left alone, so that options can be chosen by what the inner
 validation found. A run that the CSV file has is not repeated, so what was interrupted goes on; --quick is a trial
 of one domain, seed and short run. Needs numpy, and nothing else.
 """
@@ -73,11 +74,14 @@ def errors_in(report: dict) -> int:
     return sum(report["systems"]["rescored"][kind] for kind in ["substitutions", "deletions", "insertions"])
 
 
-def without_lorb(adapter: Path, weights: dict, folder: Path) -> Path:
-    """The adapter with the weights that do best without its score: of the n-gram model and of words."""
+def settings(adapter: Path) -> dict:
+    return json.loads((adapter / "rescoring.json").read_text())
+
+
+def reweighted(adapter: Path, weights: dict, folder: Path) -> Path:
+    """The adapter with other weights of the scores."""
     shutil.copytree(adapter, folder)
-    rescoring = json.loads((folder / "rescoring.json").read_text())
-    (folder / "rescoring.json").write_text(json.dumps(rescoring | {"weights": weights}))
+    (folder / "rescoring.json").write_text(json.dumps(settings(adapter) | {"weights": weights}))
     return folder
 
 
@@ -123,6 +127,43 @@ class Runs:
                 writer.writeheader()
             writer.writerow(row)
 
+    def judged(self, key: dict, rows: list[dict], errors: list[int], **found: object) -> None:
+        """Adds a run with the errors that it leaves in each of `rows`."""
+        by_utterance = " ".join(map(str, errors))
+        self.add({**key, **of_lists(rows), "errors": sum(errors), "by_utterance": by_utterance, **found})
+
+
+def parted(rows: list[dict], seed: int, utterances: int) -> tuple[list[dict], list[dict]]:
+    """The utterances to train and tune on in the run of `seed`, and those to judge by."""
+    parts = folds(len(rows))
+    inner = [i for fold, part in enumerate(parts) if fold != seed - 1 for i in part]
+    inner = random.Random(seed).sample(inner, len(inner))[:utterances]
+    return [rows[i] for i in sorted(inner)], [rows[i] for i in sorted(parts[seed - 1])]
+
+
+def write_lists(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def of_lists(rows: list[dict]) -> dict:
+    """What the CSV file says of lists whatever rescores them."""
+    return {
+        "reference_words": sum(len(row["ref"].split()) for row in rows),
+        "first_pass": sum(errors_of(row, first_best(row)) for row in rows),
+        "oracle": sum(min(errors_of(row, i) for i in range(len(row["hyps"]))) for row in rows),
+    }
+
+
+def judge(evaluate: list[str], lists: Path, rows: list[dict]) -> list[int]:
+    """The errors of each utterance of `lists`, which are `rows`, as `lorb-engine evaluate` rescores them."""
+    with tempfile.TemporaryDirectory() as out:
+        report = json.loads(engine([*evaluate, "--json", "--trn", out, str(lists)])[0])["files"][0]
+        chosen = transcripts(next(Path(out).rglob("rescored.trn")))
+    errors = [word_errors(row["ref"].split(), words) for row, words in zip(rows, chosen, strict=True)]
+    assert sum(errors) == errors_in(report)
+    return errors
+
 
 def engine(arguments: list[str]) -> tuple[str, float]:
     """What a command prints, and the seconds of CPU time that it took."""
@@ -133,57 +174,36 @@ def engine(arguments: list[str]) -> tuple[str, float]:
 
 def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> None:
     """One training run and its judgement; with the first one of a fold also that of the first pass alone."""
-    fold = folds(len(rows))[key["seed"] - 1]
-    outer, inner = set(fold), [i for f in range(FOLDS) for i in folds(len(rows))[f] if f != key["seed"] - 1]
-    inner = sorted(random.Random(key["seed"]).sample(inner, len(inner))[: key["utterances"]])
+    inner, outer = parted(rows, key["seed"], key["utterances"])
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        for name, chosen in [("train", inner), ("test", sorted(outer))]:
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in chosen))
+        train, test = write_lists(folder / "train.jsonl", inner), write_lists(folder / "test.jsonl", outer)
         name = "-".join(map(str, key.values()))
         adapter = (args.keep or folder) / re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
         options = [args.init if o == "INIT" else o for o in METHODS[key["method"]]] + shlex.split(key["options"])
         common = ["--model", args.model, "--threads", str(args.threads)]
-        train = ["train", *common, "--resume", "--train", f"{folder}/train.jsonl", "--out", str(adapter)]
-        _, seconds = engine([*args.engine, *train, "--seed", str(key["seed"]), *options])
+        command = ["train", *common, "--resume", "--train", str(train), "--out", str(adapter)]
+        _, seconds = engine([*args.engine, *command, "--seed", str(key["seed"]), *options])
         found = {**training(adapter), "user_seconds": round(seconds, 1)}
         weights = found.pop("weights_without_lorb")
         if args.inner:
             runs.add({**key, **found})
             return
-        judged = [rows[i] for i in sorted(outer)]
-
-        def judge(adapter: Path) -> list[int]:
-            """The errors of each utterance of the outer fold."""
-            with tempfile.TemporaryDirectory() as out:
-                evaluate = ["evaluate", *common, "--adapter", str(adapter), "--json", "--trn", out]
-                report = json.loads(engine([*args.engine, *evaluate, f"{folder}/test.jsonl"])[0])["files"][0]
-                chosen = transcripts(next(Path(out).rglob("rescored.trn")))
-            errors = [word_errors(row["ref"].split(), words) for row, words in zip(judged, chosen, strict=True)]
-            assert sum(errors) == errors_in(report)
-            return errors
-
-        errors = judge(adapter)
-        # The same for all methods of a fold.
-        none = "ngram" if "--ngram-order" in key["options"] else "none"
-        none = {**key, "method": none, "options": ""}
-        errors_without = None if runs.has(none) else judge(without_lorb(adapter, weights, folder / "without"))
+        evaluate = [*args.engine, "evaluate", *common, "--adapter"]
+        errors = judge([*evaluate, str(adapter)], test, outer)
+        # Without the n-gram model, the other weights are as with it. Without this engine's score, all methods of a fold
+        # are the same.
+        alone = settings(adapter)["weights"] | {"ngram": 0}
+        parts = [({"method": f"{key['method']}-alone"}, alone)]
+        parts += [({"method": name, "options": ""}, of) for name, of in [("ngram", weights), ("none", weights | {"ngram": 0})]]
+        for part, of in parts:
+            if not runs.has(key | part):
+                other = reweighted(adapter, of, folder / part["method"])
+                runs.judged(key | part, outer, judge([*evaluate, str(other)], test, outer))
         if args.other:
-            other = ["evaluate", *common, "--adapter", str(adapter), "--json", args.other]
-            others = json.loads(engine([*args.engine, *other])[0])["files"][0]
+            others = json.loads(engine([*evaluate, str(adapter), "--json", args.other])[0])["files"][0]
             found |= {"other_words": others["reference_units"], "other_errors": errors_in(others)}
-    of_lists = {
-        "reference_words": sum(len(row["ref"].split()) for row in judged),
-        "first_pass": sum(errors_of(row, first_best(row)) for row in judged),
-        "oracle": sum(min(errors_of(row, i) for i in range(len(row["hyps"]))) for row in judged),
-    }
-
-    def add(key: dict, errors: list[int], **others: object) -> None:
-        runs.add({**key, **of_lists, "errors": sum(errors), "by_utterance": " ".join(map(str, errors)), **others})
-
-    if errors_without is not None:
-        add(none, errors_without)
-    add(key, errors, **found)
+    runs.judged(key, outer, errors, **found)
 
 
 def main() -> None:

@@ -16,10 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.plots import save
 
 
-# The defaults, and an n-gram model beside them.
-OPTIONS = ["", "--ngram-order 3"]
-
-
 def closed(rows: list[dict]) -> float:
     """Of all rows' outer folds together, in percent."""
     first_pass, oracle, errors = (sum(int(row[name]) for row in rows) for name in ["first_pass", "oracle", "errors"])
@@ -32,17 +28,17 @@ def main() -> None:
     parser.add_argument("svg", type=Path)
     args = parser.parse_args()
     with args.csv.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["options"] in OPTIONS and row["errors"]]
+        rows = [row for row in csv.DictReader(file) if row["options"] == "" and row["errors"]]
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    systems = {(row["domain"], row["method"], row["options"]) for row in rows if row["method"] != "none"}
-    for domain, method, options in sorted(systems):
-        own = [row for row in rows if (row["domain"], row["method"], row["options"]) == (domain, method, options)]
+    systems = {(row["domain"], row["method"]) for row in rows if row["method"] != "none"}
+    for domain, method in sorted(systems):
+        own = [row for row in rows if (row["domain"], row["method"]) == (domain, method)]
         sizes = sorted({int(row["utterances"]) for row in own})
         # Only the seeds that have every size: points of other folds are no curve, and two points are none either.
         seeds = set.intersection(*({row["seed"] for row in own if row["utterances"] == str(n)} for n in sizes))
         if len(sizes) > 2 and seeds:
             points = [closed([r for r in own if r["utterances"] == str(n) and r["seed"] in seeds]) for n in sizes]
-            axes.plot(sizes, points, marker="o", label=f"{domain}, {method} {options} (seeds {' '.join(sorted(seeds))})")
+            axes.plot(sizes, points, marker="o", label=f"{domain}, {method} (seeds {' '.join(sorted(seeds))})")
     axes.axhline(0, color="black", linewidth=1)
     axes.set(xscale="log", xlabel="utterances to train and tune on", ylabel="% of the gap closed")
     ticks = sorted({int(row["utterances"]) for row in rows})

@@ -110,7 +110,7 @@ impl Request {
             out: self.out,
             resume: self.resume,
             init_adapter: compute::adapter(self.init_adapter)?,
-            ngram_order: self.ngram_order.unwrap_or(0),
+            ngram_order: self.ngram_order.unwrap_or(Job::NGRAM_ORDER),
             fresh_pooler: self.fresh_pooler,
             pace: Pace { epochs: self.epochs, hyps: self.hyps, batch_tokens: self.batch_tokens },
             checkpoint_every: Duration::from_secs(self.checkpoint_every),

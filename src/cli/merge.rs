@@ -34,7 +34,7 @@ impl Merge {
         // What the adapter's folder says about text and weights holds for the merged model as well.
         let beside = |dir: &Path| {
             settings.rescoring.save(dir)?;
-            settings.ngram.as_ref().map_or(Ok(()), |ngram| ngram.save(dir))
+            settings.ngram.as_ref().map_or(Ok(()), |domain| domain.ngram.save(dir))
         };
         merge(&model.checkpoint, &model.config, &base.dir, Some(&adapter), &self.output, beside)?;
         let output = self.output.display();

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use lorb_engine::hub::Found;
 use lorb_engine::lora::{LoraConfig, Targets};
+use lorb_engine::rescore::ngram::DomainModel;
 use lorb_engine::train::base::Base;
-use lorb_engine::train::cross_fit::DomainModel;
 use lorb_engine::train::domain::Domain;
 use lorb_engine::train::job::{Job, Prepared};
 use lorb_engine::train::metrics::{Finished, History};
@@ -78,8 +78,7 @@ pub struct Train {
     /// Decoupled weight decay
     #[arg(long, value_name = "W")]
     weight_decay: Option<f32>,
-    /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 8, and to 3 beside an
-    /// n-gram model]
+    /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 8]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Stop after N validations in a row without a better epoch; the learning rate still falls over all --epochs
@@ -101,8 +100,8 @@ pub struct Train {
     #[arg(long, value_name = "W")]
     lm_weight: Option<f64>,
     /// The order of an n-gram model of the training references, whose score counts beside the others where that helps on
-    /// lists that it has not seen: 3 for a narrow domain, whose sentences repeat each other; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// lists that it has not seen, and in lists that are like those; 0 for none
+    #[arg(long, value_name = "N", default_value_t = Job::NGRAM_ORDER)]
     ngram_order: usize,
     /// Train a fresh pooler instead of keeping the base's; one that the base lacks is trained in any case
     #[arg(long)]
@@ -241,11 +240,12 @@ fn train(run: &Prepared, stop: &AtomicBool) -> Result<Option<Finished>> {
         valid.len(),
         test.len(),
     ))?;
-    say(format!("loss:    first-pass scores count {:.3}", run.first_pass_weight))?;
-    if let Some(DomainModel { ngram, weight }) = &run.domain_model {
-        let (order, words) = (ngram.order(), ngram.words());
+    say(format!("loss:    first-pass scores count {:.3}", run.fixed_weights.first_pass))?;
+    if let Some(DomainModel { ngram, .. }) = &run.domain_model {
         say(format!(
-            "         a {order}-gram model of the references ({words} words) counts {weight:.3} times that"
+            "n-gram:  a {}-gram model of the references ({} words) counts beside the trained score",
+            ngram.order(),
+            ngram.words()
         ))?;
     }
     let cut: usize = [train, valid, test].iter().flat_map(|s| s.iter()).map(|e| e.cut).sum();

@@ -126,7 +126,7 @@ impl Sink for Writer {
 pub struct Scores {
     /// g_i, this engine's score.
     pub lorb: f64,
-    /// d_i, what the n-gram model of the adapter's domain gives it, where there is one.
+    /// d_i, what the n-gram model of the adapter's domain gives it, where there is one and the list is not strange to it.
     pub ngram: Option<f64>,
     /// s_i, the combined score that ranks the list.
     pub total: f64,
@@ -134,7 +134,7 @@ pub struct Scores {
 
 impl Scores {
     pub fn new(features: &Features, weights: &Weights) -> Scores {
-        // No model is sure of a sentence.
+        // 0 is what it gives lists that are strange to it.
         let ngram = (features.ngram != 0.0).then_some(features.ngram);
         Scores { lorb: features.lorb, ngram, total: weights.combined(features) }
     }

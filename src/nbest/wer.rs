@@ -140,7 +140,6 @@ fn interval(value: impl Fn(Pair) -> Option<f64>, point: Pair, resamples: &[Pair]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     fn pair(reference_units: u64, errors_before: u64, errors_after: u64) -> Pair {
         Pair { reference_units, errors_before, errors_after }
@@ -187,13 +186,5 @@ mod tests {
         assert_eq!(bootstrap_relative_change(&[pair(0, 1, 1)], 10, 1), None);
         assert_eq!(bootstrap_relative_change(&[pair(1, 1, 1)], 0, 1), None);
         assert_eq!(bootstrap_relative_change(&[pair(1, 0, 1)], 10, 1).unwrap().relative, None);
-    }
-
-    #[test]
-    fn ten_thousand_resamples_of_a_test_set_are_quick() {
-        let utterances: Vec<Pair> = (0..2620).map(|i| pair(20, i % 3, i % 2)).collect();
-        let start = Instant::now();
-        bootstrap_relative_change(&utterances, 10_000, 1).unwrap();
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
 }

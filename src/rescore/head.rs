@@ -59,8 +59,8 @@ impl Head {
         let mut hash = Sha256::new();
         hash.update(described.to_string());
         hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
-        if let Some(ngram) = &settings.ngram {
-            hash.update(ngram.arpa());
+        if let Some(domain) = &settings.ngram {
+            hash.update(domain.ngram.arpa());
         }
         Ok(hex(&hash.finalize()))
     }

@@ -1,12 +1,22 @@
 //! A backoff n-gram model of the words (or characters) of a domain, kept beside an adapter as `ngram.arpa`.
 //!
 //! Where the sentences of a domain repeat each other, a few hundred references say more about which words follow each
-//! other than an adapter learns from as many lists; outside of the domain they mislead (docs/adaptation.md).
+//! other than an adapter learns from as many lists (docs/adaptation.md).
 
 mod arpa;
+mod familiarity;
 
 use std::collections::{BTreeMap, HashMap};
 use std::f64::consts::LN_10;
+
+pub use familiarity::{Familiarity, Likelihood};
+
+/// An n-gram model, and what it gives lists of its domain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DomainModel {
+    pub ngram: Ngram,
+    pub familiarity: Familiarity,
+}
 
 /// An n-gram model with the probabilities of an ARPA file.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,13 +104,14 @@ impl Ngram {
         self.grams.insert(gram.into(), Gram { probability, backoff: 0.0 });
     }
 
-    /// The natural logarithm of the probability of a sentence.
-    pub fn score(&self, sentence: &[&str]) -> f64 {
+    /// How likely a sentence is.
+    pub fn likelihood(&self, sentence: &[&str]) -> Likelihood {
         let mut words = vec![BEGIN];
         words.extend(sentence.iter().map(|word| self.numbers.get(*word).copied().unwrap_or(UNKNOWN)));
         words.push(END);
         let of = |end: usize| self.log10(&words[(end + 1).saturating_sub(self.order)..=end]);
-        (1..words.len()).map(of).sum::<f64>() * LN_10
+        let log_probability = (1..words.len()).map(of).sum::<f64>() * LN_10;
+        Likelihood { log_probability, words: words.len() - 1 }
     }
 
     /// log10 P of the last word after the others, from as many of them as it was seen after.
@@ -169,7 +180,7 @@ mod tests {
         assert!(near(probability(&model, &["<s>"], "a"), (2.0 + one(2.0)) / 3.0));
         let sentence = [("<s>", "a"), ("a", "b"), ("b", "</s>")];
         let product: f64 = sentence.iter().map(|(h, w)| probability(&model, &[h], w)).product();
-        assert!(near(model.score(&["a", "b"]), product.ln()));
+        assert!(near(model.likelihood(&["a", "b"]).log_probability, product.ln()));
     }
 
     #[test]
@@ -188,8 +199,9 @@ mod tests {
     fn reserved_names_are_no_words() {
         let model = model(3, &["a </s> b"]);
         assert_eq!(model.words(), 2);
-        assert_eq!(model.score(&["<s>"]), model.score(&["x"]));
-        assert!(model.score(&["a", "b"]) > model.score(&["b", "a"]));
+        assert_eq!(model.likelihood(&["<s>"]), model.likelihood(&["x"]));
+        let log_probability = |text: &[&str]| model.likelihood(text).log_probability;
+        assert!(log_probability(&["a", "b"]) > log_probability(&["b", "a"]));
     }
 
     #[test]

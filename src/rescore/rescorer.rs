@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::head::Head;
-use super::ngram::Ngram;
+use super::ngram::{DomainModel, Likelihood};
 use super::prune::Margin;
 use super::scorer::{Pending, Scorer};
 use super::weights::Features;
@@ -26,7 +26,7 @@ pub struct Rescorer {
     normaliser: Normaliser,
     unit: Unit,
     /// By adapter.
-    ngrams: Vec<Option<Arc<Ngram>>>,
+    ngrams: Vec<Option<Arc<DomainModel>>>,
     recorder: Recorder,
 }
 
@@ -68,7 +68,7 @@ impl Rescorer {
     }
 
     /// The same with the n-gram models that the adapters have, by their numbers.
-    pub fn with_ngrams(self, ngrams: Vec<Option<Arc<Ngram>>>) -> Self {
+    pub fn with_ngrams(self, ngrams: Vec<Option<Arc<DomainModel>>>) -> Self {
         Rescorer { ngrams, ..self }
     }
 
@@ -161,13 +161,17 @@ impl Rescorer {
             Some(pending) => pending.wait()?,
             None => self.scorer.scores_of(&sequences(&read))?,
         };
-        let mut scores = scores.into_iter();
-        let hypotheses = utterances.iter().flat_map(|u| &u.hypotheses);
-        let mut features = hypotheses.zip(&read).map(|(h, read)| {
-            let read = read.as_ref()?;
-            scores.next().map(|g| Features::new(h, f64::from(g), read.units, read.ngram))
-        });
-        let of = |u: &Utterance| features.by_ref().take(u.hypotheses.len()).collect();
+        let (mut scores, mut left) = (scores.into_iter(), &read[..]);
+        let of = |u: &Utterance| {
+            let list;
+            (list, left) = left.split_at(u.hypotheses.len());
+            let mut ngram = self.ngram_scores(list).into_iter();
+            let features = u.hypotheses.iter().zip(list).map(|(h, read)| {
+                let (read, g, d) = (read.as_ref()?, scores.next()?, ngram.next()?);
+                Some(Features::new(h, f64::from(g), read.units, d))
+            });
+            features.collect()
+        };
         Ok(Scored {
             features: utterances.iter().map(of).collect(),
             tokens: read.iter().flatten().map(|r| r.tokens.ids.len() as u64).sum(),
@@ -175,13 +179,22 @@ impl Rescorer {
         })
     }
 
+    /// d of the hypotheses of a list that were not pruned.
+    fn ngram_scores(&self, list: &[Option<Read>]) -> Vec<f64> {
+        let kept = list.iter().flatten();
+        match kept.clone().next().and_then(|first| self.ngrams[first.adapter].as_ref()) {
+            Some(domain) => domain.familiarity.scores(kept.filter_map(|read| read.likelihood)).collect(),
+            None => vec![0.0; kept.count()],
+        }
+    }
+
     fn read(&self, adapter: usize, text: &str) -> Result<Read> {
         let read = || {
             let text = self.normaliser.normalise(text);
             let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
             let units = units(&text, self.unit);
-            let ngram = self.ngrams[adapter].as_ref().map_or(0.0, |ngram| ngram.score(&units));
-            Ok(Read { adapter, tokens, units: units.len(), ngram })
+            let likelihood = self.ngrams[adapter].as_ref().map(|domain| domain.ngram.likelihood(&units));
+            Ok(Read { adapter, tokens, units: units.len(), likelihood })
         };
         self.recorder.operation("tokenise", |_| Work::default(), read)
     }
@@ -205,5 +218,5 @@ struct Read {
     adapter: usize,
     tokens: Encoded,
     units: usize,
-    ngram: f64,
+    likelihood: Option<Likelihood>,
 }

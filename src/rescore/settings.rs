@@ -3,20 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::ngram::Ngram;
+use super::ngram::{DomainModel, Familiarity, Ngram};
 use super::weights::{RescoringFile, Weights};
-use crate::Result;
 use crate::card::Card;
 use crate::nbest::Reading;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Case, NormaliseOptions, Unit};
+use crate::{Error, Result};
 
 /// What rescoring does, and who says so.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     pub rescoring: RescoringFile,
     /// Of the head's domain, where it has one.
-    pub ngram: Option<Arc<Ngram>>,
+    pub ngram: Option<Arc<DomainModel>>,
     /// For people.
     pub source: String,
 }
@@ -29,20 +29,21 @@ impl Settings {
     /// Where a file is there but cannot be read.
     pub fn of(directory: Option<&Path>) -> Result<Settings> {
         if let Some(directory) = directory {
-            let ngram = Ngram::load(directory)?.map(Arc::new);
             if let Some(rescoring) = RescoringFile::load(directory)? {
                 let mut source = directory.join(RescoringFile::NAME).display().to_string();
                 let tuned_on: Vec<&str> = rescoring.tuned_on.iter().map(|t| t.list.as_str()).collect();
                 if !tuned_on.is_empty() {
                     source += &format!(", tuned on {}", tuned_on.join(", "));
                 }
+                let ngram =
+                    rescoring.ngram.map(|familiarity| domain_model(directory, familiarity)).transpose()?;
                 return Ok(Settings { rescoring, ngram, source });
             }
             if let Some(card) = Card::load(directory)? {
                 let file = directory.join(Card::NAME);
                 let source =
                     format!("those of training, from {}; evaluate --tune finds better ones", file.display());
-                return Ok(Settings { rescoring: trained(card), ngram, source });
+                return Ok(Settings { rescoring: trained(card), ngram: None, source });
             }
         }
         let rescoring = RescoringFile {
@@ -51,6 +52,7 @@ impl Settings {
             fields: Fields::default(),
             normalise: NormaliseOptions::default(),
             unit: Unit::Word,
+            ngram: None,
             tuned_on: Vec::new(),
         };
         Ok(Settings {
@@ -112,5 +114,25 @@ impl ListOptions {
 
 fn trained(card: Card) -> RescoringFile {
     let Card { fields, normalise, unit, training_weights: weights, .. } = card;
-    RescoringFile { weights, confidence_scale: 1.0, fields, normalise, unit, tuned_on: Vec::new() }
+    RescoringFile {
+        weights,
+        confidence_scale: 1.0,
+        fields,
+        normalise,
+        unit,
+        ngram: None,
+        tuned_on: Vec::new(),
+    }
+}
+
+/// The n-gram model that the weights in `directory` are for.
+fn domain_model(directory: &Path, familiarity: Familiarity) -> Result<Arc<DomainModel>> {
+    match Ngram::load(directory)? {
+        Some(ngram) => Ok(Arc::new(DomainModel { ngram, familiarity })),
+        None => Err(Error::file(
+            directory.join(Ngram::FILE),
+            format!("it is missing, and the weights in {} are for it", RescoringFile::NAME),
+            "copy it from where the adapter was trained, or train it again",
+        )),
+    }
 }

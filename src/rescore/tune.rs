@@ -108,9 +108,10 @@ pub fn total_errors(lists: &[ScoredList], chosen: &[usize]) -> u64 {
     lists.iter().zip(chosen).map(|(list, &i)| list.errors_of(i)).sum()
 }
 
-/// The weights for `lists`: of the LM where they have one, of this engine's score if `lorb`, and of the n-gram
-/// model and of the words where that helps by more than one standard error over lists, since on few lists one
-/// more weight fits chance.
+/// The weights for `lists`: of the LM where they have one, of this engine's score if `lorb`, and of the words and
+/// of the n-gram model where that helps by more than one standard error over lists, since on few lists one more
+/// weight fits chance. That of the n-gram model comes last, with the others as they are without it: they are for
+/// lists that are strange to it as well.
 ///
 /// They make the fewest *expected* errors, sum_i P_i e_i with P = softmax(c s) as in the MWER loss, by a
 /// compass search. The count of errors itself has steps, and on few lists its minimum fits chance (seen:
@@ -121,22 +122,19 @@ pub fn tune_weights(lists: &[ScoredList], lorb: bool) -> Weights {
     let scale = sharpness(lists, &Weights::default(), CONFIDENCE);
     let search = |from, scores: &[Coordinate]| search(lists, scale, from, scores);
     let gains = |before: &Weights, after: &Weights| gains(lists, scale, before, after);
-    let (mut best, mut scores) = (Weights::default(), vec![LM]);
-    if spread(lists, NGRAM.feature) > 0.0 {
-        // Before this engine's score, so that with both nothing is worse than without it.
-        let domain = search(best, &[LM, NGRAM]);
-        if domain.ngram > 0.0 && gains(&search(best, &scores), &domain) {
-            best = domain;
-            scores.push(NGRAM);
-        }
-    }
+    let mut scores = vec![LM];
     if lorb {
         scores.push(LORB);
     }
-    best = search(best, &scores);
+    let mut best = search(Weights::default(), &scores);
     scores.push(WORDS);
-    let more = search(best, &scores);
-    if gains(&best, &more) { more } else { best }
+    for more in [&scores[..], &[NGRAM]] {
+        let more = search(best, more);
+        if gains(&best, &more) {
+            best = more;
+        }
+    }
+    best
 }
 
 /// Whether `after` makes fewer expected errors than `before` by more than one standard error.

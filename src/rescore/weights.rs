@@ -6,6 +6,7 @@ use std::{fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use super::ngram::Familiarity;
 use crate::nbest::Hypothesis;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Unit};
@@ -23,7 +24,7 @@ pub struct Weights {
     pub lorb: f64,
     /// w_n, of each word.
     pub words: f64,
-    /// w_d, of the domain's n-gram model; 0 in files from before there was one.
+    /// w_d, of the domain's n-gram model; 0 in files without.
     #[serde(default)]
     pub ngram: f64,
 }
@@ -46,7 +47,8 @@ pub struct Features {
     pub lorb: f64,
     /// n_i, how many words it has (characters, where these are the unit).
     pub words: f64,
-    /// d_i, the log-probability that the domain's n-gram model gives it; 0 without one.
+    /// d_i, how much likelier than usual the domain's n-gram model finds it
+    /// ([`Familiarity::scores`](super::ngram::Familiarity::scores)); 0 without one.
     pub ngram: f64,
 }
 
@@ -123,6 +125,9 @@ pub struct RescoringFile {
     pub fields: Fields,
     pub normalise: NormaliseOptions,
     pub unit: Unit,
+    /// What the n-gram model beside it gives lists of its domain; without it no such model counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ngram: Option<Familiarity>,
     /// What the weights were tuned on; empty where they were given by hand.
     pub tuned_on: Vec<TunedOn>,
 }
@@ -214,6 +219,7 @@ mod tests {
             fields: Fields::default(),
             normalise: NormaliseOptions::default(),
             unit: Unit::Word,
+            ngram: Some(Familiarity { mean: -3.0, strange: -8.0, usual: -2.5 }),
             tuned_on: vec![TunedOn { list: "dev.jsonl.gz".into(), utterances: 3 }],
         }
     }

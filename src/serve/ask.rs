@@ -137,7 +137,7 @@ async fn with_adapters(
 fn prepare(service: &Service, asked: Asked) -> Result<Prepared, Problem> {
     let (adapter, model) = (&asked.adapter, &service.model);
     let mut places: HashMap<Arc<[u32]>, usize> = HashMap::new();
-    let mut sequences = Vec::new();
+    let (mut sequences, mut likelihoods) = (Vec::new(), Vec::new());
     let mut hypotheses = Vec::with_capacity(asked.utterance.hyps.len());
     for (i, hypothesis) in asked.utterance.hyps.iter().enumerate() {
         let text = adapter.normaliser.normalise(&hypothesis.text);
@@ -151,8 +151,12 @@ fn prepare(service: &Service, asked: Asked) -> Result<Prepared, Problem> {
             sequences.len() - 1
         });
         let units = units(&text, adapter.settings.unit);
-        let ngram = adapter.ngram.as_ref().map_or(0.0, |ngram| ngram.score(&units));
-        hypotheses.push(Read { sequence, units: units.len(), ngram, cut: encoded.truncated });
+        likelihoods.extend(adapter.ngram.as_ref().map(|domain| domain.ngram.likelihood(&units)));
+        hypotheses.push(Read { sequence, units: units.len(), ngram: 0.0, cut: encoded.truncated });
+    }
+    if let Some(domain) = &adapter.ngram {
+        let scores = domain.familiarity.scores(likelihoods.into_iter());
+        hypotheses.iter_mut().zip(scores).for_each(|(read, score)| read.ngram = score);
     }
     let hits = sequences.iter().filter(|(_, score)| score.is_some()).count();
     metrics::cache(hits, sequences.len() - hits);

@@ -18,7 +18,7 @@ use crate::lora::Adapter;
 use crate::lora::name::{self, is_name};
 use crate::model::BaseModel;
 use crate::nbest::normalise::Normaliser;
-use crate::rescore::ngram::Ngram;
+use crate::rescore::ngram::DomainModel;
 use crate::rescore::scorer::{Bank, Seat};
 use crate::rescore::settings::Settings;
 use crate::rescore::weights::RescoringFile;
@@ -30,7 +30,7 @@ pub(super) struct Loaded {
     pub name: Option<String>,
     pub seat: Arc<Seat>,
     pub settings: RescoringFile,
-    pub ngram: Option<Arc<Ngram>>,
+    pub ngram: Option<Arc<DomainModel>>,
     pub normaliser: Normaliser,
     pub identity: Identity,
     /// Hypotheses that were asked for.
@@ -250,7 +250,7 @@ impl Loaded {
 
     /// Memory of the device and of the n-gram model.
     pub fn bytes(&self) -> usize {
-        self.seat.bytes() + self.ngram.as_ref().map_or(0, |ngram| ngram.bytes())
+        self.seat.bytes() + self.ngram.as_ref().map_or(0, |domain| domain.ngram.bytes())
     }
 
     /// The name in figures.

@@ -105,7 +105,7 @@ pub struct AnsweredUtterance {
 pub struct AnsweredHypothesis {
     /// This engine's score.
     pub lorb: f64,
-    /// What the n-gram model of the adapter's domain gives it, where there is one.
+    /// What the n-gram model of the adapter's domain gives it, where there is one and the list is not strange to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ngram: Option<f64>,
     /// The combined score.

@@ -1,12 +1,12 @@
-//! Scores of an n-gram model of the training references: lists to train on have them from models that have not seen
-//! their own reference, or it would seem to know everything.
+//! An n-gram model of the training references. What it is worth is seen on the same lists, each scored by a model that
+//! has not seen its own reference: otherwise it would seem to know everything.
 
 use rayon::prelude::*;
 
 use super::examples::{Example, lists};
 use crate::nbest::normalise::{Unit, units};
-use crate::rescore::ngram::Ngram;
-use crate::rescore::tune::tune_weights;
+use crate::rescore::ngram::{DomainModel, Familiarity, Likelihood, Ngram};
+use crate::rescore::tune::{ScoredList, tune_weights};
 use crate::{Error, Result};
 
 /// Some hundred or thousand references say nothing of longer n-grams.
@@ -27,20 +27,9 @@ pub fn check_order(order: usize) -> Result<()> {
     Ok(())
 }
 
-/// A model of all training references, and what it counts in the loss, relative to the first pass.
-pub struct DomainModel {
-    pub ngram: Ngram,
-    pub weight: f64,
-}
-
-/// Estimates a model of `order`, and gives all examples its scores; `None`, and no scores, where it would not serve:
-/// without a gain on `train` by more than one standard error.
-pub fn cross_fit(
-    order: usize,
-    unit: Unit,
-    train: &mut [Example],
-    others: [&mut [Example]; 2],
-) -> Option<DomainModel> {
+/// A model of `order` of the references of `train`; `None` where it would not serve: without a gain on lists whose
+/// references it has not seen by more than one standard error.
+pub fn cross_fit(order: usize, unit: Unit, train: &[Example]) -> Option<DomainModel> {
     if order == 0 || train.len() < PARTS {
         return None;
     }
@@ -49,29 +38,43 @@ pub fn cross_fit(
         let kept = references.iter().enumerate().filter(|(i, _)| Some(i % PARTS) != left_out);
         Ngram::estimate(order, kept.map(|(_, reference)| &reference[..]))
     };
-    let parts: Vec<Option<Ngram>> = (0..PARTS).into_par_iter().map(|part| estimate(Some(part))).collect();
-    let ngram = estimate(None)?;
-    train.par_iter_mut().enumerate().for_each(|(i, e)| score(e, parts[i % PARTS].as_ref(), unit));
-    let weight = tune_weights(&lists(train), false).ngram;
-    let serves = weight > 0.0;
-    if !serves {
-        train.iter_mut().for_each(|e| score(e, None, unit));
+    let parts: Vec<Ngram> =
+        (0..PARTS).into_par_iter().map(|part| estimate(Some(part))).collect::<Option<_>>()?;
+    let of_others = || parts.iter().cycle();
+    let of_references: Vec<Likelihood> =
+        references.iter().zip(of_others()).map(|(reference, ngram)| ngram.likelihood(reference)).collect();
+    let of_lists: Vec<Vec<Likelihood>> =
+        train.par_iter().enumerate().map(|(i, e)| likelihoods(&parts[i % PARTS], e, unit)).collect();
+    let familiarity = Familiarity::of(&of_references, &of_lists);
+    let mut lists = lists(train);
+    for (list, likelihoods) in lists.iter_mut().zip(of_lists) {
+        set_scores(list, &familiarity, likelihoods);
     }
-    let all = serves.then_some(&ngram);
-    others.into_iter().for_each(|set| set.par_iter_mut().for_each(|e| score(e, all, unit)));
-    serves.then_some(DomainModel { ngram, weight })
+    let serves = tune_weights(&lists, false).ngram > 0.0;
+    serves.then_some(DomainModel { ngram: estimate(None)?, familiarity })
 }
 
-fn score(example: &mut Example, ngram: Option<&Ngram>, unit: Unit) {
-    for (hypothesis, text) in example.list.hypotheses.iter_mut().zip(&example.texts.hypotheses) {
-        hypothesis.features.ngram = ngram.map_or(0.0, |ngram| ngram.score(&units(text, unit)));
-    }
+/// Gives `lists`, which are those of `examples`, the scores of a model that has not seen their references.
+pub fn score(domain: &DomainModel, examples: &[Example], lists: &mut [ScoredList], unit: Unit) {
+    lists.par_iter_mut().zip(examples).for_each(|(list, example)| {
+        set_scores(list, &domain.familiarity, likelihoods(&domain.ngram, example, unit));
+    });
+}
+
+/// Of each hypothesis.
+fn likelihoods(ngram: &Ngram, example: &Example, unit: Unit) -> Vec<Likelihood> {
+    example.texts.hypotheses.iter().map(|text| ngram.likelihood(&units(text, unit))).collect()
+}
+
+fn set_scores(list: &mut ScoredList, familiarity: &Familiarity, likelihoods: Vec<Likelihood>) {
+    let scores = familiarity.scores(likelihoods.into_iter());
+    list.hypotheses.iter_mut().zip(scores).for_each(|(h, score)| h.features.ngram = score);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescore::tune::{ScoredHypothesis, ScoredList};
+    use crate::rescore::tune::ScoredHypothesis;
     use crate::rescore::weights::Features;
     use crate::train::examples::Texts;
 
@@ -103,37 +106,39 @@ mod tests {
         (0..count).map(of).collect()
     }
 
-    #[test]
-    fn what_the_references_say_is_learned() {
-        let (mut train, mut valid) = (examples(40), examples(5));
-        let model = cross_fit(3, Unit::Word, &mut train, [&mut valid, &mut []]).unwrap();
-        assert!(model.weight > 0.0 && model.ngram.words() == 7);
-        for example in train.iter().chain(&valid) {
-            let [wrong, right] = [0, 1].map(|i| example.list.hypotheses[i].features.ngram);
-            assert!(right > wrong && wrong < 0.0, "{}: {right} {wrong}", example.id);
-        }
+    /// What is scored by a model of `train`.
+    fn scored(model: &DomainModel, examples: &[Example]) -> Vec<[f64; 2]> {
+        let mut lists = lists(examples);
+        score(model, examples, &mut lists, Unit::Word);
+        lists.iter().map(|list| [0, 1].map(|i| list.hypotheses[i].features.ngram)).collect()
     }
 
     #[test]
-    fn a_list_is_scored_by_what_others_say() {
-        let mut train = examples(39);
-        train.push(example("unheard of words", "unheard off words"));
-        cross_fit(3, Unit::Word, &mut train, [&mut [], &mut []]).unwrap();
-        let alone = &train[39].list.hypotheses;
-        // Unknown word by word: the same for both.
-        assert_eq!(alone[0].features.ngram, alone[1].features.ngram);
+    fn what_the_references_say_is_learned() {
+        let model = cross_fit(3, Unit::Word, &examples(40)).unwrap();
+        assert_eq!(model.ngram.words(), 7);
+        assert!(scored(&model, &examples(5)).iter().all(|[wrong, right]| right > wrong));
+        let strange = example("unheard of words", "nobody knew them");
+        assert_eq!(scored(&model, &[strange]), [[0.0; 2]]);
+    }
+
+    #[test]
+    fn what_is_usual_was_found_by_models_of_other_lists() {
+        let mut train = examples(40);
+        let familiar = cross_fit(3, Unit::Word, &train).unwrap().familiarity;
+        // One of fifty is beyond what counts as strange; a model that had seen it would find it usual.
+        train.extend((0..11).map(|i| example(&format!("a{i} b{i} c{i}"), &format!("d{i} e{i} f{i}"))));
+        let lower = cross_fit(3, Unit::Word, &train).unwrap().familiarity;
+        assert!(lower.strange < familiar.strange - 2.0, "{lower:?} {familiar:?}");
+        assert!((lower.usual - familiar.usual).abs() < 0.5, "{lower:?} {familiar:?}");
     }
 
     #[test]
     fn what_does_not_serve_is_left_out() {
-        for order in [0, 3] {
-            let mut train: Vec<Example> =
-                (0..40).map(|i| example(&format!("w{i} v{i}"), &format!("u{i} v{i}"))).collect();
-            let mut valid = examples(5);
-            assert!(cross_fit(order, Unit::Word, &mut train, [&mut valid, &mut []]).is_none());
-            let all = train.iter().chain(&valid).flat_map(|e| &e.list.hypotheses);
-            assert!(all.clone().all(|h| h.features.ngram == 0.0));
-        }
-        assert!(cross_fit(3, Unit::Word, &mut examples(9), [&mut [], &mut []]).is_none());
+        let strangers: Vec<Example> =
+            (0..40).map(|i| example(&format!("w{i} v{i}"), &format!("u{i} v{i}"))).collect();
+        assert_eq!(cross_fit(3, Unit::Word, &strangers), None);
+        assert_eq!(cross_fit(0, Unit::Word, &examples(40)), None);
+        assert_eq!(cross_fit(3, Unit::Word, &examples(9)), None);
     }
 }

@@ -136,7 +136,6 @@ pub fn digest(sets: &[&[Example]]) -> String {
             for (h, tokens) in example.list.hypotheses.iter().zip(&example.tokens) {
                 hash.update(h.features.first_pass.to_le_bytes());
                 hash.update(h.features.lm.to_le_bytes());
-                hash.update(h.features.ngram.to_le_bytes());
                 hash.update(h.errors.to_le_bytes());
                 hash.update((tokens.len() as u64).to_le_bytes());
                 hash.update(bytemuck::cast_slice::<u32, u8>(tokens));
@@ -151,12 +150,8 @@ pub fn lists(examples: &[Example]) -> Vec<ScoredList> {
     examples.iter().map(|e| e.list.clone()).collect()
 }
 
-/// The w_a of the loss at which softmax(w_a (a + lm_weight l + ngram_weight d)) is as sure on average as
+/// The w_a of the loss at which softmax(w_a (a + lm_weight l)) is as sure on average as
 /// [`CONFIDENCE`](crate::rescore::tune::CONFIDENCE) says.
-pub fn first_pass_weight(examples: &[Example], lm_weight: f64, ngram_weight: f64) -> f64 {
-    sharpness(
-        &lists(examples),
-        &Weights { lm: lm_weight, ngram: ngram_weight, ..Weights::default() },
-        CONFIDENCE,
-    )
+pub fn first_pass_weight(examples: &[Example], lm_weight: f64) -> f64 {
+    sharpness(&lists(examples), &Weights { lm: lm_weight, ..Weights::default() }, CONFIDENCE)
 }

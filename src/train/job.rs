@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::base::Base;
 use super::checkpoint::{self, Identity, State};
-use super::cross_fit::{DomainModel, check_order, cross_fit};
+use super::cross_fit::{self, check_order, cross_fit};
 use super::examples::{Example, Preparation, Texts, digest, first_pass_weight, split};
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;
@@ -27,7 +27,7 @@ use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::rescore::confidence::fit_confidence_scale;
-use crate::rescore::ngram::Ngram;
+use crate::rescore::ngram::{DomainModel, Ngram};
 use crate::rescore::settings::ListOptions;
 use crate::rescore::tune::{ScoredList, tune_weights};
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
@@ -49,7 +49,8 @@ pub struct Job {
     pub resume: bool,
     /// Start from this adapter; its rank, alpha and targets apply.
     pub init_adapter: Option<Found>,
-    /// The order of the n-gram model of the training references; 0 for none.
+    /// The order of the n-gram model of the training references, [`NGRAM_ORDER`](Self::NGRAM_ORDER) by default; 0 for
+    /// none.
     pub ngram_order: usize,
     /// Train a fresh pooler instead of keeping the base's.
     pub fresh_pooler: bool,
@@ -76,8 +77,8 @@ pub struct Prepared<'b> {
     pub test: Vec<Example>,
     /// The recipe, with what was chosen by the number of lists.
     pub options: TrainOptions,
-    /// w_a of the loss.
-    pub first_pass_weight: f64,
+    /// Of the scores that are not trained, in the loss.
+    pub fixed_weights: Weights,
     /// Of the training references, where it serves.
     pub domain_model: Option<DomainModel>,
     fit_head: bool,
@@ -94,6 +95,9 @@ pub struct Trained {
 }
 
 impl Job {
+    /// A few hundred references say little of longer n-grams.
+    pub const NGRAM_ORDER: usize = 3;
+
     /// Reads the lists and makes `out`.
     ///
     /// # Errors
@@ -135,18 +139,18 @@ impl Job {
                 self.out.display()
             )));
         }
-        let (train, mut test) = match embedded {
+        let (train, test) = match embedded {
             true => (
                 preparation.read_list(builtin::training_lists(&fields)?)?,
                 preparation.read_list(builtin::held_out_lists(&fields)?)?,
             ),
             false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
         };
-        let (mut train, mut valid) = self.keep_for_validation(train, &preparation)?;
-        let domain_model = cross_fit(self.ngram_order, unit, &mut train, [&mut valid, &mut test]);
+        let (mut train, valid) = self.keep_for_validation(train, &preparation)?;
+        let domain_model = cross_fit(self.ngram_order, unit, &train);
         // Nobody will read them.
         train.iter_mut().for_each(|e| e.texts = Texts::default());
-        let chosen = if embedded { Pace::EMBEDDED } else { Pace::of(&train, domain_model.is_some()) };
+        let chosen = if embedded { Pace::EMBEDDED } else { Pace::of(&train) };
         self.pace.or(chosen).set(&mut options);
 
         let mut beta = options.beta.initial();
@@ -177,9 +181,8 @@ impl Job {
         let fit_head = self.init_adapter.is_none()
             && adapter.layout.pooler().is_none()
             && !has_classifier(&model.config, &model.checkpoint);
-        let w_d = domain_model.as_ref().map_or(0.0, |domain| domain.weight);
-        let chosen = || first_pass_weight(&train, options.lm_weight, w_d);
-        let w_a = options.first_pass_weight.unwrap_or_else(chosen);
+        let w_a = options.first_pass_weight.unwrap_or_else(|| first_pass_weight(&train, options.lm_weight));
+        let fixed_weights = Weights { first_pass: w_a, lm: w_a * options.lm_weight, ..Weights::default() };
         let identity = Identity {
             options: self.identity_options(&options, w_a),
             data: digest(&[&train, &valid]),
@@ -194,7 +197,7 @@ impl Job {
             valid,
             test,
             options,
-            first_pass_weight: w_a,
+            fixed_weights,
             domain_model,
             fit_head,
             fields,
@@ -279,8 +282,7 @@ impl Prepared<'_> {
         let run = Run {
             options,
             fit_head: self.fit_head,
-            first_pass_weight: self.first_pass_weight,
-            ngram_weight: self.ngram_weight(),
+            fixed_weights: self.fixed_weights,
             train: &self.train,
             valid: &self.valid,
             team,
@@ -306,6 +308,7 @@ impl Prepared<'_> {
         let held_out = if held_out.is_empty() { Vec::new() } else { learner.scores(&held_out)? };
         let Outcome { adapter, epoch, epochs, validation, seconds, .. } = outcome;
 
+        let validation = self.with_ngram(&self.valid, validation);
         let weights = tune_weights(&validation, true);
         let weights_without_lorb = tune_weights(&validation, false);
         let summary = |name: &str, examples: &[Example], lists| {
@@ -313,7 +316,8 @@ impl Prepared<'_> {
         };
         let mut sets = vec![summary(SetSummary::VALIDATION, &self.valid, &validation)];
         if !self.test.is_empty() {
-            sets.push(summary(SetSummary::HELD_OUT, &self.test, &with_scores(&self.test, &held_out)));
+            let lists = self.with_ngram(&self.test, with_scores(&self.test, &held_out));
+            sets.push(summary(SetSummary::HELD_OUT, &self.test, &lists));
         }
         let result = Finished { epoch, epochs, seconds, weights, weights_without_lorb, sets };
         if let Some(metrics) = metrics {
@@ -333,7 +337,6 @@ impl Prepared<'_> {
         let (out, options, model) = (&self.job.out, &self.options, &self.base.model);
         let weights = result.weights;
         adapter.save(out)?;
-        let w_a = self.first_pass_weight;
         let beta = adapter.beta().map_or(options.beta.initial(), f64::from);
         let card = Card {
             base: model.name.clone(),
@@ -341,29 +344,25 @@ impl Prepared<'_> {
             fields: self.fields.clone(),
             normalise: self.normalise.clone(),
             unit: self.unit,
-            training_weights: Weights {
-                first_pass: w_a,
-                lm: w_a * options.lm_weight,
-                lorb: beta,
-                words: 0.0,
-                ngram: w_a * self.ngram_weight(),
-            },
+            training_weights: Weights { lorb: beta, ..self.fixed_weights },
         };
         card.save(out)?;
         let utterances = self.valid.len() as u64;
+        let domain_model = self.domain_model.as_ref().filter(|_| weights.ngram > 0.0);
+        match domain_model {
+            Some(domain) => domain.ngram.save(out)?,
+            None => Ngram::remove(out)?,
+        }
         let rescoring = RescoringFile {
             weights,
             confidence_scale: fit_confidence_scale(validation, &weights),
             fields: self.fields.clone(),
             normalise: self.normalise.clone(),
             unit: self.unit,
+            ngram: domain_model.map(|domain| domain.familiarity),
             tuned_on: vec![TunedOn { list: self.job.validation_name(), utterances }],
         };
         rescoring.save(out)?;
-        match self.domain_model.as_ref().filter(|_| weights.ngram > 0.0) {
-            Some(domain) => domain.ngram.save(out)?,
-            None => Ngram::remove(out)?,
-        }
         metrics.finish(result.clone())?;
         let model_card = ModelCard {
             base: &model.name,
@@ -399,9 +398,12 @@ impl Prepared<'_> {
         ]
     }
 
-    /// w_d of the loss, relative to w_a.
-    fn ngram_weight(&self) -> f64 {
-        self.domain_model.as_ref().map_or(0.0, |domain| domain.weight)
+    /// `lists`, which are those of `examples`, with the scores of the n-gram model, where it serves.
+    fn with_ngram(&self, examples: &[Example], mut lists: Vec<ScoredList>) -> Vec<ScoredList> {
+        if let Some(domain) = &self.domain_model {
+            cross_fit::score(domain, examples, &mut lists, self.unit);
+        }
+        lists
     }
 
     /// The adapter's folder.

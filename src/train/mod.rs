@@ -52,10 +52,8 @@ pub struct Run<'a> {
     pub options: &'a TrainOptions,
     /// Whether the classifier is to be fitted to the errors before the first step: it is fresh, and the pooler is not.
     pub fit_head: bool,
-    /// w_a of the loss, chosen.
-    pub first_pass_weight: f64,
-    /// w_d of the loss, relative to w_a; 0 without an n-gram model.
-    pub ngram_weight: f64,
+    /// Of the scores that are not trained, in the loss.
+    pub fixed_weights: Weights,
     pub train: &'a [Example],
     pub valid: &'a [Example],
     /// Who trains with this process.
@@ -177,12 +175,8 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let o = self.options;
-        let draw = Draw {
-            hyps: o.hyps,
-            batch_tokens: o.batch_tokens,
-            weights: self.first_pass_weights(),
-            seed: o.seed,
-        };
+        let draw =
+            Draw { hyps: o.hyps, batch_tokens: o.batch_tokens, weights: self.fixed_weights, seed: o.seed };
         let plan = |epoch| plan_epoch(self.train, draw, epoch);
         let steps: u64 = (0..o.epochs).map(|e| plan(e).len() as u64).sum();
         if steps == 0 {
@@ -317,27 +311,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The part of the loss's combined score that is not trained.
-    fn first_pass_weights(&self) -> Weights {
-        let first_pass = self.first_pass_weight;
-        Weights {
-            first_pass,
-            lm: first_pass * self.options.lm_weight,
-            ngram: first_pass * self.ngram_weight,
-            ..Weights::default()
-        }
-    }
-
     fn batch(&self, samples: &[Sample]) -> StepBatch {
         let mut batch = StepBatch::default();
-        let weights = self.first_pass_weights();
         for sample in samples {
             let example = &self.train[sample.example];
             let first = batch.sequences.len();
             for &h in &sample.hypotheses {
                 let hypothesis = &example.list.hypotheses[h];
                 batch.sequences.push(example.tokens[h].clone());
-                batch.offsets.push(weights.combined(&hypothesis.features));
+                batch.offsets.push(self.fixed_weights.combined(&hypothesis.features));
                 batch.errors.push(hypothesis.errors as u32);
             }
             batch.utterances.push(first..batch.sequences.len());

@@ -17,20 +17,17 @@ pub struct Pace {
 const FEW: usize = 2000;
 /// Utterances that the epochs show together, about.
 const SHOWN: f64 = 5000.0;
-/// Epochs of few lists, at most: after them a new domain of 384 lists gained little. Beside an n-gram model less is left
-/// to learn, and that was learned sooner.
+/// Epochs of few lists, at most: after them a new domain of 384 lists gained little.
 const MOST_EPOCHS: f64 = 8.0;
-const MOST_BESIDE_NGRAM: f64 = 3.0;
 
 impl Pace {
     /// Of the embedded lists, which are to end soon.
     pub const EMBEDDED: Pace = Pace { epochs: Some(2), hyps: None, batch_tokens: None };
 
     /// What suits `examples`; many lists have the rest as [`TrainOptions::default`] has it.
-    pub fn of(examples: &[Example], beside_ngram: bool) -> Pace {
+    pub fn of(examples: &[Example]) -> Pace {
         let teaching = examples.iter().filter(|e| e.teaches()).count().max(1);
-        let most = if beside_ngram { MOST_BESIDE_NGRAM } else { MOST_EPOCHS };
-        let epochs = Some((SHOWN / teaching as f64).round().clamp(1.0, most) as u32);
+        let epochs = Some((SHOWN / teaching as f64).round().clamp(1.0, MOST_EPOCHS) as u32);
         if teaching < FEW {
             Pace { epochs, hyps: Some(8), batch_tokens: Some(800) }
         } else {
@@ -81,25 +78,24 @@ mod tests {
     #[test]
     fn few_lists_are_shown_often_in_small_steps() {
         let few = Pace { epochs: Some(8), hyps: Some(8), batch_tokens: Some(800) };
-        assert_eq!(Pace::of(&examples(20), false), few);
-        assert_eq!(Pace::of(&examples(384), false), few);
-        assert_eq!(Pace::of(&examples(1250), false), Pace { epochs: Some(4), ..few });
-        assert_eq!(Pace::of(&[], false), few);
-        assert_eq!(Pace::of(&examples(384), true), Pace { epochs: Some(3), ..few });
+        assert_eq!(Pace::of(&examples(20)), few);
+        assert_eq!(Pace::of(&examples(384)), few);
+        assert_eq!(Pace::of(&examples(1250)), Pace { epochs: Some(4), ..few });
+        assert_eq!(Pace::of(&[]), few);
     }
 
     #[test]
     fn many_lists_are_as_the_options_have_them() {
-        assert_eq!(Pace::of(&examples(2000), false), Pace { epochs: Some(3), ..Pace::default() });
-        assert_eq!(Pace::of(&examples(4500), false), Pace { epochs: Some(1), ..Pace::default() });
-        assert_eq!(Pace::of(&examples(40_000), false), Pace { epochs: Some(1), ..Pace::default() });
+        assert_eq!(Pace::of(&examples(2000)), Pace { epochs: Some(3), ..Pace::default() });
+        assert_eq!(Pace::of(&examples(4500)), Pace { epochs: Some(1), ..Pace::default() });
+        assert_eq!(Pace::of(&examples(40_000)), Pace { epochs: Some(1), ..Pace::default() });
     }
 
     #[test]
     fn what_was_asked_for_is_not_chosen() {
         let asked = Pace { hyps: Some(5), ..Pace::default() };
         let mut options = TrainOptions { lr: 5e-4, ..TrainOptions::default() };
-        asked.or(Pace::of(&examples(20), false)).set(&mut options);
+        asked.or(Pace::of(&examples(20))).set(&mut options);
         let expected =
             TrainOptions { lr: 5e-4, hyps: 5, batch_tokens: 800, epochs: 8, ..TrainOptions::default() };
         assert_eq!(options, expected);

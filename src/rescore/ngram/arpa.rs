@@ -183,7 +183,7 @@ mod tests {
         let read = Ngram::load(dir.path()).unwrap().unwrap();
         assert_eq!(read.arpa(), model().arpa());
         for sentence in [&["a", "b"][..], &["ü"], &["x", "a"], &[]] {
-            assert_eq!(read.score(sentence), model().score(sentence), "{sentence:?}");
+            assert_eq!(read.likelihood(sentence), model().likelihood(sentence), "{sentence:?}");
         }
         Ngram::remove(dir.path()).unwrap();
         Ngram::remove(dir.path()).unwrap();
@@ -195,7 +195,7 @@ mod tests {
         let text = "\n\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-2 <unk>\n-99 <s> -0.5\n-1 </s>\n-0.3 a -0.25\n\n\
                     \\2-grams:\n-0.1 <s> a\n\n\\end\\\n";
         let read = Ngram::parse(text).unwrap();
-        let log10 = |words: &[&str]| read.score(words) / std::f64::consts::LN_10;
+        let log10 = |words: &[&str]| read.likelihood(words).log_probability / std::f64::consts::LN_10;
         assert!((log10(&["a"]) - (-0.1 - 0.25 - 1.0)).abs() < 1e-6);
         assert!((log10(&["b"]) - (-0.5 - 2.0 - 1.0)).abs() < 1e-6);
     }
