@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use lorb_engine::card::{open_adapter, own_head};
-use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cpu::Cpu;
 use lorb_engine::device::cuda::first_use::{Child, FirstUse};
 use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::lora::{Adapter, LoraConfig};
@@ -101,7 +101,7 @@ fn start(what: &str, choice: Choice, dtype: Option<Dtype>) -> Result<(AnyDevice,
     let child = Child { program: program.into(), limit: Child::LIMIT };
     let attempt = |trial| child.run(trial, "production").map(|ran| ran.verdict);
     let first_use = FirstUse { folder: FirstUse::folder(), attempt: &attempt };
-    let (device, notes) = select(choice, Cpu::new(Isa::detect()?), dtype, &first_use)?;
+    let (device, notes) = select(choice, Cpu::of_environment()?, dtype, &first_use)?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let name = format!("lorb-engine {what} {}", device.description());
     Ok((device, name))

@@ -126,6 +126,18 @@ class Job:
         return 1 if missing else 0
 
 
+def share_base() -> None:
+    """Lets the workers of a machine have the base's packed weights in memory once: in files of the user's cache, unless
+    LORB_PACKED names another folder, or is empty."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(cache, "lorb-engine", "packed")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return  # A worker without a cache has weights of its own.
+    os.environ.setdefault("LORB_PACKED", folder)
+
+
 class Worker:
     """An engine that rescores shards of a job."""
 
@@ -135,6 +147,7 @@ class Worker:
         os.makedirs(job.output, exist_ok=True)
         if job.isa is not None:
             os.environ["LORB_ISA"] = job.isa
+        share_base()
         try:
             self._rescorer = Rescorer(
                 job.model, job.adapter, job.device, job.threads, job.dtype, beta=job.beta

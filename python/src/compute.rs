@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lorb_engine::Result;
-use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cpu::Cpu;
 use lorb_engine::device::cuda::first_use::{Child, FirstUse};
 use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::hub::{self, Found, Kind};
@@ -60,7 +60,7 @@ impl Compute {
 }
 
 fn open(choice: Choice, dtype: Option<Dtype>) -> Result<(AnyDevice, Vec<String>)> {
-    let cpu = Cpu::new(Isa::detect()?);
+    let cpu = Cpu::of_environment()?;
     // Kernels are tried in a process of its own: Python is none that could, the command line is.
     let attempt = |trial| {
         let child = Child { program: "lorb-engine".into(), limit: Child::LIMIT };

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 import lorb_engine
+from lorb_engine.shards import share_base
 
 
 def all_gather(mine: bytes) -> list[bytes]:
@@ -44,6 +45,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.isa is not None:
         os.environ["LORB_ISA"] = given.isa
+    share_base()
 
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()

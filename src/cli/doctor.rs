@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use lorb_engine::device::Choice;
-use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cpu::Cpu;
 use lorb_engine::device::cuda::first_use::{Finding, Ran, Refused, Verdict};
 use lorb_engine::device::cuda::images::{IMAGES, TOOLKIT};
 use lorb_engine::device::cuda::{self, Cuda, Driver, Precision, Properties, Trial, Variants, measure};
@@ -27,7 +27,7 @@ const PRECISIONS: [(Precision, &str); 2] = [(Precision::F32, "f32"), (Precision:
 
 impl Doctor {
     pub fn run(self) -> Result<()> {
-        let cpu = Cpu::new(Isa::detect()?);
+        let cpu = Cpu::of_environment()?;
         line("cpu", format_args!("{}, {} threads", cpu.isa().name(), rayon::current_num_threads()))?;
         if self.device.device == Choice::Cpu {
             return Ok(());

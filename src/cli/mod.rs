@@ -21,7 +21,7 @@ pub use output::note;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::device::cpu::Cpu;
 use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::nbest::normalise::{Case, Unit};
 use lorb_engine::nbest::{Format, Reading};
@@ -94,7 +94,7 @@ impl Compute {
             pool = pool.num_threads(threads.into());
         }
         pool.build_global().map_err(|e| Error::Usage(format!("cannot start the worker threads: {e}")))?;
-        let cpu = Cpu::new(Isa::detect()?);
+        let cpu = Cpu::of_environment()?;
         let (device, notes) =
             with_first_use(|first_use| select(self.device.device, cpu, self.dtype, first_use))?;
         notes.into_iter().for_each(note);

@@ -25,6 +25,8 @@ use super::{Device, Dtype, Memory, Run};
 use crate::Result;
 use crate::profile::{Recorder, Work};
 use buffer::Pool;
+use gemm::Packed;
+use gemm::store::{Form, Store};
 
 /// The CPU, with the instruction set that its kernels use and the memory that they recycle.
 #[derive(Debug, Clone)]
@@ -32,12 +34,25 @@ pub struct Cpu {
     isa: Isa,
     dtype: Dtype,
     pool: Arc<Pool>,
+    /// Where packed weights are shared with other processes.
+    store: Option<Arc<Store>>,
     recorder: Recorder,
 }
 
 impl Cpu {
     pub fn new(isa: Isa) -> Cpu {
-        Cpu { isa, dtype: Dtype::F32, pool: Arc::new(Pool::new(false)), recorder: Recorder::default() }
+        let pool = Arc::new(Pool::new(false));
+        Cpu { isa, dtype: Dtype::F32, pool, store: None, recorder: Recorder::default() }
+    }
+
+    /// What the environment asks for: the instruction set of `LORB_ISA`, else the best, and packed weights in the folder
+    /// of `LORB_PACKED`, if any.
+    ///
+    /// # Errors
+    /// As for [`Isa::detect`] and [`Store::of_environment`].
+    pub fn of_environment() -> Result<Cpu> {
+        let store = Store::of_environment()?.map(Arc::new);
+        Ok(Cpu { store, ..Cpu::new(Isa::detect()?) })
     }
 
     /// For tests: every new matrix starts as NaN, so that an element left unwritten shows.
@@ -66,6 +81,20 @@ impl Cpu {
     /// What the base's weights are kept in.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// The matrix [k, n] whose rows `source` has one after the other, or its columns, as products read it; from the
+    /// store where there is one.
+    pub(crate) fn pack(&self, source: &[f32], k: usize, n: usize, by_columns: bool) -> Packed {
+        let (isa, dtype) = (self.isa, self.dtype);
+        let pack = || match by_columns {
+            true => Packed::new(isa, dtype, k, n, |i, j| source[j * k + i]),
+            false => Packed::new(isa, dtype, k, n, |i, j| source[i * n + j]),
+        };
+        match &self.store {
+            Some(store) => store.packed(source, Form { isa, dtype, k, n, by_columns }, pack),
+            None => pack(),
+        }
     }
 
     /// A matrix of unspecified content, for a kernel to fill.

@@ -92,9 +92,8 @@ impl LoraLinear for Cpu {
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Linear {
         let pack = |w: &LinearWeights| {
             let (output, weight) = (w.bias.len(), &w.weight[..]);
-            let forward = Packed::new(self.isa(), self.dtype(), input, output, |k, j| weight[j * input + k]);
-            let backward = backward
-                .then(|| Packed::new(self.isa(), self.dtype(), output, input, |k, j| weight[k * input + j]));
+            let forward = self.pack(weight, input, output, true);
+            let backward = backward.then(|| self.pack(weight, output, input, false));
             Module { output, bias: w.bias.clone(), forward, backward }
         };
         Linear { input, modules: modules.iter().map(pack).collect() }

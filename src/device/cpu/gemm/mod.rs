@@ -12,6 +12,7 @@
 
 mod kernel;
 pub(super) mod packed;
+pub mod store;
 pub(super) mod words;
 
 use std::cell::RefCell;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::shape;
+use super::store::Words;
 use crate::device::Dtype;
 use crate::device::cpu::buffer::Buffer;
 use crate::device::cpu::isa::Isa;
@@ -18,7 +19,7 @@ use crate::device::cpu::isa::Isa;
 /// it is becomes f32 again on its way to the tiles.
 #[derive(Debug)]
 pub struct Packed {
-    pub(super) words: Buffer,
+    pub(super) words: Words,
     pub(super) k: usize,
     pub(super) n: usize,
     pub(super) dtype: Dtype,
@@ -90,10 +91,10 @@ impl Packed {
             }
             panel = rest;
         }
-        Packed { words, k, n, dtype, channels }
+        Packed { words: Words::Own(words), k, n, dtype, channels }
     }
 
-    /// The number of bytes that the panels take.
+    /// The number of bytes that the panels take, shared with other processes or not.
     pub fn bytes(&self) -> usize {
         let channels = self.channels.scales.len() + self.channels.sums.len();
         (self.words.len() + channels) * size_of::<f32>()
