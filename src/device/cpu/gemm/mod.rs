@@ -24,6 +24,7 @@ use crate::device::Dtype;
 use kernel::{Call, RawChannels, RawTerm, SCRATCH, dispatch};
 pub use packed::Packed;
 use packed::depth;
+pub(crate) use packed::even_parts;
 
 /// The right matrix of a product.
 #[derive(Clone, Copy)]

@@ -45,7 +45,7 @@ pub(super) const PART: usize = 64;
 
 /// 0..total in parts of nearly equal length, at most `most`; one part where there is nothing.
 #[inline(always)]
-pub(super) fn even_parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn even_parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let parts = total.div_ceil(most).max(1);
     let (each, longer) = (total / parts, total % parts);
     let mut end = 0;

@@ -1,3 +1,5 @@
+mod head;
+
 use std::ops::Range;
 
 use super::{Attention, Inputs, Shape};
@@ -7,6 +9,7 @@ use crate::device::cpu::simd::{Vector, exp, for_lanes, load};
 use crate::device::cpu::{Cpu, Matrix};
 use crate::kernel;
 use crate::profile::Work;
+use head::{GROUP, attend, transpose};
 
 /// Queries that share one block of scores: bounds the scratch memory at 512 tokens to 128 KiB.
 const BLOCK: usize = 64;
@@ -14,37 +17,41 @@ const BLOCK: usize = 64;
 impl Attention for Cpu {
     fn attention(&self, shape: Shape<'_, Cpu>, inputs: &Inputs<Matrix>) -> (Matrix, Matrix) {
         let (q, k, v) = parts(&shape, inputs);
-        let h = shape.heads * shape.head_size;
+        let (h, kv_stride) = (shape.heads * shape.head_size, k.stride());
+        debug_assert_eq!(v.stride(), kv_stride);
         let mut lse = self.scratch(q.rows() * shape.heads);
+        let longest = shape.key_offsets.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+        let longest = longest.next_multiple_of(vector_shape(self.isa()).0);
+        let mut transposed = self.scratch(shape.head_size * longest);
+        let mut scores = self.scratch(GROUP * longest);
         let y = self.fill(q.rows(), h, |y| {
             for head in heads(&shape) {
-                let (keys, columns) = (head.keys.len(), head.columns.clone());
-                let kt = self.transposed(&k, &head.keys, &columns);
-                for rows in blocks(&head.queries) {
-                    let mut p = self.scores(&shape, &q, &rows, &columns, &kt);
-                    let stride = p.len() / rows.len();
-                    let lse = &mut lse[rows.start * shape.heads + head.number..];
-                    assert!(lse.len() > (rows.len() - 1) * shape.heads);
-                    // SAFETY: `p` holds as many rows of `stride` floats, whole vectors of at least `keys` lanes; `lse`
-                    // a float for each, `heads` apart.
-                    unsafe {
-                        let (p, lse) = (p.as_mut_ptr(), lse.as_mut_ptr());
-                        softmax_rows(
-                            self.isa(),
-                            p,
-                            rows.len(),
-                            keys,
-                            stride,
-                            shape.scale(),
-                            lse,
-                            shape.heads,
-                        );
-                    }
-                    let values = within(&v, &head.keys, &columns);
-                    let terms = [Term::new(&p, stride, keys, values)];
-                    let g = Gemm::plain(rows.len(), shape.head_size, &terms);
-                    gemm(self.isa(), g, &mut y[rows.start * h + columns.start..], h);
-                }
+                let (queries, keys, columns) = (&head.queries, &head.keys, &head.columns);
+                let (k, v) = (block(&k, keys, columns), block(&v, keys, columns));
+                let y = &mut y[queries.start * h + columns.start..];
+                let lse = &mut lse[queries.start * shape.heads + head.number..];
+                assert!(y.len() >= (queries.len() - 1) * h + shape.head_size);
+                assert!(lse.len() > (queries.len() - 1) * shape.heads);
+                let call = head::Head {
+                    q: block(&q, queries, columns).as_ptr(),
+                    q_stride: q.stride(),
+                    k: k.as_ptr(),
+                    v: v.as_ptr(),
+                    kv_stride,
+                    queries: queries.len(),
+                    keys: keys.len(),
+                    size: shape.head_size,
+                    scale: shape.scale(),
+                    transposed: transposed.as_mut_ptr(),
+                    scores: scores.as_mut_ptr(),
+                    y: y.as_mut_ptr(),
+                    y_stride: h,
+                    lse: lse.as_mut_ptr(),
+                    lse_stride: shape.heads,
+                };
+                // SAFETY: `block` holds the rows and columns of the operands, and there are keys; the scratch is for the
+                // most keys; the assertions vouch for the output.
+                unsafe { attend(self.isa(), call) }
             }
         });
         let queries = q.rows();
@@ -158,6 +165,11 @@ fn at(m: &Matrix, row: usize, column: usize) -> &[f32] {
     &m.data()[row * m.stride() + column..]
 }
 
+/// What lies between the first element of some rows and columns and the last; there must be a row.
+fn block<'m>(m: &'m Matrix, rows: &Range<usize>, columns: &Range<usize>) -> &'m [f32] {
+    &at(m, rows.start, columns.start)[..(rows.len() - 1) * m.stride() + columns.len()]
+}
+
 fn within<'a>(m: &'a Matrix, rows: &Range<usize>, columns: &Range<usize>) -> Right<'a> {
     Right::Rows { data: at(m, rows.start, columns.start), stride: m.stride() }
 }
@@ -168,7 +180,7 @@ impl Cpu {
     fn transposed(&self, m: &Matrix, rows: &Range<usize>, columns: &Range<usize>) -> Pooled {
         let n = rows.len().next_multiple_of(vector_shape(self.isa()).0);
         let mut out = self.scratch(n * columns.len());
-        let from = &at(m, rows.start, columns.start)[..(rows.len() - 1) * m.stride() + columns.len()];
+        let from = block(m, rows, columns);
         let (count, size) = (rows.len(), columns.len());
         // SAFETY: `from` holds `count` rows of `size` floats, and `out` as many columns in rows of n.
         unsafe { transpose(self.isa(), from.as_ptr(), m.stride(), count, size, out.as_mut_ptr(), n) }
@@ -255,106 +267,9 @@ impl Cpu {
 }
 
 kernel! {
-    fn transpose(from: *const f32, stride: usize, rows: usize, columns: usize, to: *mut f32, n: usize) = columns_first;
-}
-
-kernel! {
-    fn softmax_rows(
-        x: *mut f32, rows: usize, n: usize, stride: usize, scale: f32, lse: *mut f32, lse_stride: usize,
-    ) = softmax;
-}
-
-kernel! {
     fn score_gradients(
         p: *mut f32, ds: *mut f32, n: usize, scale: f32, lse: f32, dy: *const f32, o: *const f32, size: usize,
     ) = gradients;
-}
-
-/// The transpose of a matrix, each row of it filled up to n floats with zeros.
-///
-/// # Safety
-/// `from` is valid for `rows` rows of `columns` floats, `to` for `columns` rows of n; they do not overlap.
-#[inline(always)]
-unsafe fn columns_first<V: Vector>(
-    from: *const f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    to: *mut f32,
-    n: usize,
-) {
-    // SAFETY: rows and columns below their numbers.
-    unsafe {
-        if rows < 8 || !columns.is_multiple_of(8) {
-            for i in 0..rows {
-                (0..columns).for_each(|j| *to.add(j * n + i) = *from.add(i * stride + j));
-            }
-        } else {
-            // The last block of rows may overlap the one before.
-            for i in (0..rows).step_by(8).map(|i| i.min(rows - 8)) {
-                for j in (0..columns).step_by(8) {
-                    V::transpose(from.add(i * stride + j), stride, to.add(j * n + i), n);
-                }
-            }
-        }
-        for j in 0..columns {
-            (rows..n).for_each(|i| *to.add(j * n + i) = 0.0);
-        }
-    }
-}
-
-/// Below every score; e to the power of it less another is nothing beside the e^0 of the largest.
-const LOWEST: f32 = -1e30;
-
-/// Softmax of scale x for the first `n` of each row in place, and its log-sum-exp.
-///
-/// # Safety
-/// x is valid for `rows` rows of `stride` >= n >= 1 floats, whole vectors, `lse` for a float a row, `lse_stride` apart.
-#[inline(always)]
-unsafe fn softmax<V: Vector>(
-    x: *mut f32,
-    rows: usize,
-    n: usize,
-    stride: usize,
-    scale: f32,
-    lse: *mut f32,
-    lse_stride: usize,
-) {
-    for i in 0..rows {
-        // SAFETY: the vectors lie inside the row.
-        unsafe {
-            let x = x.add(i * stride);
-            let mut top = V::splat(LOWEST);
-            for j in (0..stride).step_by(V::LANES) {
-                top = top.max(scores(x, j, n));
-            }
-            let largest = top.largest();
-            let (by, less) = (V::splat(scale), V::splat(-scale * largest));
-            let mut sum = V::splat(0.0);
-            for j in (0..stride).step_by(V::LANES) {
-                let e = exp(scores::<V>(x, j, n).mul_add(by, less));
-                e.store(x.add(j));
-                sum = sum.add(e);
-            }
-            let total = sum.sum();
-            let by = V::splat(1.0 / total);
-            for j in (0..stride).step_by(V::LANES) {
-                V::load(x.add(j)).mul(by).store(x.add(j));
-            }
-            *lse.add(i * lse_stride) = scale * largest + total.ln();
-        }
-    }
-}
-
-/// Lanes j.. of a row of n scores, filled up with [`LOWEST`] in the register: a vector could not be read before what was
-/// written to a part of it has reached the cache.
-///
-/// # Safety
-/// The vector lies inside the row's memory.
-#[inline(always)]
-unsafe fn scores<V: Vector>(row: *const f32, j: usize, n: usize) -> V {
-    // SAFETY: the caller vouches for the memory.
-    unsafe { V::load(row.add(j)).first_or(n.saturating_sub(j).min(V::LANES), LOWEST) }
 }
 
 /// One row: p, which holds scores, becomes P = e^(scale p - lse), and ds, which holds dP, becomes
