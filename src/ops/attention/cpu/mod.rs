@@ -184,6 +184,7 @@ impl Cpu {
         let (count, size) = (rows.len(), columns.len());
         // SAFETY: `from` holds `count` rows of `size` floats, and `out` as many columns in rows of n.
         unsafe { transpose(self.isa(), from.as_ptr(), m.stride(), count, size, out.as_mut_ptr(), n) }
+        out.chunks_exact_mut(n).for_each(|row| row[count..].fill(0.0));
         out
     }
 
