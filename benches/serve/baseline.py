@@ -81,12 +81,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--adapter")
+    parser.add_argument("--contender", choices=["ort-fp32", "ort-int8"], default="ort-fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=1536)
     parser.add_argument("--port", type=int, default=8760)
     options = parser.parse_args()
-    options.contender = "ort-fp32"
-    batcher = Batcher(ort_scorer(options), AutoTokenizer.from_pretrained(options.model), options.batch_tokens)
+    score, _ = ort_scorer(options, options.threads)
+    batcher = Batcher(score, AutoTokenizer.from_pretrained(options.model), options.batch_tokens)
     app = FastAPI()
 
     @app.get("/readyz")

@@ -142,16 +142,24 @@ fn asked(list: &Value, turn: usize) -> Value {
     json!({"hyps": hyps})
 }
 
+/// Sends a request over the connection that was kept, or a new one: a service closes those that were idle for long.
 fn exchange(address: &str, kept: &mut Option<BufReader<TcpStream>>, body: &str) -> std::io::Result<u16> {
-    let mut connection = match kept.take() {
-        Some(connection) => connection,
-        None => {
-            let stream = TcpStream::connect(address)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-            BufReader::new(stream)
-        }
-    };
+    if let Some(mut connection) = kept.take()
+        && let Ok(status) = ask(&mut connection, body)
+    {
+        *kept = Some(connection);
+        return Ok(status);
+    }
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut connection = BufReader::new(stream);
+    let status = ask(&mut connection, body)?;
+    *kept = Some(connection);
+    Ok(status)
+}
+
+fn ask(connection: &mut BufReader<TcpStream>, body: &str) -> std::io::Result<u16> {
     let head = "POST /v1/rescore HTTP/1.1\r\nHost: load\r\nContent-Type: application/json\r\n";
     let bytes = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
     connection.get_mut().write_all(bytes.as_bytes())?;
@@ -166,8 +174,10 @@ fn exchange(address: &str, kept: &mut Option<BufReader<TcpStream>>, body: &str) 
         }
         line.clear();
     }
+    if status == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
     connection.read_exact(&mut vec![0; length])?;
-    *kept = Some(connection);
     Ok(status)
 }
 

@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--adapter", required=True)
     parser.add_argument("--lists", required=True)
+    parser.add_argument("--dtype", choices=["f32", "bf16", "int8"], default="f32", help="the baseline's is fp32, or int8 with int8")
     parser.add_argument("--baseline-python")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=30)
@@ -143,6 +144,7 @@ def main() -> None:
 
         engine = [options.engine, "serve", "--model", options.model, "--adapters", adapters, "--threads", str(options.threads)]
         engine += ["--device", "cpu", "--listen", "127.0.0.1:0", "--cache-memory", "0", "--batch-tokens", str(budget)]
+        engine += ["--dtype", options.dtype]
         engine += ["--max-wait", "10000", "--adapter-memory", "16384"]
         results: dict = {"budget": budget, "engine": [], "baseline": []}
         with Service(list(map(str, engine)), 0) as service:
@@ -165,6 +167,7 @@ def main() -> None:
         if options.baseline_python:
             command = [options.baseline_python, HERE / "baseline.py", "--model", options.model, "--adapter", options.adapter]
             command += ["--threads", str(options.threads), "--port", "8760"]
+            command += ["--contender", "ort-int8" if options.dtype == "int8" else "ort-fp32"]
             with Service(list(map(str, command)), 8760) as service:
                 for fraction in fractions:
                     results["baseline"].append(load(service, fraction * capacity * 0.6))

@@ -24,7 +24,8 @@ def simulate(
     lists: list[list[int]], rate: float, seconds: float, budget: int, fixed: float, each: float, around: float, seed: int
 ) -> list[float]:
     """Latencies in seconds. `lists`: the tokens of the rows of each request; `around`: what a request takes outside
-    the queue and the batch. The shortest of what waits goes first, and rows of a request may go in several batches."""
+    the queue and the batch. Who has waited longest for the tokens left goes first, and rows of a request may go in
+    several batches."""
     draw = random.Random(seed)
     arrivals, at = [], 0.0
     while at < seconds:
@@ -40,7 +41,7 @@ def simulate(
             now = arrivals[next_one]
             continue
         batch, done = 0, []
-        waiting.sort()
+        waiting.sort(key=lambda job: (-(now - arrivals[job[1]]) / job[0], job[0]))
         while waiting:
             job = waiting[0]
             while job[2] and (batch == 0 or batch + job[2][0] <= budget):

@@ -3,12 +3,11 @@
 //! - A batch is whatever waits when the device is free, up to a number of tokens: nobody waits for company.
 //! - Clients take turns by tokens (deficit round robin, Shreedhar and Varghese 1995), so that none is slower for
 //!   what another sends.
-//! - Of one client, the utterance with the fewest tokens left goes first, and a long one is cut over batches: a
-//!   short list does not wait behind it.
-//! - Half of each batch is for what has waited for half of its time, the nearest deadline first: so a long list is
-//!   not put off for ever.
+//! - Of one client, the utterance with the highest response ratio goes first (Brinch Hansen 1971): the time that it has
+//!   waited over the tokens that it has left. A short list passes a long one, which is cut over batches, and gets its
+//!   turn as it waits. (Simulated: with the fewest tokens first the slowest of a hundred take twice as long at 85 % load.)
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,10 +24,6 @@ impl<P> Job<P> {
     pub fn tokens(&self) -> usize {
         self.rows.iter().map(|(_, tokens)| tokens).sum()
     }
-
-    fn is_urgent(&self, now: Instant) -> bool {
-        now.duration_since(self.queued) >= self.deadline.duration_since(self.queued) / 2
-    }
 }
 
 pub(super) struct Scheduler<P> {
@@ -36,19 +31,25 @@ pub(super) struct Scheduler<P> {
     /// The clients, whose turn it is first.
     turns: VecDeque<Arc<str>>,
     tokens: usize,
-    next: u64,
 }
 
-/// What one client waits for: by tokens left, then by age.
+/// What one client waits for.
 struct Lane<P> {
-    jobs: BTreeMap<(usize, u64), Job<P>>,
+    /// Whose turn it is first, once they are in order.
+    jobs: VecDeque<Waiting<P>>,
     /// Tokens that it may take before the next has its turn.
     credit: usize,
 }
 
+struct Waiting<P> {
+    job: Job<P>,
+    /// What it has left.
+    tokens: usize,
+}
+
 impl<P> Scheduler<P> {
     pub fn new() -> Scheduler<P> {
-        Scheduler { lanes: HashMap::new(), turns: VecDeque::new(), tokens: 0, next: 0 }
+        Scheduler { lanes: HashMap::new(), turns: VecDeque::new(), tokens: 0 }
     }
 
     /// The tokens that wait.
@@ -63,13 +64,12 @@ impl<P> Scheduler<P> {
     pub fn push(&mut self, job: Job<P>) {
         let tokens = job.tokens();
         self.tokens += tokens;
-        self.next += 1;
         let turns = &mut self.turns;
         let lane = self.lanes.entry(job.client.clone()).or_insert_with(|| {
             turns.push_back(job.client.clone());
-            Lane { jobs: BTreeMap::new(), credit: 0 }
+            Lane { jobs: VecDeque::new(), credit: 0 }
         });
-        lane.jobs.insert((tokens, self.next), job);
+        lane.jobs.push_back(Waiting { job, tokens });
     }
 
     /// Removes what nobody needs any more: where the deadline has passed, or `gone` says so.
@@ -77,11 +77,12 @@ impl<P> Scheduler<P> {
         let mut expired = Vec::new();
         for lane in self.lanes.values_mut() {
             // All rows of a job are for the same answer.
-            let is_over =
-                |job: &Job<P>| job.deadline <= now || job.rows.front().is_some_and(|(row, _)| gone(row));
-            let over: Vec<(usize, u64)> =
-                lane.jobs.iter().filter(|(_, job)| is_over(job)).map(|(key, _)| *key).collect();
-            expired.extend(over.iter().filter_map(|key| lane.jobs.remove(key)));
+            let is_over = |Waiting { job, .. }: &Waiting<P>| {
+                job.deadline <= now || job.rows.front().is_some_and(|(row, _)| gone(row))
+            };
+            let (over, left): (VecDeque<_>, VecDeque<_>) = lane.jobs.drain(..).partition(is_over);
+            lane.jobs = left;
+            expired.extend(over.into_iter().map(|waiting| waiting.job));
         }
         self.tokens -= expired.iter().map(Job::tokens).sum::<usize>();
         self.forget_idle();
@@ -91,34 +92,25 @@ impl<P> Scheduler<P> {
     /// The next batch, of at most `budget` tokens, but at least one row where any waits.
     pub fn take(&mut self, budget: usize, now: Instant) -> Vec<P> {
         let mut batch = Batch { rows: Vec::new(), tokens: 0 };
-        let urgent = self.lanes.iter().flat_map(|(client, lane)| {
-            let urgent = lane.jobs.iter().filter(|(_, job)| job.is_urgent(now));
-            urgent.map(|(key, job)| (job.deadline, client.clone(), *key))
-        });
-        let mut urgent: Vec<_> = urgent.collect();
-        urgent.sort();
-        for (_, client, key) in urgent {
-            let lane = self.lanes.get_mut(&client).expect("it was there");
-            lane.take(key, budget / 2, usize::MAX, &mut batch);
-        }
+        self.lanes.values_mut().for_each(|lane| lane.order(now));
         let share = (budget / self.turns.len().max(1)).max(1);
         while let Some(client) = self.turns.front().cloned() {
             let lane = self.lanes.get_mut(&client).expect("turns and lanes agree");
-            if let Some((&key, _)) = lane.jobs.first_key_value() {
-                let taken = lane.take(key, budget, lane.credit, &mut batch);
-                if taken > 0 {
-                    lane.credit -= taken;
-                    continue;
-                }
-                if batch.is_full(budget, lane.next_tokens()) {
-                    break;
-                }
-                lane.credit += share;
-                self.turns.rotate_left(1);
-            } else {
+            if lane.jobs.is_empty() {
                 self.lanes.remove(&client);
                 self.turns.pop_front();
+                continue;
             }
+            let taken = lane.take(budget, &mut batch);
+            if taken > 0 {
+                lane.credit -= taken;
+                continue;
+            }
+            if batch.is_full(budget, lane.next_tokens()) {
+                break;
+            }
+            lane.credit += share;
+            self.turns.rotate_left(1);
         }
         self.tokens -= batch.tokens;
         self.forget_idle();
@@ -145,26 +137,38 @@ impl<P> Batch<P> {
 }
 
 impl<P> Lane<P> {
-    /// The tokens of the row that is next.
-    fn next_tokens(&self) -> usize {
-        self.jobs.first_key_value().and_then(|(_, job)| job.rows.front()).map_or(0, |(_, tokens)| *tokens)
+    /// The highest response ratio first; of equal ones the fewest tokens, then who came first.
+    fn order(&mut self, now: Instant) {
+        let ratio = |waiting: &Waiting<P>| {
+            now.saturating_duration_since(waiting.job.queued).as_secs_f64() / waiting.tokens as f64
+        };
+        self.jobs.make_contiguous().sort_by(|a, b| {
+            let by_ratio = ratio(b).total_cmp(&ratio(a));
+            by_ratio.then(a.tokens.cmp(&b.tokens)).then(a.job.queued.cmp(&b.job.queued))
+        });
     }
 
-    /// Moves rows of one job into the batch while there is room and credit; gives their tokens.
-    fn take(&mut self, key: (usize, u64), budget: usize, credit: usize, batch: &mut Batch<P>) -> usize {
-        let Some(mut job) = self.jobs.remove(&key) else { return 0 };
+    /// The tokens of the row that is next.
+    fn next_tokens(&self) -> usize {
+        self.jobs.front().and_then(|waiting| waiting.job.rows.front()).map_or(0, |(_, tokens)| *tokens)
+    }
+
+    /// Moves rows of the first job into the batch while there is room and credit; gives their tokens.
+    fn take(&mut self, budget: usize, batch: &mut Batch<P>) -> usize {
+        let Some(first) = self.jobs.front_mut() else { return 0 };
         let mut taken = 0;
-        while let Some((_, tokens)) = job.rows.front() {
-            if batch.is_full(budget, *tokens) || taken + tokens > credit {
+        while let Some((_, tokens)) = first.job.rows.front() {
+            if batch.is_full(budget, *tokens) || taken + tokens > self.credit {
                 break;
             }
-            let (row, tokens) = job.rows.pop_front().expect("it is there");
+            let (row, tokens) = first.job.rows.pop_front().expect("it is there");
             batch.rows.push(row);
             batch.tokens += tokens;
             taken += tokens;
         }
-        if !job.rows.is_empty() {
-            self.jobs.insert((key.0 - taken, key.1), job);
+        first.tokens -= taken;
+        if first.job.rows.is_empty() {
+            self.jobs.pop_front();
         }
         taken
     }
@@ -172,6 +176,7 @@ impl<P> Lane<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -207,10 +212,14 @@ mod tests {
         assert_eq!(counts(&s.take(100, now)), [(1, 10)].into());
         s.push(job("a", 2, 5, now, 1000));
         assert_eq!(counts(&s.take(100, now)), [(1, 5), (2, 5)].into());
-        // Short ones come without end: the long one has half of each batch once half of its time is over.
-        let later = now + Duration::from_millis(600);
-        (3..100).for_each(|name| s.push(job("a", name, 10, later, 1000)));
-        assert_eq!(counts(&s.take(100, later))[&1], 5);
+        // Short ones come without end: those that have waited for a while pass, those that came just now do not.
+        let (then, later) = (now + Duration::from_millis(590), now + Duration::from_millis(600));
+        (3..10).for_each(|name| s.push(job("a", name, 5, then, 1000)));
+        (10..100).for_each(|name| s.push(job("a", name, 5, later, 1000)));
+        let mut batches = (0..6).map(|_| counts(&s.take(100, later)));
+        assert!(batches.by_ref().take(3).all(|batch| !batch.contains_key(&1)));
+        assert_eq!(batches.next().unwrap(), [(1, 5), (9, 5)].into());
+        assert!(batches.all(|batch| batch == [(1, 10)].into()));
     }
 
     #[test]
