@@ -89,7 +89,9 @@ fn main() {
             });
         }
     });
-    println!("{}", summary(&options, outcomes.into_inner().expect("no thread panics")));
+    let mut summary = summary(&options, outcomes.into_inner().expect("no thread panics"));
+    summary["arrivals"] = requests.iter().map(|request| request.at.as_secs_f64()).collect();
+    println!("{summary}");
 }
 
 /// A number from 0 to below 1.

@@ -25,6 +25,8 @@ from pathlib import Path
 from simulate import fit, quantile, simulate
 
 HERE = Path(__file__).parent
+# Seconds of each load that do not count.
+WARMUP = 3.0
 
 
 class Service:
@@ -101,6 +103,11 @@ def calibrate(service: Service, lists: list[dict], adapter: str) -> dict:
     return {"fixed": max(fixed, 0), "each": each, "around": statistics.median(around), "tokens": tokens, "points": points}
 
 
+def rows(one: dict, tokens_a_word: float) -> list[int]:
+    """Of each hypothesis of a list that differs from the others, about how many tokens it has, [CLS] and [SEP] among them."""
+    return [2 + round(tokens_a_word * len(text.split())) for text in {h["text"] for h in one["hyps"]}]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", default="target/release/lorb-engine")
@@ -126,21 +133,22 @@ def main() -> None:
         opener = gzip.open if options.lists.endswith(".gz") else open
         with opener(options.lists, "rt") as source:
             plain.write_text(source.read())
-        with plain.open() as lines:
-            lists = [json.loads(line) for line, _ in zip(lines, range(options.calibration))]
         keys = ("text", "am", "lm")
-        lists = [{"hyps": [{k: h[k] for k in keys if k in h} for h in one["hyps"]]} for one in lists]
+        with plain.open() as lines:
+            all_lists = [{"hyps": [{k: h[k] for k in keys if k in h} for h in json.loads(line)["hyps"]]} for line in lines]
+        lists = all_lists[: options.calibration]
         for i in range(max(options.adapters, 1)):
             shutil.copytree(options.adapter, adapters / f"d{i}")
         sent = 0
 
-        def load(service: Service, rate: float, *more: str, seconds: float = options.seconds) -> dict:
+        def load(service: Service, rate: float, *more: str, seconds: float = options.seconds) -> tuple[dict, list[float]]:
+            """What came of a load, and when its requests were due."""
             nonlocal sent
             command = [options.load, "--address", f"127.0.0.1:{service.port}", "--lists", plain, "--rate", str(rate)]
-            command += ["--seconds", str(seconds), "--first", str(sent), "--adapter-prefix", "d", *more]
+            command += ["--seconds", str(seconds), "--warmup", str(WARMUP), "--first", str(sent), "--adapter-prefix", "d", *more]
             result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             sent += int(rate * (seconds + 10))
-            return result
+            return result, result.pop("arrivals")
 
         engine = [options.engine, "serve", "--model", options.model, "--adapters", adapters, "--threads", str(options.threads)]
         engine += ["--device", "cpu", "--listen", "127.0.0.1:0", "--cache-memory", "0", "--batch-tokens", str(budget)]
@@ -150,28 +158,33 @@ def main() -> None:
         with Service(list(map(str, engine)), 0) as service:
             measured = calibrate(service, lists, "d0")
             fixed, each, around = (measured[key] for key in ("fixed", "each", "around"))
-            mean = statistics.mean(map(sum, measured["tokens"]))
+            words = sum(len(text.split()) for one in lists for text in {h["text"] for h in one["hyps"]})
+            count = sum(map(len, measured["tokens"]))
+            tokens_a_word = (sum(map(sum, measured["tokens"])) - 2 * count) / words
+            tokens = [rows(one, tokens_a_word) for one in all_lists]
+            mean = statistics.mean(map(sum, tokens))
             capacity = budget / (fixed + each * budget) / mean
             results |= {"service_time": [fixed, each], "around": around, "tokens_of_a_list": mean, "capacity": capacity}
             for fraction in fractions:
-                result = load(service, fraction * capacity)
-                runs = [
-                    simulate(measured["tokens"], fraction * capacity, 400, budget, fixed, each, around, seed)
-                    for seed in range(5)
-                ]
-                result["simulated_p99_ms"] = 1e3 * statistics.median(quantile(run, 0.99) for run in runs)
+                first = sent
+                result, arrivals = load(service, fraction * capacity)
+                # The same requests at the same times.
+                same = [tokens[(first + i) % len(tokens)] for i in range(len(arrivals))]
+                latencies = simulate(arrivals, same, budget, fixed, each, around)
+                counted = [s for at, s in zip(arrivals, latencies) if at >= WARMUP]
+                result["simulated_p99_ms"] = 1e3 * quantile(counted, 0.99)
                 results["engine"].append(result)
             if options.adapters:
-                results["one_adapter"] = load(service, 1.5 * capacity)
-                results["many_adapters"] = load(service, 1.5 * capacity, "--adapters", str(options.adapters))
+                results["one_adapter"], _ = load(service, 1.5 * capacity)
+                results["many_adapters"], _ = load(service, 1.5 * capacity, "--adapters", str(options.adapters))
         if options.baseline_python:
             command = [options.baseline_python, HERE / "baseline.py", "--model", options.model, "--adapter", options.adapter]
             command += ["--threads", str(options.threads), "--port", "8760"]
             command += ["--contender", "ort-int8" if options.dtype == "int8" else "ort-fp32"]
             with Service(list(map(str, command)), 8760) as service:
                 for fraction in fractions:
-                    results["baseline"].append(load(service, fraction * capacity * 0.6))
-                results["baseline_full"] = load(service, 1.5 * capacity, seconds=min(options.seconds, 10))
+                    results["baseline"].append(load(service, fraction * capacity * 0.6)[0])
+                results["baseline_full"], _ = load(service, 1.5 * capacity, seconds=min(options.seconds, 10))
 
     report(results)
     if options.out:

@@ -1,7 +1,6 @@
-"""The queue that the service is: Poisson arrivals, its batching rule, and service times that were measured."""
+"""The queue that the service is: given arrivals, its batching rule, and service times that were measured."""
 
 import math
-import random
 
 
 def quantile(values: list[float], q: float) -> float:
@@ -21,20 +20,16 @@ def fit(points: list[tuple[int, float]]) -> tuple[float, float]:
 
 
 def simulate(
-    lists: list[list[int]], rate: float, seconds: float, budget: int, fixed: float, each: float, around: float, seed: int
+    arrivals: list[float], lists: list[list[int]], budget: int, fixed: float, each: float, around: float
 ) -> list[float]:
     """Latencies in seconds. `lists`: the tokens of the rows of each request; `around`: what a request takes outside
     the queue and the batch. Who has waited longest for the tokens left goes first, and rows of a request may go in
     several batches."""
-    draw = random.Random(seed)
-    arrivals, at = [], 0.0
-    while at < seconds:
-        at += draw.expovariate(rate)
-        arrivals.append(at)
-    latencies, waiting, now, next_one = [], [], 0.0, 0
+    latencies: list[float] = [0.0] * len(arrivals)
+    waiting, now, next_one = [], 0.0, 0
     while next_one < len(arrivals) or waiting:
         while next_one < len(arrivals) and arrivals[next_one] <= now:
-            rows = list(lists[next_one % len(lists)])
+            rows = list(lists[next_one])
             waiting.append([sum(rows), next_one, rows])
             next_one += 1
         if not waiting:
@@ -52,5 +47,6 @@ def simulate(
                 break
             done.append(waiting.pop(0)[1])
         now += fixed + each * batch
-        latencies += [now - arrivals[i] + around for i in done]
+        for i in done:
+            latencies[i] = now - arrivals[i] + around
     return latencies
