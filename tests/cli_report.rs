@@ -13,7 +13,7 @@ use support::cli::{Desk, parsed};
 
 const WORDS: [&str; 8] = ["the", "of", "and", "to", "in", "he", "she", "was"];
 const TRAIN: &str = "train --model base --train lists.jsonl --valid 0.25 --test test.jsonl --threads 2 --epochs 4 \
-     --batch-tokens 100 --lr 0.01 --head-lr 0.01";
+     --batch-tokens 100 --lr 0.01 --head-lr 0.01 --ngram-order 0";
 const EVIL: &str = "<script>document.title='run'</script>";
 
 /// A desk with lists whose first pass prefers hypotheses with "who", which nobody says, and so can be learned.
