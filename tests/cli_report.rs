@@ -13,7 +13,7 @@ use support::cli::{Desk, parsed};
 
 const WORDS: [&str; 8] = ["the", "of", "and", "to", "in", "he", "she", "was"];
 const TRAIN: &str = "train --model base --train lists.jsonl --valid 0.25 --test test.jsonl --threads 2 --epochs 4 \
-     --batch-tokens 100 --lr 0.01 --head-lr 0.01 --ngram-order 0";
+     --batch-tokens 100 --lr 0.003 --head-lr 0.01 --ngram-order 0";
 const EVIL: &str = "<script>document.title='run'</script>";
 
 /// A desk with lists whose first pass prefers hypotheses with "who", which nobody says, and so can be learned.
@@ -78,7 +78,7 @@ fn metrics_say_what_a_run_was_and_did() {
     let steps = of("step");
     assert!(steps.iter().zip(1..).all(|(s, i)| s["step"] == i && s["steps"] == steps.len()), "{steps:?}");
     let tenths = |s: &Value| (s["lr"].as_f64().unwrap() * 1e6).round();
-    assert!(steps.iter().any(|s| tenths(s) == 10_000.0) && tenths(steps[steps.len() - 1]) < 1_000.0);
+    assert!(steps.iter().any(|s| tenths(s) == 3_000.0) && tenths(steps[steps.len() - 1]) < 1_000.0);
     let validations = of("validation");
     assert_eq!(validations.iter().map(|v| v["epoch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4]);
     for v in &validations {
