@@ -9,9 +9,9 @@
 The utterances of a domain are parted into five folds by a draw whose seed is fixed. In the run of seed S, fold S is the
 outer one: nothing but the last count of errors sees it. `lorb-engine train --valid 0.2` chooses the epoch and the weights
 within the other four. Each run is judged whole, without its n-gram model (METHOD-alone), and without its adapter: with the
-n-gram model (ngram) and without it (none). With --inner the outer fold is left alone, so that options can be chosen by what the inner
-validation found. A run that the CSV file has is not repeated, so what was interrupted goes on; --quick is a trial
-of one domain, seed and short run. Needs numpy, and nothing else.
+n-gram model (ngram) and without it (none). With --inner the outer fold is left alone, so that options can be chosen by
+what the inner validation found. A run that the CSV file has is not repeated, so what was interrupted goes on; --quick
+is a trial of one domain, seed and short run. Needs numpy, and nothing else.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "baselines"))
@@ -206,6 +207,23 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
     runs.judged(key, outer, errors, **found)
 
 
+def do_missing(args: argparse.Namespace, methods: list[str], sizes: list[int], run: Callable) -> None:
+    """Calls `run` as it is above for each seed, domain, number of utterances and method that the CSV file lacks."""
+    runs = Runs(args.csv)
+    for seed in map(int, args.seeds.split(",")):
+        for path in map(Path, args.domains):
+            with gzip.open(path, "rt") as file:
+                rows = [json.loads(line) for line in file]
+            for utterances in sizes:
+                for method in methods:
+                    domain = path.name.split(".")[0]
+                    key = {"domain": domain, "seed": seed, "method": method, "utterances": utterances}
+                    key["options"] = args.options
+                    if not runs.has(key):
+                        run(args, rows, key, runs)
+                        print(*(f"{name}={runs.rows[-1][name]}" for name in FIELDS[:-1]), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("domains", nargs="+", help="lists, NAME.jsonl.gz of the domain NAME")
@@ -229,19 +247,7 @@ def main() -> None:
         parser.error("the method init needs --init ADAPTER")
     if args.quick:
         args.domains, args.seeds, args.utterances, args.options = args.domains[:1], "1", "50", "--epochs 1"
-    runs = Runs(args.csv)
-    for seed in map(int, args.seeds.split(",")):
-        for path in map(Path, args.domains):
-            with gzip.open(path, "rt") as file:
-                rows = [json.loads(line) for line in file]
-            for utterances in map(int, args.utterances.split(",")):
-                for method in methods:
-                    domain = path.name.split(".")[0]
-                    key = {"domain": domain, "seed": seed, "method": method, "utterances": utterances}
-                    key["options"] = args.options
-                    if not runs.has(key):
-                        run(args, rows, key, runs)
-                        print(*(f"{name}={runs.rows[-1][name]}" for name in FIELDS[:-1]), flush=True)
+    do_missing(args, methods, list(map(int, args.utterances.split(","))), run)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ left alone. Needs ../baselines/requirements.txt.
 """
 
 import argparse
-import gzip
 import json
 import random
 import shlex
@@ -20,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from adaptation import Runs, engine, errors_in, judge, parted, write_lists
+from adaptation import Runs, do_missing, engine, errors_in, judge, parted, write_lists
 
 TRAIN = Path(__file__).parents[1] / "baselines" / "train_peft.py"
 RECIPE = ["--epochs", "8", "--hyps", "8", "--batch-tokens", "800"]
@@ -92,16 +91,7 @@ def main() -> None:
     parser.add_argument("--inner", action="store_true", help="train, and judge nothing")
     args = parser.parse_args()
     args.engine = shlex.split(args.engine)
-    runs = Runs(args.csv)
-    for seed in map(int, args.seeds.split(",")):
-        for path in map(Path, args.domains):
-            with gzip.open(path, "rt") as file:
-                rows = [json.loads(line) for line in file]
-            domain = path.name.split(".")[0]
-            key = {"domain": domain, "seed": seed, "method": args.method, "utterances": 480, "options": args.options}
-            if not runs.has(key):
-                run(args, rows, key, runs)
-                print(*(f"{name}={value}" for name, value in list(runs.rows[-1].items())[:-1]), flush=True)
+    do_missing(args, [args.method], [480], run)
 
 
 if __name__ == "__main__":

@@ -103,9 +103,9 @@ def calibrate(service: Service, lists: list[dict], adapter: str) -> dict:
     return {"fixed": max(fixed, 0), "each": each, "around": statistics.median(around), "tokens": tokens, "points": points}
 
 
-def rows(one: dict, tokens_a_word: float) -> list[int]:
-    """Of each hypothesis of a list that differs from the others, about how many tokens it has, [CLS] and [SEP] among them."""
-    return [2 + round(tokens_a_word * len(text.split())) for text in {h["text"] for h in one["hyps"]}]
+def words(one: dict) -> list[int]:
+    """Of each hypothesis of a list that differs from the others."""
+    return [len(text.split()) for text in {h["text"] for h in one["hyps"]}]
 
 
 def main() -> None:
@@ -158,10 +158,10 @@ def main() -> None:
         with Service(list(map(str, engine)), 0) as service:
             measured = calibrate(service, lists, "d0")
             fixed, each, around = (measured[key] for key in ("fixed", "each", "around"))
-            words = sum(len(text.split()) for one in lists for text in {h["text"] for h in one["hyps"]})
-            count = sum(map(len, measured["tokens"]))
-            tokens_a_word = (sum(map(sum, measured["tokens"])) - 2 * count) / words
-            tokens = [rows(one, tokens_a_word) for one in all_lists]
+            # Two of a row's tokens are [CLS] and [SEP].
+            in_words = sum(map(sum, measured["tokens"])) - 2 * sum(map(len, measured["tokens"]))
+            tokens_a_word = in_words / sum(sum(words(one)) for one in lists)
+            tokens = [[2 + round(tokens_a_word * count) for count in words(one)] for one in all_lists]
             mean = statistics.mean(map(sum, tokens))
             capacity = budget / (fixed + each * budget) / mean
             results |= {"service_time": [fixed, each], "around": around, "tokens_of_a_list": mean, "capacity": capacity}

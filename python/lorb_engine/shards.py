@@ -126,16 +126,20 @@ class Job:
         return 1 if missing else 0
 
 
-def share_base() -> None:
-    """Lets the workers of a machine have the base's packed weights in memory once: in files of the user's cache, unless
-    LORB_PACKED names another folder, or is empty."""
+def set_environment(isa: Optional[str]) -> None:
+    """Of a worker, before it opens an engine: pins the instruction set, where one is given, and lets the workers of a machine
+    have the base's packed weights in memory once, in files of the user's cache, unless LORB_PACKED says otherwise."""
+    if isa is not None:
+        os.environ["LORB_ISA"] = isa
+    if "LORB_PACKED" in os.environ:
+        return
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.path.join(cache, "lorb-engine", "packed")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:
         return  # A worker without a cache has weights of its own.
-    os.environ.setdefault("LORB_PACKED", folder)
+    os.environ["LORB_PACKED"] = folder
 
 
 class Worker:
@@ -145,9 +149,7 @@ class Worker:
         self._job = job
         self._host = socket.gethostname()
         os.makedirs(job.output, exist_ok=True)
-        if job.isa is not None:
-            os.environ["LORB_ISA"] = job.isa
-        share_base()
+        set_environment(job.isa)
         try:
             self._rescorer = Rescorer(
                 job.model, job.adapter, job.device, job.threads, job.dtype, beta=job.beta

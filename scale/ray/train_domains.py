@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 import lorb_engine
-from lorb_engine.shards import absolute, share_base
+from lorb_engine.shards import absolute, set_environment
 
 
 def domains(folder: Path) -> dict[str, list[str]]:
@@ -27,9 +27,7 @@ def domains(folder: Path) -> dict[str, list[str]]:
 
 def train(out: str, isa: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Trains a domain, or what is left of it; gives the last line of its metrics."""
-    if isa is not None:
-        os.environ["LORB_ISA"] = isa
-    share_base()
+    set_environment(isa)
     lorb_engine.train(out=out, resume=True, **options)
     with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as file:
         return json.loads(file.readlines()[-1])

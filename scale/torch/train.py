@@ -8,13 +8,12 @@ All see the same files, and the first writes. See docs/scale.md.
 from __future__ import annotations
 
 import argparse
-import os
 
 import torch
 import torch.distributed as dist
 
 import lorb_engine
-from lorb_engine.shards import share_base
+from lorb_engine.shards import set_environment
 
 
 def all_gather(mine: bytes) -> list[bytes]:
@@ -43,9 +42,7 @@ def main() -> None:
     add("--threads", type=int, default=1, metavar="N", help="threads of a process [default: 1]")
     add("--isa", choices=["avx512", "avx2", "portable"], help="the instruction set of all")
     given = parser.parse_args()
-    if given.isa is not None:
-        os.environ["LORB_ISA"] = given.isa
-    share_base()
+    set_environment(given.isa)
 
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()

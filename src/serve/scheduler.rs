@@ -82,9 +82,9 @@ impl<P> Scheduler<P> {
             };
             let (over, left): (VecDeque<_>, VecDeque<_>) = lane.jobs.drain(..).partition(is_over);
             lane.jobs = left;
+            self.tokens -= over.iter().map(|waiting| waiting.tokens).sum::<usize>();
             expired.extend(over.into_iter().map(|waiting| waiting.job));
         }
-        self.tokens -= expired.iter().map(Job::tokens).sum::<usize>();
         self.forget_idle();
         expired
     }

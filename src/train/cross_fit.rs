@@ -40,11 +40,11 @@ pub fn cross_fit(order: usize, unit: Unit, train: &[Example]) -> Option<DomainMo
     };
     let parts: Vec<Ngram> =
         (0..PARTS).into_par_iter().map(|part| estimate(Some(part))).collect::<Option<_>>()?;
-    let of_others = || parts.iter().cycle();
+    let of_others = |i: usize| &parts[i % PARTS];
     let of_references: Vec<Likelihood> =
-        references.iter().zip(of_others()).map(|(reference, ngram)| ngram.likelihood(reference)).collect();
+        references.iter().enumerate().map(|(i, reference)| of_others(i).likelihood(reference)).collect();
     let of_lists: Vec<Vec<Likelihood>> =
-        train.par_iter().enumerate().map(|(i, e)| likelihoods(&parts[i % PARTS], e, unit)).collect();
+        train.par_iter().enumerate().map(|(i, e)| likelihoods(of_others(i), e, unit)).collect();
     let familiarity = Familiarity::of(&of_references, &of_lists);
     let mut lists = lists(train);
     for (list, likelihoods) in lists.iter_mut().zip(of_lists) {

@@ -56,14 +56,24 @@ pub(crate) fn even_parts(total: usize, most: usize) -> impl Iterator<Item = Rang
     })
 }
 
+/// Floats of a packed matrix: of its words, of the channels' scales and of their sums.
+pub(super) fn lengths(isa: Isa, dtype: Dtype, k: usize, n: usize) -> [usize; 3] {
+    let (padded, rows) = (n.next_multiple_of(shape(isa).0), k.div_ceil(depth(dtype)));
+    match dtype {
+        Dtype::Int8 => [padded * rows, padded, padded * even_parts(rows, PART).count()],
+        _ => [padded * rows, 0, 0],
+    }
+}
+
 impl Packed {
     /// Packs the matrix whose element (k, j) is `at(k, j)`. bf16 rounds to nearest, int8 to the nearest multiple of a
     /// 127th of its column's largest magnitude.
     pub fn new(isa: Isa, dtype: Dtype, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Packed {
         let (lanes, width) = shape(isa);
+        let [length, padded, _] = lengths(isa, dtype, k, n);
         let mut channels = Channels::default();
         if dtype == Dtype::Int8 {
-            channels = Channels::of(k, n, n.next_multiple_of(lanes), &at);
+            channels = Channels::of(k, n, padded, &at);
         }
         let element = |i: usize, j: usize| if i < k { at(i, j) } else { 0.0 };
         let word = |i: usize, j: usize| match dtype {
@@ -78,7 +88,7 @@ impl Packed {
             }
         };
         let rows = k.div_ceil(depth(dtype));
-        let mut words = Buffer::zeroed(n.next_multiple_of(lanes) * rows);
+        let mut words = Buffer::zeroed(length);
         let mut panel = &mut words[..];
         for first in (0..n).step_by(width) {
             let columns = width.min(n - first);

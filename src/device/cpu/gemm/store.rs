@@ -9,8 +9,7 @@ use std::{env, fs};
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
-use super::packed::{Channels, PART, Packed, depth, even_parts};
-use super::shape;
+use super::packed::{Channels, Packed, lengths};
 use crate::atomic::AtomicFile;
 use crate::device::Dtype;
 use crate::device::cpu::buffer::Buffer;
@@ -65,16 +64,6 @@ impl Deref for Words {
 }
 
 impl Form {
-    /// Floats of the words, of the channels' scales and of their sums.
-    pub(super) fn lengths(self) -> [usize; 3] {
-        let (lanes, _) = shape(self.isa);
-        let (padded, rows) = (self.n.next_multiple_of(lanes), self.k.div_ceil(depth(self.dtype)));
-        match self.dtype {
-            Dtype::Int8 => [padded * rows, padded, padded * even_parts(rows, PART).count()],
-            _ => [padded * rows, 0, 0],
-        }
-    }
-
     /// The name of the file of `source` in this form.
     fn name(self, source: &[f32]) -> String {
         let Form { isa, dtype, k, n, by_columns } = self;
@@ -148,7 +137,8 @@ impl Packed {
         // mapped one untouched. A user who writes into one that is mapped changes values under us or raises SIGBUS,
         // as with the model's own files.
         let map = unsafe { Mmap::map(file) }.ok()?;
-        let lengths = form.lengths();
+        let Form { isa, dtype, k, n, .. } = form;
+        let lengths = lengths(isa, dtype, k, n);
         let floats: usize = lengths.iter().sum();
         let (content, digest) = map.split_at_checked(floats * size_of::<f32>())?;
         if Sha256::digest(content)[..] != *digest {
@@ -158,7 +148,6 @@ impl Packed {
         let channels: &[f32] = &bytemuck::cast_slice(content)[words..];
         let (scales, sums) = channels.split_at(scales);
         let channels = Channels { scales: scales.to_vec(), sums: sums.to_vec() };
-        let Form { dtype, k, n, .. } = form;
         Some(Packed { words: Words::Mapped { map, len: words }, k, n, dtype, channels })
     }
 }
