@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::bert::batch::chunks;
 use crate::bert::encoder::DropoutStep;
+use crate::bert::encoder::Operands;
 use crate::bert::{Encoder, PackedBatch};
 use crate::device::Memory;
 use crate::device::cpu::Cpu;
@@ -45,6 +46,34 @@ impl StepBatch {
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(Vec::len).sum()
     }
+
+    /// Of each utterance.
+    fn tokens_of_utterances(&self) -> Vec<usize> {
+        let tokens = |u: &Range<usize>| self.sequences[u.clone()].iter().map(Vec::len).sum();
+        self.utterances.iter().map(tokens).collect()
+    }
+
+    /// Some of its utterances, as a part of the same step.
+    fn piece(&self, utterances: Range<usize>) -> StepBatch {
+        let first = self.utterances[utterances.start].start;
+        let range = first..self.utterances[utterances.end - 1].end;
+        let step = self.part.unwrap_or(Part {
+            first_token: 0,
+            first_sequence: 0,
+            utterances: self.utterances.len(),
+        });
+        StepBatch {
+            sequences: self.sequences[range.clone()].to_vec(),
+            offsets: self.offsets[range.clone()].to_vec(),
+            errors: self.errors[range].to_vec(),
+            utterances: self.utterances[utterances].iter().map(|u| u.start - first..u.end - first).collect(),
+            part: Some(Part {
+                first_token: step.first_token + self.sequences[..first].iter().map(Vec::len).sum::<usize>(),
+                first_sequence: step.first_sequence + first,
+                utterances: step.utterances,
+            }),
+        }
+    }
 }
 
 /// What the loss of a step is made of, apart from the batch.
@@ -68,8 +97,31 @@ pub struct StepGradient {
     pub gradient: Vec<f32>,
 }
 
-/// Runs a batch forward and back. The result is a function of the arguments, the instruction set and the
-/// number of threads (which sets the chunks whose gradients are summed, in their order).
+impl StepGradient {
+    fn zero(adapter: &Adapter) -> StepGradient {
+        StepGradient {
+            mwer: 0.0,
+            mwer_without: 0.0,
+            correlation: 0.0,
+            gradient: vec![0.0; adapter.layout.len()],
+        }
+    }
+
+    fn plus(mut self, other: StepGradient) -> StepGradient {
+        self.mwer += other.mwer;
+        self.mwer_without += other.mwer_without;
+        self.correlation += other.correlation;
+        self.gradient.iter_mut().zip(other.gradient).for_each(|(sum, value)| *sum += value);
+        self
+    }
+}
+
+/// Tokens that a thread carries forward before it walks back.
+const PIECE_TOKENS: usize = 192;
+
+/// Runs a batch forward and back, a few utterances at a time, so that only theirs is kept for the way back; all at once
+/// where the correlation loss looks at the features of all hypotheses. The result is a function of the arguments, the
+/// instruction set and the number of threads (which sets the pieces whose gradients are summed, in their order).
 pub fn gradient(
     cpu: &Cpu,
     encoder: &Encoder<Cpu>,
@@ -80,6 +132,26 @@ pub fn gradient(
 ) -> StepGradient {
     let pack = || encoder.operands(cpu, &[(adapter, &adapter.values)]);
     let operands = cpu.operation("pack adapters", |_| Work::default(), pack);
+    if objective.correlation_weight > 0.0 {
+        return gradient_of_piece(cpu, encoder, &operands, adapter, batch, objective, step);
+    }
+    let pieces = chunks(&batch.tokens_of_utterances(), PIECE_TOKENS * rayon::current_num_threads(), 1);
+    let of_piece = |utterances| {
+        let piece = batch.piece(utterances);
+        gradient_of_piece(cpu, encoder, &operands, adapter, &piece, objective, step)
+    };
+    pieces.into_iter().map(of_piece).fold(StepGradient::zero(adapter), StepGradient::plus)
+}
+
+fn gradient_of_piece(
+    cpu: &Cpu,
+    encoder: &Encoder<Cpu>,
+    operands: &Operands<Cpu>,
+    adapter: &Adapter,
+    batch: &StepBatch,
+    objective: Objective,
+    step: u64,
+) -> StepGradient {
     let lengths: Vec<usize> = batch.sequences.iter().map(Vec::len).collect();
     let ranges = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
     let (first_token, first_sequence) =
@@ -98,7 +170,7 @@ pub fn gradient(
                 first_sequence: (first_sequence + range.start) as u32,
             });
             let mut tape = Tape::recording();
-            let scored = encoder.forward(cpu, &operands, packed, dropout, &mut tape);
+            let scored = encoder.forward(cpu, operands, packed, dropout, &mut tape);
             (tape, scored)
         })
         .collect();

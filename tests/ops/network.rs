@@ -271,6 +271,13 @@ fn chunks_of_several_workers_make_one_gradient() {
     check(Case { threads: 3, utterances: &[7, 6], ..CASE });
 }
 
+/// With MWER alone a step of so many tokens goes forward and back in pieces of a few utterances.
+#[test]
+fn pieces_of_a_step_make_one_gradient() {
+    let mwer = Case { correlation_weight: 0.0, utterances: &[16, 21, 17, 10], sampled: 8, ..CASE };
+    check(Case { targets: "query,key,value", dropout: 0.3, ..mwer });
+}
+
 #[test]
 fn adapters_above_the_first_product_only() {
     check(Case { targets: "output.dense", rank: 1, ..CASE });

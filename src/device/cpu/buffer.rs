@@ -1,9 +1,8 @@
-//! Memory of the CPU device: aligned to cache lines, recycled between operations.
+//! Memory of the CPU device: aligned to cache lines. What operations make is recycled between them.
 
-use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use super::heap::{Block, Heap};
 use super::pages::Piece;
 
 /// A cache line, the unit of allocation.
@@ -78,72 +77,45 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Buffers that wait for their next use, by capacity: a step allocates what the last one gave back. Batches differ in
-/// size, so a larger buffer than was asked for will do, up to [`SLACK`] times.
-#[derive(Debug)]
+/// The memory that operations share: a step takes what the last one gave back.
+#[derive(Debug, Clone)]
 pub(super) struct Pool {
-    free: Mutex<BTreeMap<usize, Vec<Buffer>>>,
+    heap: Heap,
     poison: bool,
 }
 
 impl Pool {
     pub fn new(poison: bool) -> Pool {
-        Pool { free: Mutex::default(), poison }
+        Pool { heap: Heap::default(), poison }
     }
 
-    /// A buffer of `len` floats of unspecified value (NaN where the pool poisons).
-    pub fn take(self: &Arc<Self>, len: usize) -> Pooled {
-        let class = size_class(len);
-        let recycled = self.lock().range_mut(class..=SLACK * class).find_map(|(_, free)| free.pop());
-        let mut buffer = recycled.unwrap_or_else(|| Buffer::zeroed(class));
-        buffer.len = len;
+    /// Memory of `len` floats of unspecified value (NaN where the pool poisons).
+    pub fn take(&self, len: usize) -> Pooled {
+        let mut taken = Pooled { block: self.heap.take(len.div_ceil(16).max(1)), len };
         if self.poison {
-            buffer.fill(f32::NAN);
+            taken.fill(f32::NAN);
         }
-        Pooled { buffer, pool: self.clone() }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Buffer>>> {
-        // A panic elsewhere leaves the free lists whole: they change by one push or pop.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        taken
     }
 }
 
-/// How much larger than what was asked for a recycled buffer may be.
-const SLACK: usize = 2;
-
-/// `len` rounded up to one of eight sizes per power of two, so that at most an eighth is wasted while
-/// batches of nearly the same size find each other's buffers.
-fn size_class(len: usize) -> usize {
-    let step = (len.max(128).next_power_of_two() / 16).max(16);
-    len.next_multiple_of(step).max(16)
-}
-
-/// A buffer that goes back to its pool when dropped.
+/// Memory that goes back to its pool when dropped.
 #[derive(Debug)]
 pub struct Pooled {
-    buffer: Buffer,
-    pool: Arc<Pool>,
-}
-
-impl Drop for Pooled {
-    fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.len = buffer.lines.len() * 16;
-        self.pool.lock().entry(buffer.len).or_default().push(buffer);
-    }
+    block: Block,
+    len: usize,
 }
 
 impl Deref for Pooled {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.buffer
+        &bytemuck::cast_slice(self.block.lines())[..self.len]
     }
 }
 
 impl DerefMut for Pooled {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.buffer
+        &mut bytemuck::cast_slice_mut(self.block.lines_mut())[..self.len]
     }
 }

@@ -8,6 +8,7 @@
 pub mod bandwidth;
 pub mod buffer;
 pub mod gemm;
+mod heap;
 pub mod isa;
 pub mod matrix;
 mod pages;
@@ -33,7 +34,7 @@ use gemm::store::{Form, Store};
 pub struct Cpu {
     isa: Isa,
     dtype: Dtype,
-    pool: Arc<Pool>,
+    pool: Pool,
     /// Where packed weights are shared with other processes.
     store: Option<Arc<Store>>,
     recorder: Recorder,
@@ -41,7 +42,7 @@ pub struct Cpu {
 
 impl Cpu {
     pub fn new(isa: Isa) -> Cpu {
-        let pool = Arc::new(Pool::new(false));
+        let pool = Pool::new(false);
         Cpu { isa, dtype: Dtype::F32, pool, store: None, recorder: Recorder::default() }
     }
 
@@ -57,7 +58,7 @@ impl Cpu {
 
     /// For tests: every new matrix starts as NaN, so that an element left unwritten shows.
     pub fn poisoned(isa: Isa) -> Cpu {
-        Cpu { pool: Arc::new(Pool::new(true)), ..Cpu::new(isa) }
+        Cpu { pool: Pool::new(true), ..Cpu::new(isa) }
     }
 
     /// The same, with the base's weights kept in `dtype` and, where the CPU can, multiplied in it.

@@ -11,7 +11,7 @@ use super::buffer::Line;
 
 /// Bytes that are mapped together: many large pages (2 MiB), since those at the ends may be small ones. What is never
 /// touched takes no memory.
-const MAPPING: usize = 32 << 20;
+pub(super) const MAPPING: usize = 32 << 20;
 
 /// Lines of a mapping that others share, zero at first. The mapping goes with the last of its pieces.
 #[derive(Debug)]
@@ -61,7 +61,8 @@ impl Piece {
     }
 }
 
-fn map(bytes: usize) -> Option<MmapRaw> {
+/// Zeros in large pages; `None` where the system maps no more memory.
+pub(super) fn map(bytes: usize) -> Option<MmapRaw> {
     let mapping = MmapMut::map_anon(bytes).ok()?;
     // Where there are no large pages, small ones do.
     #[cfg(target_os = "linux")]
