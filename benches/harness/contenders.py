@@ -75,19 +75,39 @@ class Contender:
         return {"RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, **self.environment}
 
 
-def peak(tools: Tools, folder: Folder) -> Contender:
-    return Contender("peak", lambda job, setting: [str(tools.contender), "peak", str(folder.base)])
+def peak(tools: Tools, folder: Folder, isa: str | None = None) -> Contender:
+    command = [str(tools.contender), "peak", str(folder.base)]
+    return Contender("peak", lambda job, setting: command, environment=forced(isa))
+
+
+def engine(
+    tools: Tools, name: str, work: str, model: Path, *more: str, precision: str = "fp32", isa: str | None = None
+) -> Contender:
+    def command(job: Job, setting: Setting) -> list[str]:
+        together = ["--together", str(job.together)]
+        return [str(tools.contender), work, str(model), *data(job), *together, *scores(job), *more]
+
+    return Contender(name, command, precision, environment=forced(isa))
+
+
+def instruction_sets(tools: Tools, folder: Folder) -> list[Contender]:
+    """This engine on less than this CPU has: with AVX2 alone, which the others are compared with, and portable code."""
+
+    def of(name: str, isa: str, dtype: str) -> Contender:
+        precision = "fp32" if dtype == "f32" else dtype
+        more = ["--adapter", str(folder.adapter), "--dtype", dtype]
+        return engine(tools, f"lorb-engine {name}", "rescore", folder.base, *more, precision=precision, isa=isa)
+
+    return [
+        of("avx2", "avx2", "f32"),
+        of("avx2 bf16", "avx2", "bf16"),
+        of("avx2 int8", "avx2", "int8"),
+        of("portable", "portable", "f32"),
+    ]
 
 
 def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
     """The first is what the others are compared with."""
-
-    def engine(name: str, work: str, model: Path, *more: str, precision: str = "fp32") -> Contender:
-        def command(job: Job, setting: Setting) -> list[str]:
-            together = ["--together", str(job.together)]
-            return [str(tools.contender), work, str(model), *data(job), *together, *scores(job), *more]
-
-        return Contender(name, command, precision)
 
     def python(name: str, precision: str = "fp32", setting_of: str | None = None, note: str = "") -> Contender:
         def command(job: Job, setting: Setting) -> list[str]:
@@ -107,10 +127,10 @@ def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
     # Emulated, it takes too long to try settings with.
     bf16 = {} if has_bf16() else {"setting_of": "torch-fp32", "note": "no bf16 instructions"}
     return [
-        engine("lorb-engine", "rescore", folder.base, *adapted),
-        engine("lorb-engine merged", "rescore-merged", folder.merged),
-        engine("lorb-engine bf16", "rescore", folder.base, *adapted, "--dtype", "bf16", precision="bf16"),
-        engine("lorb-engine int8", "rescore", folder.base, *adapted, "--dtype", "int8", precision="int8"),
+        engine(tools, "lorb-engine", "rescore", folder.base, *adapted),
+        engine(tools, "lorb-engine merged", "rescore-merged", folder.merged),
+        engine(tools, "lorb-engine bf16", "rescore", folder.base, *adapted, "--dtype", "bf16", precision="bf16"),
+        engine(tools, "lorb-engine int8", "rescore", folder.base, *adapted, "--dtype", "int8", precision="int8"),
         python("torch-fp32"),
         python("torch-bf16", precision="bf16", **bf16),
         python("torch-compile", setting_of="torch-fp32"),
@@ -157,6 +177,14 @@ def starting(tools: Tools, folder: Folder, one: Path, text: str, threads: int) -
     if isinstance(tools.candle, Path):
         found["candle-fp32"] = [str(tools.candle), "first", str(folder.merged), text]
     return found
+
+
+def forced(isa: str | None) -> dict[str, str]:
+    return {"LORB_ISA": isa} if isa else {}
+
+
+def has_avx2() -> bool:
+    return {"avx2", "fma"} <= set(cpu_info("flags").split())
 
 
 def has_bf16() -> bool:

@@ -40,6 +40,7 @@ def common_cells(measured: Measured, outcome: Outcome) -> dict[str, str]:
         "p95 ms": number(figures.milliseconds(outcome, 95)),
         "p99 ms": number(figures.milliseconds(outcome, 99)),
         "time over lorb-engine's": times_column(outcome, engine),
+        "time over the first": times_column(outcome, engine),
         "floor": f"{number(floor)} tokens/s: {rate / floor:.0%}",
         "padding": f"{outcome.rounds[0].get('padding', 0):.1%}",
         "peak memory": f"{figures.memory_mb(outcome):,.0f} MB",

@@ -16,6 +16,7 @@ COLUMNS = {
     "throughput": ["tokens/s", "time over lorb-engine's", "floor", "padding", "peak memory", "setting"],
     "latency": [*WITHOUT_PADDING, "padding", "setting"],
     "small": WITHOUT_PADDING,
+    "sets": ["tokens/s", "time over the first", "floor", "peak memory"],
 }
 
 # Whose lists' scores are compared: those of throughput are among them.
