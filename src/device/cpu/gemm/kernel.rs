@@ -15,7 +15,8 @@ use crate::device::cpu::Isa;
 use crate::device::cpu::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
 
 /// Rows of a block: with [`PANEL_ROWS`](Vector::PANEL_ROWS) of the inner dimension, their part of the left matrix takes
-/// 150 KB of a core's second-level cache, while every panel of the right matrix passes by.
+/// 150 KB of a core's second-level cache, while every panel of the right matrix passes by. Twice as many where each panel
+/// becomes f32 on its way: it does so half as often.
 const BLOCK_ROWS: usize = 96;
 
 /// No set has more [`PANEL_ROWS`](Vector::PANEL_ROWS), nor panels of more than [`BLOCK_ROWS`] columns.
@@ -23,6 +24,9 @@ const MOST_PANEL_ROWS: usize = 384;
 
 /// Steps of the inner dimension between two tests for its end.
 const UNROLL: usize = 4;
+
+/// Words of a panel that become f32 together: as an array the compiler has them in vectors.
+const GROUP: usize = 8;
 
 /// Floats of a cache line.
 const LINE: usize = 16;
@@ -148,9 +152,11 @@ unsafe fn run_in_f32<V: Vector>(call: &Call) {
 #[inline(always)]
 unsafe fn run<V: Vector, W: Words<V>>(call: &Call) {
     let width = V::LANES * V::TILE_VECTORS;
-    const { assert!(V::PANEL_ROWS <= MOST_PANEL_ROWS && V::LANES * V::TILE_VECTORS <= BLOCK_ROWS) }
+    const { assert!(V::PANEL_ROWS <= MOST_PANEL_ROWS && V::LANES * V::TILE_VECTORS <= BLOCK_ROWS) };
+    const { assert!(V::LANES.is_multiple_of(GROUP)) }
     let depth = depth(call.dtype);
-    for rows in even_parts(call.m, BLOCK_ROWS) {
+    let expands = W::DEPTH != depth;
+    for rows in even_parts(call.m, if expands { 2 * BLOCK_ROWS } else { BLOCK_ROWS }) {
         let most = if W::SCALED { PART } else { V::PANEL_ROWS / (depth / W::DEPTH) };
         for (part, inner) in even_parts(call.terms[0].k, most).enumerate() {
             // SAFETY: the block lies inside C and the inner dimension; the number of vectors is that of its columns.
@@ -314,31 +320,34 @@ impl Block {
     /// As for [`dispatch`]; the part lies inside the panel, and its elements fit into the scratch.
     #[inline(always)]
     unsafe fn expand(&self, call: &Call, panel: *const f32, width: usize) -> usize {
-        let (first, end) = elements(call, &self.inner);
-        for element in 0..end - first {
-            let depth = depth(call.dtype);
-            // SAFETY: the caller vouches for the panel and the scratch; scales are as many as the panels' columns.
-            unsafe {
-                let words = panel.cast::<u32>().add(element / depth * width);
-                let to = call.scratch.add(element * width);
-                match call.dtype {
-                    Dtype::Int8 => {
-                        let above = 24 - 8 * (element % depth);
-                        let scales = call.channels.scales.add(self.first);
-                        for j in 0..width {
-                            let whole = (*words.add(j) << above).cast_signed() >> 24;
-                            *to.add(j) = whole as f32 * *scales.add(j);
+        let depth = depth(call.dtype);
+        for word in 0..self.inner.len() {
+            for j in (0..width).step_by(GROUP) {
+                // SAFETY: the caller vouches for the panel and the scratch, whose last row may be what fills up the last word;
+                // scales are as many as the panels' columns.
+                unsafe {
+                    let words = panel.add(word * width + j).cast::<[u32; GROUP]>().read();
+                    let to = |element| {
+                        call.scratch.add((word * depth + element) * width + j).cast::<[f32; GROUP]>()
+                    };
+                    match call.dtype {
+                        Dtype::Int8 => {
+                            let scales =
+                                call.channels.scales.add(self.first + j).cast::<[f32; GROUP]>().read();
+                            for element in 0..4 {
+                                let whole = words.map(|w| (w << (24 - 8 * element)).cast_signed() >> 24);
+                                to(element).write(from_fn(|i| whole[i] as f32 * scales[i]));
+                            }
                         }
-                    }
-                    _ => {
-                        let above = 16 - 16 * (element % depth);
-                        for j in 0..width {
-                            *to.add(j) = f32::from_bits(*words.add(j) << above & 0xffff_0000);
+                        _ => {
+                            to(0).write(words.map(|w| f32::from_bits(w << 16)));
+                            to(1).write(words.map(|w| f32::from_bits(w & 0xffff_0000)));
                         }
                     }
                 }
             }
         }
+        let (first, end) = elements(call, &self.inner);
         end - first
     }
 }
