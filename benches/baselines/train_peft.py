@@ -3,7 +3,7 @@
 
 The same lists, draw of hypotheses (the first pass's best, others by its posterior through Gumbel top-k), fit of the
 classifier before the first step, batches by tokens, loss, optimizer and schedule; other random numbers. Writes an adapter after each epoch to OUT/epoch-N and prints
-JSON lines: one a step, one at the end. `lorb-engine evaluate --adapter OUT/epoch-N --tune VALID TEST` judges it as it
+JSON lines: one a step, one an epoch, one at the end. `lorb-engine evaluate --adapter OUT/epoch-N --tune VALID TEST` judges it as it
 judges its own: the scores are PyTorch's to 1e-6 (scripts/check_peft.py).
 """
 
@@ -158,6 +158,7 @@ def main() -> None:
             line = {"step": len(step_ms), "mwer": mwer_loss.item(), "first_pass": torch.stack(without).mean().item()}
             print(json.dumps({**line, "ms": round(step_ms[-1], 1)}), flush=True)
         model.save_pretrained(f"{args.out}/epoch-{number}")
+        print(json.dumps({"epoch": number, "steps": len(step_ms)}), flush=True)
     seconds = time.perf_counter() - start
     result = {"train_seconds": seconds, "tokens_per_s": tokens_seen / seconds, "step_ms_p50": float(np.median(step_ms))}
     print(json.dumps({**result, "peak_rss_mb": peak_rss_mb(), "beta": math.exp(theta.item())}))
