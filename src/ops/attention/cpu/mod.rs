@@ -1,5 +1,5 @@
 mod backward;
-mod head;
+mod forward;
 mod product;
 
 use std::ops::Range;
@@ -9,7 +9,7 @@ use crate::device::cpu::gemm::shape as vector_shape;
 use crate::device::cpu::{Cpu, Matrix};
 use crate::profile::Work;
 use backward::{BLOCK, gradients};
-use head::attend;
+use forward::attend;
 use product::{GROUP, Rows};
 
 impl Attention for Cpu {
@@ -27,7 +27,7 @@ impl Attention for Cpu {
                 let lse = &mut lse[queries.start * shape.heads + head.number..];
                 assert!(y.len() >= (queries.len() - 1) * h + shape.head_size);
                 assert!(lse.len() > (queries.len() - 1) * shape.heads);
-                let operands = head::Operands {
+                let operands = forward::Operands {
                     q: block(&q, queries, columns),
                     k: block(&k, keys, columns),
                     v: block(&v, keys, columns),
