@@ -30,13 +30,13 @@ METHODS = {
 TOKENIZER = ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 
 
-def scorer(args: argparse.Namespace, epoch: Path) -> list[str]:
+def scorer(model: str, method: str, epoch: Path) -> list[str]:
     """What makes lorb-engine score with what was trained until the end of an epoch."""
-    if args.method == "peft":
-        return ["--model", args.model, "--adapter", str(epoch)]
+    if method == "peft":
+        return ["--model", model, "--adapter", str(epoch)]
     for name in TOKENIZER:
-        if (Path(args.model) / name).exists():
-            shutil.copy(Path(args.model) / name, epoch)
+        if (Path(model) / name).exists():
+            shutil.copy(Path(model) / name, epoch)
     return ["--model", str(epoch)]
 
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
         epochs = sorted((folder / "out").iterdir(), key=lambda path: int(path.name.split("-")[1]))
         errors = []
         for epoch in epochs:
-            evaluate = [*args.engine, "evaluate", *scorer(args, epoch), *common]
+            evaluate = [*args.engine, "evaluate", *scorer(args.model, args.method, epoch), *common]
             # Tuned on all of these lists, and saved; counted on the same ones under another name.
             same = shutil.copy(valid, folder / "same.jsonl")
             report = engine([*evaluate, "--tune", str(valid), "--json", str(same)])[0]
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
         if args.inner:
             runs.add({**key, **found})
             return
-        evaluate = [*args.engine, "evaluate", *scorer(args, epochs[best]), *common]
+        evaluate = [*args.engine, "evaluate", *scorer(args.model, args.method, epochs[best]), *common]
         runs.judged(key, outer, judge(evaluate, test, outer), **found)
 
 

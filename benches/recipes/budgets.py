@@ -53,6 +53,8 @@ def main() -> None:
     print("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 1))
 
     def wer(own: list[dict]) -> str:
+        if not own:
+            return ""
         s = pooled(own)
         return f"{100 * s['errors'].sum() / s['reference_words']:.2f} %"
 

@@ -28,7 +28,7 @@ from adaptation_torch import METHODS, RECIPE, TRAIN, scorer
 
 FIELDS = ["domain", "seed", "contender", "epoch", "steps", "step_ms", "seconds", "peak_mb", "words", "first_pass", "errors"]
 ENGINE = {"lorb-engine": [], "lorb-engine bf16": ["--dtype", "bf16"]}
-PYTORCH = {"torch-peft": [*METHODS["peft"]], "torch-full": [*METHODS["full"], "--lr", "3e-4"]}
+PYTORCH = {"peft": METHODS["peft"], "full": [*METHODS["full"], "--lr", "3e-4"]}
 
 
 def run(command: list[str], threads: int) -> tuple[str, float]:
@@ -45,12 +45,12 @@ def run(command: list[str], threads: int) -> tuple[str, float]:
     return said, usage.ru_maxrss / 1024
 
 
-def of_engine(args: argparse.Namespace, options: list[str], lists: tuple[Path, Path], out: Path, seed: int) -> list[dict]:
+def of_engine(args: argparse.Namespace, name: str, lists: tuple[Path, Path], out: Path, seed: int) -> list[dict]:
     """A row an epoch."""
     train, valid = lists
     command = [args.engine, "train", "--model", args.model, "--device", "cpu", "--threads", str(args.threads)]
     command += ["--train", str(train), "--valid", str(valid), "--out", str(out), "--seed", str(seed), "--ngram-order", "0"]
-    _, peak_mb = run([*command, *RECIPE, *options], args.threads)
+    _, peak_mb = run([*command, *RECIPE, *ENGINE[name]], args.threads)
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rows, seconds, steps = [], 0.0, []
     for validation in (m for m in metrics if m["kind"] == "validation"):
@@ -63,10 +63,10 @@ def of_engine(args: argparse.Namespace, options: list[str], lists: tuple[Path, P
     return [row | {"step_ms": 1e3 * statistics.median(steps), "peak_mb": peak_mb} for row in rows]
 
 
-def of_pytorch(args: argparse.Namespace, options: list[str], lists: tuple[Path, Path], out: Path, seed: int) -> list[dict]:
+def of_pytorch(args: argparse.Namespace, method: str, lists: tuple[Path, Path], out: Path, seed: int) -> list[dict]:
     train, valid = lists
     command = [sys.executable, str(TRAIN), "--model", args.model, "--train", str(train), "--out", str(out)]
-    command += [*RECIPE, *options, "--seed", str(seed), "--threads", str(args.threads)]
+    command += [*RECIPE, *PYTORCH[method], "--seed", str(seed), "--threads", str(args.threads)]
     said, peak_mb = run(command, args.threads)
     lines = [json.loads(line) for line in said.splitlines()]
     ends = [line["steps"] for line in lines if "epoch" in line]
@@ -74,10 +74,10 @@ def of_pytorch(args: argparse.Namespace, options: list[str], lists: tuple[Path, 
     fit = next(line["fit_seconds"] for line in lines if "fit_seconds" in line)
     rows = []
     for number, end in enumerate(ends, 1):
-        folder = out / f"epoch-{number}"
-        args.method = "full" if "--full-finetune" in options else "peft"
+        # Tuned on all of these lists; counted on the same ones under another name.
         same = shutil.copy(valid, out / "same.jsonl")
-        evaluate = [args.engine, "evaluate", *scorer(args, folder), "--tune", str(valid), "--json", str(same)]
+        evaluate = [args.engine, "evaluate", *scorer(args.model, method, out / f"epoch-{number}")]
+        evaluate += ["--tune", str(valid), "--json", str(same)]
         errors = errors_in(json.loads(engine(evaluate)[0])["files"][0])
         rows.append({"steps": end, "seconds": fit + sum(step_ms[:end]) / 1e3, "errors": errors})
     return [row | {"step_ms": statistics.median(step_ms), "peak_mb": peak_mb} for row in rows]
@@ -117,22 +117,21 @@ def main() -> None:
     if args.csv.exists():
         with args.csv.open(newline="") as file:
             found = list(csv.DictReader(file))
-    contenders = [(of_engine, name, options) for name, options in ENGINE.items()]
-    contenders += [(of_pytorch, name, options) for name, options in PYTORCH.items()]
+    contenders = [(name, of_engine, name) for name in ENGINE] + [(f"torch-{name}", of_pytorch, name) for name in PYTORCH]
     for seed in map(int, args.seeds.split(",")):
         for path in map(Path, args.domains):
             domain = path.name.split(".")[0]
             with gzip.open(path, "rt") as file:
                 rows = [json.loads(line) for line in file]
             train, valid = parted(rows, seed, len(rows))
-            for measure, name, options in contenders:
+            for name, measure, how in contenders:
                 key = {"domain": domain, "seed": str(seed), "contender": name}
                 if any(key.items() <= row.items() for row in found):
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     folder = Path(folder)
                     lists = write_lists(folder / "train.jsonl", train), write_lists(folder / "valid.jsonl", valid)
-                    epochs = measure(args, options, lists, folder / "out", seed)
+                    epochs = measure(args, how, lists, folder / "out", seed)
                 about = of_lists(valid)
                 said = {"words": about["reference_words"], "first_pass": about["first_pass"]}
                 found += [key | {"epoch": str(n)} | row | said for n, row in enumerate(epochs, 1)]
