@@ -64,7 +64,10 @@ def main() -> None:
     for rank, targets in sorted(budgets, key=cost):
         own, trained = budgets[rank, targets], cost((rank, targets))
         of_domains = [wer([row for row in own if row["domain"] == domain]) for domain in domains]
-        against = "" if args.reference.endswith(f"--rank {rank} --targets {targets}") else difference(own, reference)
+        judged = {row["domain"] for row in own}
+        against = difference(own, [row for row in reference if row["domain"] in judged])
+        if args.reference.endswith(f"--rank {rank} --targets {targets}"):
+            against = ""
         share = f"{100 * trained / base_parameters(config):.3f} %"
         cells = [NAMES.get(targets, targets), str(rank), f"{trained:,}", share, *of_domains, f"**{wer(own)}**", against]
         print("| " + " | ".join(cells) + " |")
