@@ -69,7 +69,8 @@ def main() -> None:
         if args.reference.endswith(f"--rank {rank} --targets {targets}"):
             against = ""
         share = f"{100 * trained / base_parameters(config):.3f} %"
-        cells = [NAMES.get(targets, targets), str(rank), f"{trained:,}", share, *of_domains, f"**{wer(own)}**", against]
+        together = f"**{wer(own)}**" if all(of_domains) else ""
+        cells = [NAMES.get(targets, targets), str(rank), f"{trained:,}", share, *of_domains, together, against]
         print("| " + " | ".join(cells) + " |")
 
 
