@@ -6,6 +6,7 @@
 pub mod cpu;
 pub mod cuda;
 mod dtype;
+mod free;
 mod select;
 
 pub use dtype::Dtype;

@@ -5,8 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::bert::batch::chunks;
-use crate::bert::encoder::DropoutStep;
-use crate::bert::encoder::Operands;
+use crate::bert::encoder::{DropoutStep, Operands};
 use crate::bert::{Encoder, PackedBatch};
 use crate::device::Memory;
 use crate::device::cpu::Cpu;

@@ -2,7 +2,7 @@
 //! is asked for, and neighbours that are free become one again: what a step needs at once is about all that it takes.
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,40 +11,33 @@ use memmap2::MmapRaw;
 
 use super::buffer::Line;
 use super::pages;
+use crate::device::free::Free;
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Heap(Arc<Mutex<Blocks>>);
+pub(super) struct Heap(Arc<Mutex<Mappings>>);
 
 /// Lines of a heap, of any content. They go back to it when dropped.
 #[derive(Debug)]
 pub(super) struct Block {
-    place: Place,
     first: NonNull<Line>,
     len: usize,
     heap: Heap,
 }
 
-/// The number of a mapping, and of a line in it.
-type Place = (usize, usize);
-
-/// The mappings of a heap, and what of them is free.
+/// The mappings of a heap by where they start, and what of them is free.
 #[derive(Debug, Default)]
-struct Blocks {
-    mappings: Vec<MmapRaw>,
-    /// Lines of each free block. No two of them touch.
-    free: BTreeMap<Place, usize>,
-    /// The same by their lines.
-    by_len: BTreeSet<(usize, Place)>,
+struct Mappings {
+    all: BTreeMap<u64, MmapRaw>,
+    free: Free,
 }
 
 impl Heap {
     /// `len` lines, of which there is at least one.
     pub fn take(&self, len: usize) -> Block {
-        let (place, first) = self.lock().take(len);
-        Block { place, first, len, heap: self.clone() }
+        Block { first: self.lock().take(len), len, heap: self.clone() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Blocks> {
+    fn lock(&self) -> MutexGuard<'_, Mappings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,61 +61,32 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.heap.lock().give(self.place, self.len);
+        self.heap.lock().free.give(self.first.addr().get() as u64, self.len * size_of::<Line>());
     }
 }
 
-impl Blocks {
-    /// Of the blocks that suffice the smallest, and of those the first.
-    fn take(&mut self, len: usize) -> (Place, NonNull<Line>) {
-        let found = self.by_len.range((len, (0, 0))..).next().copied();
-        let (whole, place) = found.unwrap_or_else(|| self.grow(len));
-        self.remove(place, whole);
-        let (mapping, first) = place;
-        if whole > len {
-            self.insert((mapping, first + len), whole - len);
-        }
-        let lines = self.mappings[mapping].as_mut_ptr().cast::<Line>();
-        // SAFETY: the lines of a free block lie in its mapping, which is not at null. Pages are aligned to more than a
-        // line is.
-        (place, unsafe { NonNull::new_unchecked(lines.add(first)) })
-    }
-
-    fn give(&mut self, (mapping, mut first): Place, mut len: usize) {
-        let after = (mapping, first + len);
-        if let Some(&more) = self.free.get(&after) {
-            self.remove(after, more);
-            len += more;
-        }
-        let before = self.free.range((mapping, 0)..(mapping, first)).next_back();
-        if let Some((&place, &more)) = before.filter(|&(&(_, at), &more)| at + more == first) {
-            self.remove(place, more);
-            first = place.1;
-            len += more;
-        }
-        self.insert((mapping, first), len);
-    }
-
-    /// A new mapping as a free block of at least so many lines.
-    fn grow(&mut self, len: usize) -> (usize, Place) {
-        let bytes = pages::MAPPING.max(len * size_of::<Line>());
-        let mapping = pages::map(bytes).unwrap_or_else(|| {
-            handle_alloc_error(Layout::array::<Line>(len).expect("the length of a slice"))
+impl Mappings {
+    fn take(&mut self, len: usize) -> NonNull<Line> {
+        let bytes = len * size_of::<Line>();
+        let at = self.free.take(bytes, true).unwrap_or_else(|| {
+            self.grow(bytes);
+            self.free.take(bytes, true).expect("there is room now")
         });
-        let found = (mapping.len() / size_of::<Line>(), (self.mappings.len(), 0));
-        self.mappings.push(mapping);
-        self.insert(found.1, found.0);
-        found
+        let (start, mapping) = self.all.range(..=at).next_back().expect("what is free lies in a mapping");
+        // SAFETY: what is free lies in its mapping, which is not at null. Pages are aligned to more than a line is, and
+        // blocks are whole lines.
+        unsafe { NonNull::new_unchecked(mapping.as_mut_ptr().add((at - start) as usize).cast()) }
     }
 
-    fn insert(&mut self, place: Place, len: usize) {
-        self.free.insert(place, len);
-        self.by_len.insert((len, place));
-    }
-
-    fn remove(&mut self, place: Place, len: usize) {
-        self.free.remove(&place);
-        self.by_len.remove(&(len, place));
+    /// A new mapping of at least so many bytes, all of it free.
+    fn grow(&mut self, bytes: usize) {
+        let mapping = pages::map(pages::MAPPING.max(bytes)).unwrap_or_else(|| {
+            handle_alloc_error(Layout::array::<u8>(bytes).expect("the length of a slice"))
+        });
+        let (at, bytes) = (mapping.as_mut_ptr().addr() as u64, mapping.len());
+        self.all.insert(at, mapping);
+        self.free.pieces.insert(at, bytes);
+        self.free.give(at, bytes);
     }
 }
 
@@ -140,11 +104,23 @@ mod tests {
         bytemuck::cast_slice::<_, f32>(block.lines()).iter().all(|&x| x == value)
     }
 
-    fn free(heap: &Heap) -> Vec<(Place, usize)> {
-        let blocks = heap.lock();
-        assert_eq!(blocks.free.len(), blocks.by_len.len());
-        assert!(blocks.free.iter().all(|(&place, &len)| blocks.by_len.contains(&(len, place))));
-        blocks.free.iter().map(|(&place, &len)| (place, len)).collect()
+    /// The number of a line in its mapping.
+    fn place(mappings: &Mappings, at: u64) -> usize {
+        let (start, _) = mappings.all.range(..=at).next_back().unwrap();
+        (at - start) as usize / size_of::<Line>()
+    }
+
+    fn place_of(heap: &Heap, block: &Block) -> usize {
+        place(&heap.lock(), block.first.addr().get() as u64)
+    }
+
+    /// The first line of each free block in its mapping, and its lines; the smallest first.
+    fn free(heap: &Heap) -> Vec<(usize, usize)> {
+        let mappings = heap.lock();
+        let Free { by_address, by_size, .. } = &mappings.free;
+        assert_eq!(by_address.len(), by_size.len());
+        assert!(by_address.iter().all(|(&at, &bytes)| by_size.contains(&(bytes, at))));
+        by_size.iter().map(|&(bytes, at)| (place(&mappings, at), bytes / size_of::<Line>())).collect()
     }
 
     #[test]
@@ -166,18 +142,18 @@ mod tests {
         }
         assert!(held.iter().all(|(block, value)| holds(block, *value)));
         drop(held);
-        assert_eq!(free(&heap), [((0, 0), MAPPED)]);
+        assert_eq!(free(&heap), [(0, MAPPED)]);
     }
 
     #[test]
     fn the_smallest_block_that_suffices_is_cut() {
         let heap = Heap::default();
         let [a, _b, c, _d] = [300, 1, 200, 1].map(|len| heap.take(len));
-        let [at_a, at_c] = [a.place, c.place];
+        let [at_a, at_c] = [&a, &c].map(|block| place_of(&heap, block));
         drop((a, c));
         let again = heap.take(150);
-        assert_eq!(again.place, at_c);
-        assert_eq!(free(&heap), [(at_a, 300), ((0, at_c.1 + 150), 50), ((0, 502), MAPPED - 502)]);
+        assert_eq!(place_of(&heap, &again), at_c);
+        assert_eq!(free(&heap), [(at_c + 150, 50), (at_a, 300), (502, MAPPED - 502)]);
     }
 
     #[test]
@@ -185,9 +161,9 @@ mod tests {
         let heap = Heap::default();
         let (_small, mut large) = (heap.take(1), heap.take(MAPPED + 5));
         write(&mut large, 3.0);
-        assert!(holds(&large, 3.0) && large.place == (1, 0));
+        assert!(holds(&large, 3.0) && place_of(&heap, &large) == 0 && heap.lock().all.len() == 2);
         drop(large);
         // Mappings stay apart though one may follow the other in memory.
-        assert_eq!(free(&heap), [((0, 1), MAPPED - 1), ((1, 0), MAPPED + 5)]);
+        assert_eq!(free(&heap), [(1, MAPPED - 1), (0, MAPPED + 5)]);
     }
 }
