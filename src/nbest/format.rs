@@ -65,6 +65,10 @@ impl Format {
         }
         let folder = path.is_dir();
         let start = if folder { String::new() } else { start(path)? };
+        // What of it looks like a line may look like one of any format.
+        if parquet::recognise(&start) {
+            return Ok(Format::Parquet);
+        }
         let line = start.lines().next().unwrap_or_default();
         let found = Format::ALL.into_iter().filter(|format| match format {
             Format::Jsonl => false,
@@ -73,7 +77,7 @@ impl Format {
             Format::Nemo => nemo::recognise(line),
             Format::Mlm => mlm::recognise(&start),
             Format::Csv => csv::recognise(line),
-            Format::Parquet => parquet::recognise(path, &start),
+            Format::Parquet => folder && parquet::recognise_folder(path),
         });
         match found.collect::<Vec<_>>()[..] {
             [format] => Ok(format),
@@ -197,6 +201,7 @@ mod tests {
             ("rank,text,\"id\",am\r\n", Format::Csv),
             ("PAR1", Format::Parquet),
             ("PAR1\u{15}\u{4}\u{15}", Format::Parquet),
+            ("PAR1\u{15}\u{4}A\t-1.5\nB", Format::Parquet),
             ("PAR1\t-1.5\n", Format::Nemo),
             ("PAR1,id,text\n", Format::Csv),
         ] {

@@ -27,13 +27,19 @@ const MAGIC: &str = "PAR1";
 /// What a folder of such files looks like.
 pub(super) const FOLDER: &str = "part-0.parquet, part-1.parquet … as Spark writes them";
 
-/// Whether what is at `path`, a folder or a file that begins with `start`, is one. After the letters comes the header of
-/// a page or of the footer, which no line of text begins with.
-pub(super) fn recognise(path: &Path, start: &str) -> bool {
-    match start.strip_prefix(MAGIC) {
-        Some(rest) => rest.chars().next().is_none_or(|next| next.is_control() && !next.is_whitespace()),
-        None => start.is_empty() && path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
-    }
+/// Whether a file that begins so is one. After the letters comes the header of a page or of the footer, which no line of
+/// text begins with.
+pub(super) fn recognise(start: &str) -> bool {
+    let next = |rest: &str| rest.chars().next();
+    start
+        .strip_prefix(MAGIC)
+        .map(next)
+        .is_some_and(|next| next.is_none_or(|c| c.is_control() && !c.is_whitespace()))
+}
+
+/// Whether a folder holds some.
+pub(super) fn recognise_folder(path: &Path) -> bool {
+    files(path).is_ok_and(|files| !files.is_empty())
 }
 
 /// The files of a folder in the order of their names, without those that Spark hides.
