@@ -36,12 +36,13 @@ class Job:
 
 @dataclass
 class Tools:
-    """The programs. candle's is a sentence that says why where it was not built."""
+    """The programs, and the folder of an ONNX Runtime that knows AVX2 alone. A sentence says why where there is none."""
 
     python: str
     engine: Path
     contender: Path
     candle: Path | str
+    ort_avx2: Path | str
 
 
 @dataclass
@@ -91,32 +92,49 @@ def engine(
 
 
 def instruction_sets(tools: Tools, folder: Folder) -> list[Contender]:
-    """This engine on less than this CPU has: with AVX2 alone, which the others are compared with, and portable code."""
+    """On less than this CPU has: this engine with AVX2 alone, which the others are compared with, and portable code; and
+    others with AVX2 alone, where that is not all that there is."""
 
     def of(name: str, isa: str, dtype: str) -> Contender:
         precision = "fp32" if dtype == "f32" else dtype
         more = ["--adapter", str(folder.adapter), "--dtype", dtype]
         return engine(tools, f"lorb-engine {name}", "rescore", folder.base, *more, precision=precision, isa=isa)
 
+    def other(name: str, environment: dict[str, str], precision: str = "fp32", missing: str = "") -> Contender:
+        return python(tools, folder, name, precision, name=f"{name} avx2", missing=missing, environment=environment)
+
+    ort = {"PYTHONPATH": str(tools.ort_avx2)}
+    without = tools.ort_avx2 if isinstance(tools.ort_avx2, str) else ""
+    names = ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"]
+    others = [
+        other("torch-fp32", dict(zip(names, ["avx2", "AVX2", "AVX2"]))),
+        other("ort-fp32", ort, missing=without),
+        other("ort-int8", ort, "int8", missing=without),
+    ]
     return [
         of("avx2", "avx2", "f32"),
         of("avx2 bf16", "avx2", "bf16"),
         of("avx2 int8", "avx2", "int8"),
         of("portable", "portable", "f32"),
+        *(others if "avx512f" in cpu_info("flags").split() else []),
     ]
+
+
+def python(tools: Tools, folder: Folder, scorer: str, precision: str, name: str = "", **more) -> Contender:
+    def command(job: Job, setting: Setting) -> list[str]:
+        script = [tools.python, str(BASELINES / "rescore.py"), scorer, "--model", str(folder.merged)]
+        lists = ["--data", str(job.data), "--lists", str(job.count), "--together", str(job.together)]
+        return [*script, *lists, "--threads", str(job.threads), *cut(setting), *scores(job)]
+
+    return Contender(name or scorer, command, precision, settings=True, **more)
 
 
 def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
     """The first is what the others are compared with."""
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder.work / "inductor")}
 
-    def python(name: str, precision: str = "fp32", setting_of: str | None = None, note: str = "") -> Contender:
-        def command(job: Job, setting: Setting) -> list[str]:
-            script = [tools.python, str(BASELINES / "rescore.py"), name, "--model", str(folder.merged)]
-            lists = ["--data", str(job.data), "--lists", str(job.count), "--together", str(job.together)]
-            return [*script, *lists, "--threads", str(job.threads), *cut(setting), *scores(job)]
-
-        cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder.work / "inductor")}
-        return Contender(name, command, precision, True, setting_of, note=note, environment=cache)
+    def of(name: str, precision: str = "fp32", **more) -> Contender:
+        return python(tools, folder, name, precision, environment=cache, **more)
 
     def candle(job: Job, setting: Setting) -> list[str]:
         model, lists = [str(folder.merged), str(job.data)], ["--lists", str(job.count)]
@@ -131,11 +149,11 @@ def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
         engine(tools, "lorb-engine merged", "rescore-merged", folder.merged),
         engine(tools, "lorb-engine bf16", "rescore", folder.base, *adapted, "--dtype", "bf16", precision="bf16"),
         engine(tools, "lorb-engine int8", "rescore", folder.base, *adapted, "--dtype", "int8", precision="int8"),
-        python("torch-fp32"),
-        python("torch-bf16", precision="bf16", **bf16),
-        python("torch-compile", setting_of="torch-fp32"),
-        python("ort-fp32"),
-        python("ort-int8", precision="int8"),
+        of("torch-fp32"),
+        of("torch-bf16", "bf16", **bf16),
+        of("torch-compile", setting_of="torch-fp32"),
+        of("ort-fp32"),
+        of("ort-int8", "int8"),
         Contender("candle-fp32", candle, settings=True, missing=tools.candle if isinstance(tools.candle, str) else ""),
     ]
 

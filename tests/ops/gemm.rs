@@ -89,7 +89,8 @@ impl Case {
         let k = self.terms[0].unwrap().k;
         let (left, right) = x[..k * (self.m + self.n)].split_at_mut(self.m * k);
         let columns = transposed(right, self.n);
-        let columns: Vec<f32> = columns.chunks(k.max(1)).flat_map(|c| rounded(self.dtype, c)).collect();
+        let columns: Vec<f32> =
+            columns.chunks(k.max(1)).flat_map(|c| rounded(self.dtype, isa.int8_max(), c)).collect();
         right.copy_from_slice(&transposed(&columns, k.max(1)));
         if isa.multiplies(self.dtype) {
             left.chunks_mut(k.max(1)).for_each(|row| round_left(self.dtype, row));
@@ -172,7 +173,7 @@ fn transposed(x: &[f32], columns: usize) -> Vec<f32> {
 /// A row of L in `dtype` and back: int8 with a scale and a zero for each part of at most 64 words of four.
 fn round_left(dtype: Dtype, row: &mut [f32]) {
     if dtype != Dtype::Int8 {
-        row.copy_from_slice(&rounded(dtype, row));
+        row.copy_from_slice(&rounded(dtype, 127.0, row));
         return;
     }
     let words = row.len().div_ceil(4);
@@ -191,8 +192,8 @@ fn round_left(dtype: Dtype, row: &mut [f32]) {
 }
 
 /// Values that share a scale, in `dtype` and back.
-fn rounded(dtype: Dtype, x: &[f32]) -> Vec<f32> {
-    let scale = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
+fn rounded(dtype: Dtype, int8_max: f32, x: &[f32]) -> Vec<f32> {
+    let scale = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / int8_max;
     let of = |x: &f32| match dtype {
         Dtype::F32 => *x,
         Dtype::Bf16 => bf16::from_f32(*x).to_f32(),
@@ -335,6 +336,32 @@ fn products_of_low_precision_are_those_of_rounded_operands() {
                 let name = format!("gemm on {}, {case:?}", isa.name());
                 oracle.check(name, &run(isa, &case, &x), case.floor(&x));
             }
+        }
+    }
+}
+
+/// The largest numbers on both sides, of both signs: the products of neighbours are added in as few bits as may be.
+#[test]
+fn the_largest_of_int8_do_not_overflow() {
+    let (m, k, n) = (2, 100, 17);
+    let plain = Factor { k, packed: true, transposed: false, gap: 0 };
+    let case = Case {
+        m,
+        n,
+        dtype: Dtype::Int8,
+        terms: [Some(plain), None],
+        bias: false,
+        added: Added::Nothing,
+        then: Then::Nothing,
+        gap: 0,
+    };
+    let left = (0..m * k).map(|i| if i < k { 1.0 } else { -1.0 });
+    let right = (0..k * n).map(|i| if i % n % 2 == 0 { 1.0 } else { -1.0 });
+    let x: Vec<f32> = left.chain(right).chain(vec![0.0; n + m * n]).collect();
+    for &isa in Isa::available() {
+        for (i, y) in run(isa, &case, &x).iter().enumerate() {
+            let sign = if (i / n + i % n).is_multiple_of(2) { 1.0 } else { -1.0 };
+            assert!((y - sign * k as f32).abs() < 1e-3, "{y} at {i} on {}", isa.name());
         }
     }
 }

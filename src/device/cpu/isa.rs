@@ -72,8 +72,8 @@ impl Isa {
         }
     }
 
-    /// Whether operands of this type are multiplied as they are; others become f32 first. The sets with 512 bits have
-    /// instructions for bf16 (AVX512-BF16) and int8 (AVX512-VNNI) on some CPUs.
+    /// Whether operands of this type are multiplied as they are; others become f32 first. AVX2 multiplies int8; the sets
+    /// with 512 bits have instructions for bf16 (AVX512-BF16) and int8 (AVX512-VNNI) on some CPUs.
     pub fn multiplies(self, dtype: Dtype) -> bool {
         match (self.0, dtype) {
             (_, Dtype::F32) => true,
@@ -81,7 +81,17 @@ impl Isa {
             (Set::Avx512, Dtype::Bf16) => is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             (Set::Avx512, Dtype::Int8) => is_x86_feature_detected!("avx512vnni"),
+            (Set::Avx2, Dtype::Int8) => true,
             _ => false,
+        }
+    }
+
+    /// The largest magnitude of a weight as int8; ranges are symmetric. AVX2 adds two products in 16 bits, and
+    /// 2 * 255 * 64 is the most that they hold.
+    pub fn int8_max(self) -> f32 {
+        match self.0 {
+            Set::Avx2 => 64.0,
+            Set::Avx512 | Set::Portable => 127.0,
         }
     }
 

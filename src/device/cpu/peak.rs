@@ -9,8 +9,10 @@ use super::gemm::shape;
 use super::gemm::words::{Bf16, Int8};
 use super::gemm::words::{F32, Words};
 #[cfg(target_arch = "x86_64")]
-use super::simd::Avx512;
+use super::isa::Set;
 use super::simd::Vector;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
 use crate::device::Dtype;
 
 /// Enough independent sums to hide the latency of two fused units, few enough for sixteen registers.
@@ -35,11 +37,19 @@ unsafe fn multiply_add(isa: Isa, dtype: Dtype, rounds: usize, sums: *mut f32) {
         // SAFETY: the caller's contract is the body's.
         unsafe { self::rounds::<Avx512, Int8>(rounds, sums) }
     }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn int8_of_avx2(rounds: usize, sums: *mut f32) {
+        // SAFETY: the caller's contract is the body's.
+        unsafe { self::rounds::<Avx2, Int8>(rounds, sums) }
+    }
     // SAFETY: the caller vouches for `sums`; `multiplies` for the instructions.
     unsafe {
         match dtype {
             #[cfg(target_arch = "x86_64")]
             Dtype::Bf16 if isa.multiplies(dtype) => bf16(rounds, sums),
+            #[cfg(target_arch = "x86_64")]
+            Dtype::Int8 if isa.set() == Set::Avx2 => int8_of_avx2(rounds, sums),
             #[cfg(target_arch = "x86_64")]
             Dtype::Int8 if isa.multiplies(dtype) => int8(rounds, sums),
             _ => in_f32(isa, rounds, sums),

@@ -38,6 +38,8 @@ pub trait Vector: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// `other` where either is NaN.
     unsafe fn min(self, other: Self) -> Self;
+    /// The bits that either has: of zeros and NaN, whether any is NaN.
+    unsafe fn or(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once where the hardware fuses it.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     unsafe fn round(self) -> Self;
@@ -255,6 +257,10 @@ impl Vector for Portable {
         self.zip(other, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        self.zip(other, |a, b| f32::from_bits(a.to_bits() | b.to_bits()))
+    }
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         // Not f32::mul_add, which is a library call where the hardware has no fused form.
         Portable(std::array::from_fn(|i| self.0[i] * factor.0[i] + addend.0[i]))
@@ -288,7 +294,7 @@ mod x86 {
 
     /// AVX2 with FMA.
     #[derive(Clone, Copy)]
-    pub struct Avx2(__m256);
+    pub struct Avx2(pub(in crate::device::cpu) __m256);
 
     /// AVX-512 F.
     #[derive(Clone, Copy)]
@@ -369,6 +375,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn min(self, other: Self) -> Self {
             unsafe { Avx2(_mm256_min_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn or(self, other: Self) -> Self {
+            unsafe { Avx2(_mm256_or_ps(self.0, other.0)) }
         }
         #[inline(always)]
         unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
@@ -483,6 +493,13 @@ mod x86 {
         #[inline(always)]
         unsafe fn min(self, other: Self) -> Self {
             unsafe { Avx512(_mm512_min_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn or(self, other: Self) -> Self {
+            unsafe {
+                let both = _mm512_or_si512(_mm512_castps_si512(self.0), _mm512_castps_si512(other.0));
+                Avx512(_mm512_castsi512_ps(both))
+            }
         }
         #[inline(always)]
         unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {

@@ -12,6 +12,8 @@ use super::words::{Bf16, Int8};
 use super::words::{F32, Row, Words};
 use crate::device::Dtype;
 use crate::device::cpu::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::device::cpu::isa::Set;
 use crate::device::cpu::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
 
 /// Rows of a block: with [`PANEL_ROWS`](Vector::PANEL_ROWS) of the inner dimension, their part of the left matrix takes
@@ -121,11 +123,19 @@ pub(super) unsafe fn dispatch(isa: Isa, call: &Call) {
         // SAFETY: the caller's contract is the body's.
         unsafe { run::<crate::device::cpu::simd::Avx512, Int8>(call) }
     }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn int8_of_avx2(call: &Call) {
+        // SAFETY: the caller's contract is the body's.
+        unsafe { run::<crate::device::cpu::simd::Avx2, Int8>(call) }
+    }
     // SAFETY: the caller vouches for the call; `multiplies` for the instructions.
     unsafe {
         match call.dtype {
             #[cfg(target_arch = "x86_64")]
             Dtype::Bf16 if isa.multiplies(Dtype::Bf16) => bf16(call),
+            #[cfg(target_arch = "x86_64")]
+            Dtype::Int8 if isa.set() == Set::Avx2 => int8_of_avx2(call),
             #[cfg(target_arch = "x86_64")]
             Dtype::Int8 if isa.multiplies(Dtype::Int8) => int8(call),
             _ => in_f32(isa, call),

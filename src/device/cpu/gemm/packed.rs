@@ -36,9 +36,6 @@ pub(super) struct Channels {
     pub sums: Vec<f32>,
 }
 
-/// The largest magnitude of an int8 here: -128 is left out, so that the range is symmetric.
-const INT8_MAX: f32 = 127.0;
-
 /// Words of the inner dimension over which a row of activations shares its int8's scale and zero: a hidden size of 384 is
 /// two parts, one of 768 three. With 128 words, and 384 in one part, the error of MiniLM's scores is half as large again.
 pub(super) const PART: usize = 64;
@@ -66,14 +63,14 @@ pub(super) fn lengths(isa: Isa, dtype: Dtype, k: usize, n: usize) -> [usize; 3] 
 }
 
 impl Packed {
-    /// Packs the matrix whose element (k, j) is `at(k, j)`. bf16 rounds to nearest, int8 to the nearest multiple of a
-    /// 127th of its column's largest magnitude.
+    /// Packs the matrix whose element (k, j) is `at(k, j)`. bf16 rounds to nearest, int8 to the nearest of
+    /// [`int8_max`](Isa::int8_max) equal steps to its column's largest magnitude.
     pub fn new(isa: Isa, dtype: Dtype, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Packed {
         let (lanes, width) = shape(isa);
         let [length, padded, _] = lengths(isa, dtype, k, n);
         let mut channels = Channels::default();
         if dtype == Dtype::Int8 {
-            channels = Channels::of(k, n, padded, &at);
+            channels = Channels::of(isa.int8_max(), k, n, padded, &at);
         }
         let element = |i: usize, j: usize| if i < k { at(i, j) } else { 0.0 };
         let word = |i: usize, j: usize| match dtype {
@@ -112,10 +109,10 @@ impl Packed {
 }
 
 impl Channels {
-    fn of(k: usize, n: usize, padded: usize, at: impl Fn(usize, usize) -> f32) -> Channels {
+    fn of(most: f32, k: usize, n: usize, padded: usize, at: impl Fn(usize, usize) -> f32) -> Channels {
         let mut scales = vec![0.0; padded];
         for (j, scale) in scales[..n].iter_mut().enumerate() {
-            *scale = (0..k).fold(0.0f32, |most, i| most.max(at(i, j).abs())) / INT8_MAX;
+            *scale = (0..k).fold(0.0f32, |largest, i| largest.max(at(i, j).abs())) / most;
         }
         let depth = depth(Dtype::Int8);
         let mut sums = Vec::new();
@@ -150,14 +147,20 @@ mod tests {
 
     #[test]
     fn int8_keeps_each_column_to_half_a_step_of_its_own() {
+        for &isa in Isa::available() {
+            each_column_is_kept(isa);
+        }
+    }
+
+    fn each_column_is_kept(isa: Isa) {
         let at = |i: usize, j: usize| (i as f32 - 2.3) * 10f32.powi(j as i32 - 1);
-        let packed = Packed::new(Isa::available()[0], Dtype::Int8, 7, 3, at);
-        let (lanes, _) = shape(Isa::available()[0]);
+        let packed = Packed::new(isa, Dtype::Int8, 7, 3, at);
+        let (lanes, _) = shape(isa);
         for j in 0..3 {
             let scale = packed.channels.scales[j];
             assert_eq!(
                 scale,
-                3.7f32.max(at(6, j).abs() / at(6, j).abs() * 3.7) * 10f32.powi(j as i32 - 1) / 127.0
+                3.7f32.max(at(6, j).abs() / at(6, j).abs() * 3.7) * 10f32.powi(j as i32 - 1) / isa.int8_max()
             );
             let mut sum = 0;
             for i in 0..8 {

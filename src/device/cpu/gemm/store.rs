@@ -21,7 +21,7 @@ use crate::{Error, Result};
 pub const STORE_VARIABLE: &str = "LORB_PACKED";
 
 /// What the names of files are made from, together with the matrix: to be raised with any change of the layout.
-const LAYOUT: &str = "lorb packed 1";
+const LAYOUT: &str = "lorb packed 2";
 
 /// The folder of the files. Each holds one matrix, and is named by a digest of what it was packed from and how, so that
 /// none is ever out of date; what a reader has no more use for may be removed at any time.

@@ -61,15 +61,17 @@ pub(in crate::device::cpu) use x86::{Bf16, Int8};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
 
     use super::{Row, Words};
-    use crate::device::cpu::simd::Avx512;
+    use crate::device::cpu::simd::{Avx2, Avx512, Vector, load};
 
     /// Two bf16, by AVX512-BF16: both products are added to the f32 sum.
     pub struct Bf16;
 
-    /// Four int8, the left ones unsigned, by AVX512-VNNI: the products are added to the i32 sum.
+    /// Four int8, the left ones unsigned, whose products are added to the i32 sum: by AVX512-VNNI, or by AVX2 in three steps,
+    /// with weights of [`int8_max`](crate::device::cpu::Isa::int8_max).
     pub struct Int8;
 
     const UINT8_MAX: f32 = 255.0;
@@ -127,32 +129,114 @@ mod x86 {
         #[inline(always)]
         unsafe fn convert(from: *const f32, n: usize, to: *mut f32) -> Row {
             unsafe {
-                let load = |k: usize| _mm512_maskz_loadu_ps(first(n - k), from.wrapping_add(k));
-                let (mut low, mut high, mut nan) = (_mm512_setzero_ps(), _mm512_setzero_ps(), 0);
+                let (row, inverse) = row::<Avx512>(from, n);
                 for k in (0..n).step_by(16) {
-                    let x = load(k);
-                    (low, high) = (_mm512_min_ps(low, x), _mm512_max_ps(high, x));
-                    nan |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-                }
-                let (low, high) = (_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));
-                // A row that holds no number gives none: no int8 could say so.
-                let scale = if nan == 0 { (high - low) / UINT8_MAX } else { f32::NAN };
-                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-                let zero = (-low * inverse).round_ties_even();
-                for k in (0..n).step_by(16) {
-                    let whole = _mm512_cvtps_epi32(_mm512_mul_ps(load(k), _mm512_set1_ps(inverse)));
+                    let x = _mm512_maskz_loadu_ps(first(n - k), from.wrapping_add(k));
+                    let whole = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(inverse)));
                     // At least 0, since the lowest rounds as the zero does; 256 becomes 255.
-                    let above = _mm512_add_epi32(whole, _mm512_set1_epi32(zero as i32));
+                    let above = _mm512_add_epi32(whole, _mm512_set1_epi32(row.zero as i32));
                     let words = _mm512_castsi128_si512(_mm512_cvtusepi32_epi8(above));
                     let mask = first((n - k).min(16).div_ceil(4));
                     _mm512_mask_storeu_epi32(to.wrapping_add(k / 4).cast(), mask, words);
                 }
-                Row { scale, zero }
+                row
             }
         }
         #[inline(always)]
         unsafe fn value(sum: Avx512) -> Avx512 {
             unsafe { Avx512(_mm512_cvtepi32_ps(_mm512_castps_si512(sum.0))) }
+        }
+    }
+
+    // SAFETY (of every block below): the trait's contract gives the instruction sets and the memory.
+    impl Words<Avx2> for Int8 {
+        const DEPTH: usize = 4;
+        const SCALED: bool = true;
+
+        #[inline(always)]
+        unsafe fn dot(left: Avx2, right: Avx2, sum: Avx2) -> Avx2 {
+            unsafe { Avx2(add_products(left.0, right.0, sum.0)) }
+        }
+        #[inline(always)]
+        unsafe fn convert(from: *const f32, n: usize, to: *mut f32) -> Row {
+            unsafe {
+                let (row, inverse) = row::<Avx2>(from, n);
+                for k in (0..n).step_by(32) {
+                    // No closure: the compiler would not have it in this function, whose instructions it needs.
+                    let mut above = [_mm256_setzero_si256(); 4];
+                    for (i, above) in above.iter_mut().enumerate() {
+                        let left = (n - k).saturating_sub(8 * i).min(8);
+                        let x = load::<Avx2>(from.wrapping_add(k + 8 * i), left);
+                        let whole = _mm256_cvtps_epi32(x.mul(Avx2::splat(inverse)).0);
+                        // As with AVX-512.
+                        *above = _mm256_add_epi32(whole, _mm256_set1_epi32(row.zero as i32));
+                    }
+                    let low = _mm256_packs_epi32(above[0], above[1]);
+                    let high = _mm256_packs_epi32(above[2], above[3]);
+                    // Each half of 128 bits has packed its own: words 0, 2, 4, 6, then 1, 3, 5, 7.
+                    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                    let words = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+                    let words = Avx2(_mm256_castsi256_ps(words));
+                    let to = to.add(k / 4);
+                    match (n - k).div_ceil(4) {
+                        ..8 => words.store_first(to, (n - k).div_ceil(4)),
+                        _ => words.store(to),
+                    }
+                }
+                row
+            }
+        }
+        #[inline(always)]
+        unsafe fn value(sum: Avx2) -> Avx2 {
+            unsafe { Avx2(_mm256_cvtepi32_ps(_mm256_castps_si256(sum.0))) }
+        }
+    }
+
+    /// One for each pair of bytes.
+    static ONES: [i16; 16] = [1; 16];
+
+    /// `sum` plus four products in each lane. One piece of assembly: sums of whole numbers may be taken in any order, and the
+    /// compiler's, of several steps at once, keeps more of them than there are registers.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_products(left: __m256, right: __m256, mut sum: __m256) -> __m256 {
+        // SAFETY: three instructions of AVX2 on registers and 32 bytes that live forever.
+        unsafe {
+            asm!(
+                "vpmaddubsw {products}, {left}, {right}",
+                "vpmaddwd {products}, {products}, ymmword ptr [{ones}]",
+                "vpaddd {sum}, {sum}, {products}",
+                products = out(ymm_reg) _,
+                left = in(ymm_reg) left,
+                right = in(ymm_reg) right,
+                ones = in(reg) &ONES,
+                sum = inout(ymm_reg) sum,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        sum
+    }
+
+    /// What n elements are as unsigned int8, and one over its scale, or 0.
+    ///
+    /// # Safety
+    /// As for [`Vector`]; the elements are readable.
+    #[inline(always)]
+    unsafe fn row<V: Vector>(from: *const f32, n: usize) -> (Row, f32) {
+        // SAFETY: the caller vouches for the instruction set and the memory.
+        unsafe {
+            let zero = V::splat(0.0);
+            let (mut least, mut largest, mut none) = (zero, zero, zero);
+            for k in (0..n).step_by(V::LANES) {
+                let x = load::<V>(from.add(k), V::LANES.min(n - k));
+                (least, largest) = (least.max(zero.sub(x)), largest.max(x));
+                none = none.or(x.sub(x));
+            }
+            let (low, high) = (-least.largest(), largest.largest());
+            // A row that holds no number gives none: no int8 could say so.
+            let scale = (high - low) / UINT8_MAX + none.sum();
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            (Row { scale, zero: (-low * inverse).round_ties_even() }, inverse)
         }
     }
 }
