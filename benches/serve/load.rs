@@ -196,9 +196,11 @@ fn summary(options: &Options, outcomes: Vec<Outcome>) -> Value {
     let [_, _, late] = quantiles(counted.iter().map(|o| ms(&o.late)).collect());
     let last = good.iter().map(|o| (o.at + o.latency).as_secs_f64()).fold(options.warmup, f64::max);
     let throughput = good.len() as f64 / (last - options.warmup).max(1e-9);
+    let latencies: Vec<f64> = good.iter().map(|o| ms(&o.latency)).collect();
     json!({
         "offered": options.rate, "sent": counted.len(), "answered": good.len(),
         "throughput": (throughput * 1e3).round() / 1e3,
         "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "sent_late_p99_ms": late,
+        "latencies_ms": latencies,
     })
 }

@@ -5,11 +5,13 @@ with many adapters.
     cargo build --release && cargo bench --bench load --no-run
     python benches/serve/run.py --model DIR --adapter DIR --lists test.jsonl.gz --load target/release/deps/load-…
 
-The baseline needs ../baselines/requirements.txt and requirements.txt; --baseline-python names its Python, and without
-it there is none. Caches are off. Prints Markdown; --out keeps the numbers as JSON.
+Both services run all the time, and --rounds times in turn each has every load, so that a machine that slows down slows both;
+the baseline's loads are half of the engine's. It needs ../baselines/requirements.txt and requirements.txt; --baseline-python
+names its Python, and without it there is none. Caches are off. Prints Markdown; --out keeps the numbers as JSON.
 """
 
 import argparse
+import contextlib
 import gzip
 import http.client
 import json
@@ -27,6 +29,9 @@ from simulate import fit, quantile, simulate
 HERE = Path(__file__).parent
 # Seconds of each load that do not count.
 WARMUP = 3.0
+# Of the engine's load, what the baseline has.
+SHARE = 0.5
+QUANTILES = (0.5, 0.95, 0.99)
 
 
 class Service:
@@ -103,6 +108,17 @@ def calibrate(service: Service, lists: list[dict], adapter: str) -> dict:
     return {"fixed": max(fixed, 0), "each": each, "around": statistics.median(around), "tokens": tokens, "points": points}
 
 
+def pooled(rounds: list[dict]) -> dict:
+    """Of the requests of all rounds of a load."""
+    found = {"offered": rounds[0]["offered"], "throughput": statistics.mean(r["throughput"] for r in rounds)}
+    for key, of in [("measured_ms", "latencies_ms"), ("simulated_ms", "simulated")]:
+        if of in rounds[0]:
+            found[key] = [quantile([ms for r in rounds for ms in r[of]], q) for q in QUANTILES]
+    if "seconds" in rounds[0]:
+        found["slowdown"] = sum(r["seconds"] for r in rounds) / sum(r["seconds_alone"] for r in rounds)
+    return found
+
+
 def words(one: dict) -> list[int]:
     """Of each hypothesis of a list that differs from the others."""
     return [len(text.split()) for text in {h["text"] for h in one["hyps"]}]
@@ -118,7 +134,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["f32", "bf16", "int8"], default="f32", help="the baseline's is fp32, or int8 with int8")
     parser.add_argument("--baseline-python")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=30, help="of a load in a round")
     parser.add_argument("--calibration", type=int, default=100, help="lists to measure service times with")
     parser.add_argument("--budget", type=int, help="tokens of a batch [default: 384 a thread]")
     parser.add_argument("--fractions", default="0.25,0.5,0.7,0.85")
@@ -139,13 +156,15 @@ def main() -> None:
         lists = all_lists[: options.calibration]
         for i in range(max(options.adapters, 1)):
             shutil.copytree(options.adapter, adapters / f"d{i}")
-        sent = 0
+        sent, loads = 0, 0
 
         def load(service: Service, rate: float, *more: str, seconds: float = options.seconds) -> tuple[dict, list[float]]:
             """What came of a load, and when its requests were due."""
-            nonlocal sent
+            nonlocal sent, loads
+            loads += 1
             command = [options.load, "--address", f"127.0.0.1:{service.port}", "--lists", plain, "--rate", str(rate)]
-            command += ["--seconds", str(seconds), "--warmup", str(WARMUP), "--first", str(sent), "--adapter-prefix", "d", *more]
+            command += ["--seconds", str(seconds), "--warmup", str(WARMUP), "--first", str(sent), "--seed", str(loads)]
+            command += ["--adapter-prefix", "d", *more]
             result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             sent += int(rate * (seconds + 10))
             return result, result.pop("arrivals")
@@ -154,8 +173,9 @@ def main() -> None:
         engine += ["--device", "cpu", "--listen", "127.0.0.1:0", "--cache-memory", "0", "--batch-tokens", str(budget)]
         engine += ["--dtype", options.dtype]
         engine += ["--max-wait", "10000", "--adapter-memory", "16384"]
-        results: dict = {"budget": budget, "engine": [], "baseline": []}
-        with Service(list(map(str, engine)), 0) as service:
+        results: dict = {"budget": budget}
+        with contextlib.ExitStack() as running:
+            service = running.enter_context(Service(list(map(str, engine)), 0))
             measured = calibrate(service, lists, "d0")
             fixed, each, around = (measured[key] for key in ("fixed", "each", "around"))
             # Two of a row's tokens are [CLS] and [SEP].
@@ -165,29 +185,35 @@ def main() -> None:
             mean = statistics.mean(map(sum, tokens))
             capacity = budget / (fixed + each * budget) / mean
             results |= {"service_time": [fixed, each], "around": around, "tokens_of_a_list": mean, "capacity": capacity}
-            for fraction in fractions:
-                first = sent
-                before = service.computed()
-                result, arrivals = load(service, fraction * capacity)
+            baseline = None
+            if options.baseline_python:
+                command = [options.baseline_python, HERE / "baseline.py", "--model", options.model, "--adapter", options.adapter]
+                command += ["--threads", str(options.threads), "--port", "8760"]
+                command += ["--contender", "ort-int8" if options.dtype == "int8" else "ort-fp32"]
+                baseline = running.enter_context(Service(list(map(str, command)), 8760))
+
+            def engine_has(rate: float) -> dict:
+                first, before = sent, service.computed()
+                result, arrivals = load(service, rate)
                 seconds, computed, batches = (b - a for a, b in zip(before, service.computed()))
-                result["slowdown"] = seconds / (fixed * batches + each * computed)
                 # The same requests at the same times.
                 same = [tokens[(first + i) % len(tokens)] for i in range(len(arrivals))]
                 latencies = simulate(arrivals, same, budget, fixed, each, around)
-                counted = [s for at, s in zip(arrivals, latencies) if at >= WARMUP]
-                result["simulated_ms"] = [1e3 * quantile(counted, q) for q in (0.5, 0.95, 0.99)]
-                results["engine"].append(result)
+                result["simulated"] = [1e3 * s for at, s in zip(arrivals, latencies) if at >= WARMUP]
+                return result | {"seconds": seconds, "seconds_alone": fixed * batches + each * computed}
+
+            rounds: dict[str, list[list[dict]]] = {name: [[] for _ in fractions] for name in ("engine", "baseline")}
+            for _ in range(options.rounds):
+                for i, fraction in enumerate(fractions):
+                    rounds["engine"][i].append(engine_has(fraction * capacity))
+                    if baseline:
+                        rounds["baseline"][i].append(load(baseline, fraction * capacity * SHARE)[0])
+            results |= {name: [pooled(r) for r in of if r] for name, of in rounds.items()}
             if options.adapters:
                 results["one_adapter"], _ = load(service, 1.5 * capacity)
                 results["many_adapters"], _ = load(service, 1.5 * capacity, "--adapters", str(options.adapters))
-        if options.baseline_python:
-            command = [options.baseline_python, HERE / "baseline.py", "--model", options.model, "--adapter", options.adapter]
-            command += ["--threads", str(options.threads), "--port", "8760"]
-            command += ["--contender", "ort-int8" if options.dtype == "int8" else "ort-fp32"]
-            with Service(list(map(str, command)), 8760) as service:
-                for fraction in fractions:
-                    results["baseline"].append(load(service, fraction * capacity * 0.6)[0])
-                results["baseline_full"], _ = load(service, 1.5 * capacity, seconds=min(options.seconds, 10))
+            if baseline:
+                results["baseline_full"], _ = load(baseline, 1.5 * capacity, seconds=min(options.seconds, 10))
 
     report(results)
     if options.out:
@@ -201,7 +227,7 @@ def report(results: dict) -> None:
         for r in results[name]:
             simulated = ", ".join(f"{ms:.0f}" for ms in r.get("simulated_ms", []))
             slowdown = f"{r['slowdown']:.2f}x" if "slowdown" in r else ""
-            times = " | ".join(f"{r[key]:.0f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+            times = " | ".join(f"{ms:.0f}" for ms in r["measured_ms"])
             print(f"| {name} | {r['offered']:.1f} | {r['throughput']:.1f} | {times} | {simulated} | {slowdown} |")
     if "many_adapters" in results:
         one, many = results["one_adapter"]["throughput"], results["many_adapters"]["throughput"]
