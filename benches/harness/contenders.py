@@ -103,11 +103,10 @@ def instruction_sets(tools: Tools, folder: Folder) -> list[Contender]:
     def other(name: str, environment: dict[str, str], precision: str = "fp32", missing: str = "") -> Contender:
         return python(tools, folder, name, precision, name=f"{name} avx2", missing=missing, environment=environment)
 
-    ort = {"PYTHONPATH": str(tools.ort_avx2)}
-    without = tools.ort_avx2 if isinstance(tools.ort_avx2, str) else ""
-    names = ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"]
+    torch = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    ort, without = {"PYTHONPATH": str(tools.ort_avx2)}, why_missing(tools.ort_avx2)
     others = [
-        other("torch-fp32", dict(zip(names, ["avx2", "AVX2", "AVX2"]))),
+        other("torch-fp32", torch),
         other("ort-fp32", ort, missing=without),
         other("ort-int8", ort, "int8", missing=without),
     ]
@@ -116,7 +115,7 @@ def instruction_sets(tools: Tools, folder: Folder) -> list[Contender]:
         of("avx2 bf16", "avx2", "bf16"),
         of("avx2 int8", "avx2", "int8"),
         of("portable", "portable", "f32"),
-        *(others if "avx512f" in cpu_info("flags").split() else []),
+        *(others if has_avx512() else []),
     ]
 
 
@@ -154,7 +153,7 @@ def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
         of("torch-compile", setting_of="torch-fp32"),
         of("ort-fp32"),
         of("ort-int8", "int8"),
-        Contender("candle-fp32", candle, settings=True, missing=tools.candle if isinstance(tools.candle, str) else ""),
+        Contender("candle-fp32", candle, settings=True, missing=why_missing(tools.candle)),
     ]
 
 
@@ -205,9 +204,17 @@ def has_avx2() -> bool:
     return {"avx2", "fma"} <= set(cpu_info("flags").split())
 
 
+def has_avx512() -> bool:
+    return "avx512f" in cpu_info("flags").split()
+
+
 def has_bf16() -> bool:
     """Whether this CPU multiplies bf16 by instructions of its own."""
     return any(flag in cpu_info("flags").split() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def why_missing(tool: Path | str) -> str:
+    return tool if isinstance(tool, str) else ""
 
 
 def data(job: Job) -> list[str]:

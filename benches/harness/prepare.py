@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alternate import cpu_info, cpu_name
 
-from .contenders import BASELINES, Folder, Tools
+from .contenders import BASELINES, Folder, Tools, has_avx512
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "target/compare"
@@ -37,7 +37,7 @@ def python() -> Path:
     return interpreter
 
 
-def tools(with_candle: bool) -> Tools:
+def tools(with_candle: bool, with_sets: bool) -> Tools:
     """Builds the engine and candle, each for speed."""
     built = artifacts(ROOT, "build", "--release", "--bin", "lorb-engine")
     bench = artifacts(ROOT, "bench", "--bench", "contender", "--no-run")
@@ -49,7 +49,7 @@ def tools(with_candle: bool) -> Tools:
             candle = artifacts(BASELINES / "candle", "build", "--release", "--locked", env=native)["candle-contender"]
         except subprocess.CalledProcessError:
             candle = "it did not build"
-    return Tools(sys.executable, built["lorb-engine"], bench["contender"], candle, ort_avx2())
+    return Tools(sys.executable, built["lorb-engine"], bench["contender"], candle, ort_avx2() if with_sets and has_avx512() else "left out")
 
 
 def ort_avx2() -> Path | str:
@@ -63,13 +63,13 @@ def ort_avx2() -> Path | str:
     version = importlib.metadata.version("onnxruntime")
     done = out / "version.txt"
     if not done.exists() or done.read_text() != version:
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(source, out / "onnxruntime")
-        [library] = (out / "onnxruntime/capi").glob("onnxruntime_pybind11_state*.so")
+        [library] = source.glob("capi/onnxruntime_pybind11_state*.so")
         code = library.read_bytes()
         if code.count(asks) != 1:
             return f"{version} does not ask for its instruction set as 1.32 does"
-        library.write_bytes(code.replace(asks, told))
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(source, out / "onnxruntime")
+        (out / "onnxruntime" / library.relative_to(source)).write_bytes(code.replace(asks, told))
         done.write_text(version)
     return out
 

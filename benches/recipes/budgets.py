@@ -64,10 +64,10 @@ def main() -> None:
     for rank, targets in sorted(budgets, key=cost):
         own, trained = budgets[rank, targets], cost((rank, targets))
         of_domains = [wer([row for row in own if row["domain"] == domain]) for domain in domains]
-        judged = {row["domain"] for row in own}
-        against = difference(own, [row for row in reference if row["domain"] in judged])
-        if args.reference.endswith(f"--rank {rank} --targets {targets}"):
-            against = ""
+        against = ""
+        if not args.reference.endswith(f"--rank {rank} --targets {targets}"):
+            judged = {row["domain"] for row in own}
+            against = difference(own, [row for row in reference if row["domain"] in judged])
         share = f"{100 * trained / base_parameters(config):.3f} %"
         together = f"**{wer(own)}**" if all(of_domains) else ""
         cells = [NAMES.get(targets, targets), str(rank), f"{trained:,}", share, *of_domains, together, against]

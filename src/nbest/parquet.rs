@@ -30,11 +30,9 @@ pub(super) const FOLDER: &str = "part-0.parquet, part-1.parquet … as Spark wri
 /// Whether a file that begins so is one. After the letters comes the header of a page or of the footer, which no line of
 /// text begins with.
 pub(super) fn recognise(start: &str) -> bool {
-    let next = |rest: &str| rest.chars().next();
     start
         .strip_prefix(MAGIC)
-        .map(next)
-        .is_some_and(|next| next.is_none_or(|c| c.is_control() && !c.is_whitespace()))
+        .is_some_and(|rest| rest.chars().next().is_none_or(|next| next.is_control() && !next.is_whitespace()))
 }
 
 /// Whether a folder holds some.

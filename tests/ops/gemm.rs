@@ -72,6 +72,21 @@ impl Case {
         }
     }
 
+    /// L R alone, R packed.
+    fn plain(m: usize, k: usize, n: usize) -> Case {
+        let factor = Factor { k, packed: true, transposed: false, gap: 0 };
+        Case {
+            m,
+            n,
+            dtype: Dtype::F32,
+            terms: [Some(factor), None],
+            bias: false,
+            added: Added::Nothing,
+            then: Then::Nothing,
+            gap: 0,
+        }
+    }
+
     /// The same with a first term of this type, which is then packed and not transposed, as a second one is not packed.
     fn with_dtype(mut self, dtype: Dtype) -> Case {
         self.dtype = dtype;
@@ -89,11 +104,10 @@ impl Case {
         let k = self.terms[0].unwrap().k;
         let (left, right) = x[..k * (self.m + self.n)].split_at_mut(self.m * k);
         let columns = transposed(right, self.n);
-        let columns: Vec<f32> =
-            columns.chunks(k.max(1)).flat_map(|c| rounded(self.dtype, isa.int8_max(), c)).collect();
+        let columns: Vec<f32> = columns.chunks(k.max(1)).flat_map(|c| rounded(isa, self.dtype, c)).collect();
         right.copy_from_slice(&transposed(&columns, k.max(1)));
         if isa.multiplies(self.dtype) {
-            left.chunks_mut(k.max(1)).for_each(|row| round_left(self.dtype, row));
+            left.chunks_mut(k.max(1)).for_each(|row| round_left(isa, self.dtype, row));
         }
         x
     }
@@ -171,9 +185,9 @@ fn transposed(x: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// A row of L in `dtype` and back: int8 with a scale and a zero for each part of at most 64 words of four.
-fn round_left(dtype: Dtype, row: &mut [f32]) {
+fn round_left(isa: Isa, dtype: Dtype, row: &mut [f32]) {
     if dtype != Dtype::Int8 {
-        row.copy_from_slice(&rounded(dtype, 127.0, row));
+        row.copy_from_slice(&rounded(isa, dtype, row));
         return;
     }
     let words = row.len().div_ceil(4);
@@ -192,8 +206,8 @@ fn round_left(dtype: Dtype, row: &mut [f32]) {
 }
 
 /// Values that share a scale, in `dtype` and back.
-fn rounded(dtype: Dtype, int8_max: f32, x: &[f32]) -> Vec<f32> {
-    let scale = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / int8_max;
+fn rounded(isa: Isa, dtype: Dtype, x: &[f32]) -> Vec<f32> {
+    let scale = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / isa.int8_max();
     let of = |x: &f32| match dtype {
         Dtype::F32 => *x,
         Dtype::Bf16 => bf16::from_f32(*x).to_f32(),
@@ -344,17 +358,7 @@ fn products_of_low_precision_are_those_of_rounded_operands() {
 #[test]
 fn the_largest_of_int8_do_not_overflow() {
     let (m, k, n) = (2, 100, 17);
-    let plain = Factor { k, packed: true, transposed: false, gap: 0 };
-    let case = Case {
-        m,
-        n,
-        dtype: Dtype::Int8,
-        terms: [Some(plain), None],
-        bias: false,
-        added: Added::Nothing,
-        then: Then::Nothing,
-        gap: 0,
-    };
+    let case = Case::plain(m, k, n).with_dtype(Dtype::Int8);
     let left = (0..m * k).map(|i| if i < k { 1.0 } else { -1.0 });
     let right = (0..k * n).map(|i| if i % n % 2 == 0 { 1.0 } else { -1.0 });
     let x: Vec<f32> = left.chain(right).chain(vec![0.0; n + m * n]).collect();
@@ -368,17 +372,7 @@ fn the_largest_of_int8_do_not_overflow() {
 
 #[test]
 fn what_is_no_number_stays_none() {
-    let plain = Factor { k: 97, packed: true, transposed: false, gap: 0 };
-    let case = Case {
-        m: 3,
-        n: 40,
-        dtype: Dtype::F32,
-        terms: [Some(plain), None],
-        bias: true,
-        added: Added::Nothing,
-        then: Then::Nothing,
-        gap: 0,
-    };
+    let case = Case { bias: true, ..Case::plain(3, 97, 40) };
     let mut x = Random::new(3).values(case.lengths().iter().sum());
     x[97 + 50] = f32::NAN;
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {

@@ -5,14 +5,8 @@ use std::time::{Duration, Instant};
 use super::Isa;
 use super::gemm::packed::depth;
 use super::gemm::shape;
-#[cfg(target_arch = "x86_64")]
-use super::gemm::words::{Bf16, Int8};
-use super::gemm::words::{F32, Words};
-#[cfg(target_arch = "x86_64")]
-use super::isa::Set;
+use super::gemm::words::{Words, of_words};
 use super::simd::Vector;
-#[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
 use crate::device::Dtype;
 
 /// Enough independent sums to hide the latency of two fused units, few enough for sixteen registers.
@@ -20,61 +14,18 @@ const SUMS: usize = 12;
 /// Of one timed piece: long beside the wait for the slowest thread.
 const ROUNDS: usize = 1 << 20;
 
-/// The rounds of [`rounds`], on operands of this type where the CPU multiplies those.
-///
-/// # Safety
-/// `sums` has room for one vector.
-unsafe fn multiply_add(isa: Isa, dtype: Dtype, rounds: usize, sums: *mut f32) {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
-    unsafe fn bf16(rounds: usize, sums: *mut f32) {
-        // SAFETY: the caller's contract is the body's.
-        unsafe { self::rounds::<Avx512, Bf16>(rounds, sums) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512vnni,avx2,fma")]
-    unsafe fn int8(rounds: usize, sums: *mut f32) {
-        // SAFETY: the caller's contract is the body's.
-        unsafe { self::rounds::<Avx512, Int8>(rounds, sums) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn int8_of_avx2(rounds: usize, sums: *mut f32) {
-        // SAFETY: the caller's contract is the body's.
-        unsafe { self::rounds::<Avx2, Int8>(rounds, sums) }
-    }
-    // SAFETY: the caller vouches for `sums`; `multiplies` for the instructions.
-    unsafe {
-        match dtype {
-            #[cfg(target_arch = "x86_64")]
-            Dtype::Bf16 if isa.multiplies(dtype) => bf16(rounds, sums),
-            #[cfg(target_arch = "x86_64")]
-            Dtype::Int8 if isa.set() == Set::Avx2 => int8_of_avx2(rounds, sums),
-            #[cfg(target_arch = "x86_64")]
-            Dtype::Int8 if isa.multiplies(dtype) => int8(rounds, sums),
-            _ => in_f32(isa, rounds, sums),
-        }
-    }
-}
-
-crate::kernel! {
+of_words! {
+    /// The rounds of [`run`], on operands of this type where the CPU multiplies those.
+    ///
     /// # Safety
     /// `sums` has room for one vector.
-    fn in_f32(rounds: usize, sums: *mut f32) = rounds_in_f32;
-}
-
-/// # Safety
-/// As for [`Vector`]; `sums` has room for one vector.
-#[inline(always)]
-unsafe fn rounds_in_f32<V: Vector>(rounds: usize, sums: *mut f32) {
-    // SAFETY: the caller's contract is the body's.
-    unsafe { self::rounds::<V, F32>(rounds, sums) }
+    fn multiply_add(rounds: usize, sums: *mut f32) = run;
 }
 
 /// # Safety
 /// As for [`Words`]; `sums` has room for one vector.
 #[inline(always)]
-unsafe fn rounds<V: Vector, W: Words<V>>(rounds: usize, sums: *mut f32) {
+unsafe fn run<V: Vector, W: Words<V>>(rounds: usize, sums: *mut f32) {
     // SAFETY: the caller vouches for the instruction set and for `sums`.
     unsafe {
         let (x, y) = (V::splat(0.999), V::splat(1e-3));

@@ -7,13 +7,8 @@ use std::ops::Range;
 use std::ptr::null;
 
 use super::packed::{Channels, PART, depth, even_parts};
-#[cfg(target_arch = "x86_64")]
-use super::words::{Bf16, Int8};
-use super::words::{F32, Row, Words};
+use super::words::{F32, Row, Words, of_words};
 use crate::device::Dtype;
-use crate::device::cpu::Isa;
-#[cfg(target_arch = "x86_64")]
-use crate::device::cpu::isa::Set;
 use crate::device::cpu::simd::{Vector, exp, for_lanes, load, normal_cdf, store};
 
 /// Rows of a block: with [`PANEL_ROWS`](Vector::PANEL_ROWS) of the inner dimension, their part of the left matrix takes
@@ -106,55 +101,12 @@ pub(super) struct Call {
     pub slope: *mut f32,
 }
 
-/// # Safety
-/// The matrices of `call` are as large as its shape and strides say; `out`, `slope`, `scratch` and the inputs do not
-/// overlap. Where `call.dtype` is not f32, the first term is packed, its rows of L have no gaps, and
-/// the second term is not packed.
-pub(super) unsafe fn dispatch(isa: Isa, call: &Call) {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
-    unsafe fn bf16(call: &Call) {
-        // SAFETY: the caller's contract is the body's.
-        unsafe { run::<crate::device::cpu::simd::Avx512, Bf16>(call) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512vnni,avx2,fma")]
-    unsafe fn int8(call: &Call) {
-        // SAFETY: the caller's contract is the body's.
-        unsafe { run::<crate::device::cpu::simd::Avx512, Int8>(call) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn int8_of_avx2(call: &Call) {
-        // SAFETY: the caller's contract is the body's.
-        unsafe { run::<crate::device::cpu::simd::Avx2, Int8>(call) }
-    }
-    // SAFETY: the caller vouches for the call; `multiplies` for the instructions.
-    unsafe {
-        match call.dtype {
-            #[cfg(target_arch = "x86_64")]
-            Dtype::Bf16 if isa.multiplies(Dtype::Bf16) => bf16(call),
-            #[cfg(target_arch = "x86_64")]
-            Dtype::Int8 if isa.set() == Set::Avx2 => int8_of_avx2(call),
-            #[cfg(target_arch = "x86_64")]
-            Dtype::Int8 if isa.multiplies(Dtype::Int8) => int8(call),
-            _ => in_f32(isa, call),
-        }
-    }
-}
-
-crate::kernel! {
+of_words! {
     /// # Safety
-    /// As for [`dispatch`].
-    fn in_f32(call: &Call) = run_in_f32;
-}
-
-/// # Safety
-/// As for [`dispatch`].
-#[inline(always)]
-unsafe fn run_in_f32<V: Vector>(call: &Call) {
-    // SAFETY: the caller's contract is the body's.
-    unsafe { run::<V, F32>(call) }
+    /// The matrices of `call` are as large as its shape and strides say, and `dtype` is its own; `out`, `slope`, `scratch` and
+    /// the inputs do not overlap. Where `dtype` is not f32, the first term is packed, its rows of L have no gaps, and
+    /// the second term is not packed.
+    pub(super) fn dispatch(call: &Call) = run;
 }
 
 /// # Safety

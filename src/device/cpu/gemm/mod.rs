@@ -194,7 +194,7 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
         call.scratch = scratch.as_mut_ptr();
         // SAFETY: the assertions above establish what `dispatch` requires of the pointers, and borrows that `out`, `slope`
         // and the scratch overlap nothing; an `Isa` value exists only where the CPU has the set.
-        unsafe { dispatch(isa, &call) }
+        unsafe { dispatch(isa, dtype, &call) }
     });
 }
 

@@ -56,6 +56,61 @@ impl<V: Vector> Words<V> for F32 {
     }
 }
 
+/// Compiles a generic kernel once per instruction set and type of words, and declares the function that picks one.
+///
+/// `of_words!(fn name(args) = body;)` makes `unsafe fn name(isa, dtype, args)`, which calls `body::<V, W>(args)` with the words
+/// of `dtype` where `isa` [`multiplies`](crate::device::cpu::Isa::multiplies) those, else with f32. Its safety is that of `body`.
+macro_rules! of_words {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident;) => {
+        $(#[$meta])*
+        $vis unsafe fn $name(isa: $crate::device::cpu::Isa, dtype: $crate::device::Dtype, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            use $crate::device::{Dtype, cpu::gemm::words::{Bf16, Int8}, cpu::isa::Set, cpu::simd::{Avx2, Avx512}};
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+            unsafe fn bf16($($arg: $ty),*) {
+                // SAFETY: the caller's contract is the body's.
+                unsafe { $body::<Avx512, Bf16>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512vnni,avx2,fma")]
+            unsafe fn int8($($arg: $ty),*) {
+                // SAFETY: the caller's contract is the body's.
+                unsafe { $body::<Avx512, Int8>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn int8_of_avx2($($arg: $ty),*) {
+                // SAFETY: the caller's contract is the body's.
+                unsafe { $body::<Avx2, Int8>($($arg),*) }
+            }
+            #[inline(always)]
+            unsafe fn with_f32<V: $crate::device::cpu::simd::Vector>($($arg: $ty),*) {
+                // SAFETY: the caller's contract is the body's.
+                unsafe { $body::<V, $crate::device::cpu::gemm::words::F32>($($arg),*) }
+            }
+            $crate::kernel! {
+                fn f32($($arg: $ty),*) = with_f32;
+            }
+            // SAFETY: `isa` is available, `multiplies` vouches for what it need not have, and the caller's contract is the
+            // body's.
+            unsafe {
+                match (isa.set(), dtype) {
+                    #[cfg(target_arch = "x86_64")]
+                    (Set::Avx512, Dtype::Bf16) if isa.multiplies(dtype) => bf16($($arg),*),
+                    #[cfg(target_arch = "x86_64")]
+                    (Set::Avx512, Dtype::Int8) if isa.multiplies(dtype) => int8($($arg),*),
+                    #[cfg(target_arch = "x86_64")]
+                    (Set::Avx2, Dtype::Int8) => int8_of_avx2($($arg),*),
+                    _ => f32(isa, $($arg),*),
+                }
+            }
+        }
+    };
+}
+pub(in crate::device::cpu) use of_words;
+
 #[cfg(target_arch = "x86_64")]
 pub(in crate::device::cpu) use x86::{Bf16, Int8};
 
