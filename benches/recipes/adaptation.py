@@ -166,6 +166,12 @@ def judge(evaluate: list[str], lists: Path, rows: list[dict]) -> list[int]:
     return errors
 
 
+def elsewhere(evaluate: list[str], lists: str) -> dict:
+    """What `lorb-engine evaluate` finds in the lists of another domain."""
+    found = json.loads(engine([*evaluate, "--json", lists])[0])["files"][0]
+    return {"other_words": found["reference_units"], "other_errors": errors_in(found)}
+
+
 def engine(arguments: list[str]) -> tuple[str, float]:
     """What a command prints, and the seconds of CPU time that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -202,8 +208,7 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
                 other = reweighted(adapter, of, folder / part["method"])
                 runs.judged(key | part, outer, judge([*evaluate, str(other)], test, outer))
         if args.other:
-            others = json.loads(engine([*evaluate, str(adapter), "--json", args.other])[0])["files"][0]
-            found |= {"other_words": others["reference_units"], "other_errors": errors_in(others)}
+            found |= elsewhere([*evaluate, str(adapter)], args.other)
     runs.judged(key, outer, errors, **found)
 
 

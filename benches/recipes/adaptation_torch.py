@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from adaptation import Runs, do_missing, engine, errors_in, judge, parted, write_lists
+from adaptation import Runs, do_missing, elsewhere, engine, errors_in, judge, parted, write_lists
 
 TRAIN = Path(__file__).parents[1] / "baselines" / "train_peft.py"
 RECIPE = ["--epochs", "8", "--hyps", "8", "--batch-tokens", "800"]
@@ -75,6 +75,8 @@ def run(args: argparse.Namespace, rows: list[dict], key: dict, runs: Runs) -> No
             runs.add({**key, **found})
             return
         evaluate = [*args.engine, "evaluate", *scorer(args.model, args.method, epochs[best]), *common]
+        if args.other:
+            found |= elsewhere(evaluate, args.other)
         runs.judged(key, outer, judge(evaluate, test, outer), **found)
 
 
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3,4,5")
     parser.add_argument("--options", default="", help="more options of train_peft.py")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--other", help="lists of another domain, to see there what was forgotten")
     parser.add_argument("--inner", action="store_true", help="train, and judge nothing")
     args = parser.parse_args()
     args.engine = shlex.split(args.engine)

@@ -5,9 +5,11 @@ with many adapters.
     cargo build --release && cargo bench --bench load --no-run
     python benches/serve/run.py --model DIR --adapter DIR --lists test.jsonl.gz --load target/release/deps/load-…
 
-Both services run all the time, and --rounds times in turn each has every load, so that a machine that slows down slows both;
-the baseline's loads are half of the engine's. It needs ../baselines/requirements.txt and requirements.txt; --baseline-python
-names its Python, and without it there is none. Caches are off. Prints Markdown; --out keeps the numbers as JSON.
+Both services run all the time, and --rounds times in turn each has every load, so that a machine that slows down slows
+both. The baseline has the engine's own requests at half their rate, the same lists in twice the time: the luck of a draw is
+more than what is measured of the slowest of a hundred. It needs ../baselines/requirements.txt and requirements.txt;
+--baseline-python names its Python, and without it there is none. Caches are off. Prints Markdown; --out keeps the
+numbers as JSON.
 """
 
 import argparse
@@ -27,9 +29,9 @@ from pathlib import Path
 from simulate import fit, quantile, simulate
 
 HERE = Path(__file__).parent
-# Seconds of each load that do not count.
+# Seconds of each load of the engine that do not count.
 WARMUP = 3.0
-# Of the engine's load, what the baseline has.
+# Of the engine's rate, what the baseline has.
 SHARE = 0.5
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -135,7 +137,7 @@ def main() -> None:
     parser.add_argument("--baseline-python")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=30, help="of a load in a round")
+    parser.add_argument("--seconds", type=float, default=30, help="of a load of the engine in a round")
     parser.add_argument("--calibration", type=int, default=100, help="lists to measure service times with")
     parser.add_argument("--budget", type=int, help="tokens of a batch [default: 384 a thread]")
     parser.add_argument("--fractions", default="0.25,0.5,0.7,0.85")
@@ -156,17 +158,20 @@ def main() -> None:
         lists = all_lists[: options.calibration]
         for i in range(max(options.adapters, 1)):
             shutil.copytree(options.adapter, adapters / f"d{i}")
-        sent, loads = 0, 0
+        sent, draws = 0, 0
 
-        def load(service: Service, rate: float, *more: str, seconds: float = options.seconds) -> tuple[dict, list[float]]:
+        def draw(rate: float) -> dict:
+            """A load of that many requests a second, of lists that no other draw has."""
+            nonlocal sent, draws
+            first, draws = sent, draws + 1
+            sent += int(rate * (options.seconds + 10))
+            return {"rate": rate, "seconds": options.seconds, "warmup": WARMUP, "first": first, "seed": draws}
+
+        def load(service: Service, drawn: dict, *more: str) -> tuple[dict, list[float]]:
             """What came of a load, and when its requests were due."""
-            nonlocal sent, loads
-            loads += 1
-            command = [options.load, "--address", f"127.0.0.1:{service.port}", "--lists", plain, "--rate", str(rate)]
-            command += ["--seconds", str(seconds), "--warmup", str(WARMUP), "--first", str(sent), "--seed", str(loads)]
-            command += ["--adapter-prefix", "d", *more]
+            command = [options.load, "--address", f"127.0.0.1:{service.port}", "--lists", plain, "--adapter-prefix", "d", *more]
+            command += [part for name, value in drawn.items() for part in (f"--{name}", str(value))]
             result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            sent += int(rate * (seconds + 10))
             return result, result.pop("arrivals")
 
         engine = [options.engine, "serve", "--model", options.model, "--adapters", adapters, "--threads", str(options.threads)]
@@ -192,12 +197,12 @@ def main() -> None:
                 command += ["--contender", "ort-int8" if options.dtype == "int8" else "ort-fp32"]
                 baseline = running.enter_context(Service(list(map(str, command)), 8760))
 
-            def engine_has(rate: float) -> dict:
-                first, before = sent, service.computed()
-                result, arrivals = load(service, rate)
+            def engine_has(drawn: dict) -> dict:
+                before = service.computed()
+                result, arrivals = load(service, drawn)
                 seconds, computed, batches = (b - a for a, b in zip(before, service.computed()))
                 # The same requests at the same times.
-                same = [tokens[(first + i) % len(tokens)] for i in range(len(arrivals))]
+                same = [tokens[(drawn["first"] + i) % len(tokens)] for i in range(len(arrivals))]
                 latencies = simulate(arrivals, same, budget, fixed, each, around)
                 result["simulated"] = [1e3 * s for at, s in zip(arrivals, latencies) if at >= WARMUP]
                 return result | {"seconds": seconds, "seconds_alone": fixed * batches + each * computed}
@@ -205,15 +210,18 @@ def main() -> None:
             rounds: dict[str, list[list[dict]]] = {name: [[] for _ in fractions] for name in ("engine", "baseline")}
             for _ in range(options.rounds):
                 for i, fraction in enumerate(fractions):
-                    rounds["engine"][i].append(engine_has(fraction * capacity))
+                    drawn = draw(fraction * capacity)
+                    rounds["engine"][i].append(engine_has(drawn))
                     if baseline:
-                        rounds["baseline"][i].append(load(baseline, fraction * capacity * SHARE)[0])
+                        longer = {name: drawn[name] / SHARE for name in ("seconds", "warmup")}
+                        slower = drawn | longer | {"rate": drawn["rate"] * SHARE}
+                        rounds["baseline"][i].append(load(baseline, slower)[0])
             results |= {name: [pooled(r) for r in of if r] for name, of in rounds.items()}
             if options.adapters:
-                results["one_adapter"], _ = load(service, 1.5 * capacity)
-                results["many_adapters"], _ = load(service, 1.5 * capacity, "--adapters", str(options.adapters))
+                results["one_adapter"], _ = load(service, draw(1.5 * capacity))
+                results["many_adapters"], _ = load(service, draw(1.5 * capacity), "--adapters", str(options.adapters))
             if baseline:
-                results["baseline_full"], _ = load(baseline, 1.5 * capacity, seconds=min(options.seconds, 10))
+                results["baseline_full"], _ = load(baseline, draw(1.5 * capacity) | {"seconds": min(options.seconds, 10)})
 
     report(results)
     if options.out:
