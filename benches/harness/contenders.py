@@ -139,15 +139,22 @@ def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
         model, lists = [str(folder.merged), str(job.data)], ["--lists", str(job.count)]
         return [str(tools.candle), "rescore", *model, *lists, "--together", str(job.together), *cut(setting), *scores(job)]
 
-    adapted = ["--adapter", str(folder.adapter)]
+    def ours(dtype: str) -> list[Contender]:
+        """With the adapter beside the base, and folded in as the others have it."""
+        suffix, precision = ("", "fp32") if dtype == "f32" else (f" {dtype}", dtype)
+        as_dtype = ["--dtype", dtype]
+        adapted = ["--adapter", str(folder.adapter), *as_dtype]
+        return [
+            engine(tools, f"lorb-engine{suffix}", "rescore", folder.base, *adapted, precision=precision),
+            engine(tools, f"lorb-engine merged{suffix}", "rescore-merged", folder.merged, *as_dtype, precision=precision),
+        ]
 
     # Emulated, it takes too long to try settings with.
     bf16 = {} if has_bf16() else {"setting_of": "torch-fp32", "note": "no bf16 instructions"}
     return [
-        engine(tools, "lorb-engine", "rescore", folder.base, *adapted),
-        engine(tools, "lorb-engine merged", "rescore-merged", folder.merged),
-        engine(tools, "lorb-engine bf16", "rescore", folder.base, *adapted, "--dtype", "bf16", precision="bf16"),
-        engine(tools, "lorb-engine int8", "rescore", folder.base, *adapted, "--dtype", "int8", precision="int8"),
+        *ours("f32"),
+        *ours("bf16"),
+        *ours("int8"),
         of("torch-fp32"),
         of("torch-bf16", "bf16", **bf16),
         of("torch-compile", setting_of="torch-fp32"),
