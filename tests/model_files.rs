@@ -5,7 +5,8 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use lorb_engine::bert::{Checkpoint, Config, Tokenizer};
+use lorb_engine::bert::{Checkpoint, Config, Encoder, Tokenizer};
+use lorb_engine::device::cpu::{Cpu, Isa};
 use safetensors::Dtype;
 use support::{TinyBert, bytes, tiny_bert, vocabulary, write_safetensors};
 use tempfile::tempdir;
@@ -278,4 +279,34 @@ fn a_vocabulary_that_does_not_fit_is_refused() {
     assert_says(refusal(Tokenizer::open(dir.path(), &config)), &["no [SEP]"]);
     fs::remove_file(dir.path().join("vocab.txt")).unwrap();
     assert_says(refusal(Tokenizer::open(dir.path(), &config)), &["neither tokenizer.json nor vocab.txt"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_was_packed_is_memory_no_more_and_can_be_read_again() {
+    let dir = tempdir().unwrap();
+    tiny_bert(dir.path(), 1, &TinyBert { hidden: 256, intermediate: 1024, layers: 4, ..TinyBert::default() });
+    let (config, checkpoint) = (Config::open(dir.path()).unwrap(), Checkpoint::open(dir.path()).unwrap());
+    let file = dir.path().join("model.safetensors");
+    let size = fs::metadata(&file).unwrap().len();
+    let weight = checkpoint.f32(QUERY, &[256, 256]).unwrap();
+    let before = weight.to_vec();
+    for name in ["encoder.layer.0.intermediate.dense.weight", "encoder.layer.3.intermediate.dense.weight"] {
+        checkpoint.f32(name, &[1024, 256]).unwrap();
+    }
+    assert!(resident(&file) > size / 4, "{} of {size} bytes were read", resident(&file));
+    let cpu = Cpu::new(Isa::available()[0]);
+    let encoder = Encoder::load(&cpu, &config, &checkpoint, false).unwrap();
+    assert!(resident(&file) < size / 8, "{} of {size} bytes are still there", resident(&file));
+    assert_eq!(*weight, before[..]);
+    drop(encoder);
+}
+
+/// The bytes of a mapped file that are in this process's memory.
+#[cfg(target_os = "linux")]
+fn resident(file: &Path) -> u64 {
+    let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let of_file = maps.split_once(file.to_str().unwrap()).expect("it is mapped").1;
+    let line = of_file.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    1024 * line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
 }

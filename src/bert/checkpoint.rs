@@ -88,6 +88,12 @@ impl Checkpoint {
         self.tensors.f32(&self.resolve(name), shape, "config.json belongs to another model than the weights")
     }
 
+    /// Gives the memory back that was needed to read mapped files. Whoever reads a tensor again, also one that
+    /// [`f32`](Self::f32) gave, waits for the file again.
+    pub fn release(&self) {
+        self.tensors.release();
+    }
+
     /// How the files spell `name`: as it is, with the prefix of `BertFor…`, or as the first BERTs did.
     fn resolve(&self, name: &str) -> String {
         let old =

@@ -107,7 +107,7 @@ impl<D: Device> Encoder<D> {
                 let beta = checkpoint.f32(&format!("{name}.bias"), &[h])?;
                 Ok(Arc::new(device.norm(NormWeights { gamma, beta, eps })))
             };
-            Ok(Layer {
+            let layer = Layer {
                 // No gradient passes below layer 0.
                 qkv: linear(&[Target::Query, Target::Key, Target::Value], training && l > 0)?,
                 attention_output: linear(&[Target::AttentionOutput], training)?,
@@ -115,7 +115,10 @@ impl<D: Device> Encoder<D> {
                 intermediate: linear(&[Target::Intermediate], training)?,
                 output: linear(&[Target::Output], training)?,
                 output_norm: norm("output")?,
-            })
+            };
+            // What is packed is not read again.
+            checkpoint.release();
+            Ok(layer)
         };
         let layers = (0..config.layers).into_par_iter().map(layer).collect::<Result<Vec<_>>>()?;
         let pooler = if checkpoint.contains("pooler.dense.weight") {
@@ -124,7 +127,10 @@ impl<D: Device> Encoder<D> {
         } else {
             None
         };
-        Ok(Encoder { config: config.clone(), tables: device.embedding_tables(tables), layers, pooler })
+        let tables = device.embedding_tables(tables);
+        // Lists need few rows of the tables, which were read as a whole to see that they are finite.
+        checkpoint.release();
+        Ok(Encoder { config: config.clone(), tables, layers, pooler })
     }
 
     pub fn config(&self) -> &Config {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, json};
 
@@ -191,6 +191,22 @@ impl Tensors {
             return Err(error("finite values".into(), format!("{} at {at}", weights[at]), hint));
         }
         Ok(weights)
+    }
+
+    /// Gives the memory back that mapped files take since their tensors were read. Whoever reads one again waits for
+    /// the file again.
+    pub fn release(&self) {
+        for Stored { bytes, range, .. } in self.stored.values() {
+            if let Bytes::Mapped(map) = bytes {
+                // SAFETY: the map is a shared one of a file, and only read. Its bytes come from the file again, whoever
+                // holds them, and nobody writes into that: see `open`.
+                let released = unsafe {
+                    map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+                };
+                // Memory that the system does not take is no fault.
+                released.ok();
+            }
+        }
     }
 
     fn hint_for_missing(&self, name: &str) -> String {
