@@ -96,9 +96,8 @@ def instruction_sets(tools: Tools, folder: Folder) -> list[Contender]:
     others with AVX2 alone, where that is not all that there is."""
 
     def of(name: str, isa: str, dtype: str) -> Contender:
-        precision = "fp32" if dtype == "f32" else dtype
         more = ["--adapter", str(folder.adapter), "--dtype", dtype]
-        return engine(tools, f"lorb-engine {name}", "rescore", folder.base, *more, precision=precision, isa=isa)
+        return engine(tools, f"lorb-engine {name}", "rescore", folder.base, *more, precision=precision_of(dtype), isa=isa)
 
     def other(name: str, environment: dict[str, str], precision: str = "fp32", missing: str = "") -> Contender:
         return python(tools, folder, name, precision, name=f"{name} avx2", missing=missing, environment=environment)
@@ -141,7 +140,7 @@ def rescoring(tools: Tools, folder: Folder) -> list[Contender]:
 
     def ours(dtype: str) -> list[Contender]:
         """With the adapter beside the base, and folded in as the others have it."""
-        suffix, precision = ("", "fp32") if dtype == "f32" else (f" {dtype}", dtype)
+        suffix, precision = "" if dtype == "f32" else f" {dtype}", precision_of(dtype)
         as_dtype = ["--dtype", dtype]
         adapted = ["--adapter", str(folder.adapter), *as_dtype]
         return [
@@ -218,6 +217,10 @@ def has_avx512() -> bool:
 def has_bf16() -> bool:
     """Whether this CPU multiplies bf16 by instructions of its own."""
     return any(flag in cpu_info("flags").split() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def precision_of(dtype: str) -> str:
+    return "fp32" if dtype == "f32" else dtype
 
 
 def why_missing(tool: Path | str) -> str:

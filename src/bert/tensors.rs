@@ -78,6 +78,7 @@ struct Stored {
 /// The tensors of one safetensors file, or of several that make up one model.
 pub struct Tensors {
     path: PathBuf,
+    files: Vec<Bytes>,
     stored: BTreeMap<String, Stored>,
 }
 
@@ -126,13 +127,17 @@ impl Tensors {
             (name, Stored { bytes: bytes.clone(), range, dtype: info.dtype, shape: info.shape.clone() })
         });
         let stored = stored.collect();
-        Ok(Tensors { path: path.to_path_buf(), stored })
+        Ok(Tensors { path: path.to_path_buf(), files: vec![bytes], stored })
     }
 
     /// One model of several files; `path` names it in errors.
     pub fn join(parts: impl IntoIterator<Item = Tensors>, path: impl AsRef<Path>) -> Self {
-        let stored = parts.into_iter().flat_map(|part| part.stored).collect();
-        Tensors { path: path.as_ref().to_path_buf(), stored }
+        let (mut files, mut stored) = (Vec::new(), BTreeMap::new());
+        for part in parts {
+            files.extend(part.files);
+            stored.extend(part.stored);
+        }
+        Tensors { path: path.as_ref().to_path_buf(), files, stored }
     }
 
     /// The file or folder, as it was named when it was opened.
@@ -196,13 +201,11 @@ impl Tensors {
     /// Gives the memory back that mapped files take since their tensors were read. Whoever reads one again waits for
     /// the file again.
     pub fn release(&self) {
-        for Stored { bytes, range, .. } in self.stored.values() {
-            if let Bytes::Mapped(map) = bytes {
+        for file in &self.files {
+            if let Bytes::Mapped(map) = file {
                 // SAFETY: the map is a shared one of a file, and only read. Its bytes come from the file again, whoever
                 // holds them, and nobody writes into that: see `open`.
-                let released = unsafe {
-                    map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
-                };
+                let released = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
                 // Memory that the system does not take is no fault.
                 released.ok();
             }
