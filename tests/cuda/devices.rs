@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use lorb_emulate::Order;
-use lorb_engine::device::cuda::{self, Cuda, Precision};
+use lorb_engine::device::cuda::{self, Cuda, Driver, Precision};
 
 use crate::emulated::Emulated;
 use crate::harness::Oracle;
@@ -12,6 +12,11 @@ use crate::harness::Oracle;
 /// Emulated devices of each precision, whose threads run in order and in disorder; or the GPU, where
 /// LORB_TEST_CUDA asks for it. New memory is NaN.
 pub fn devices() -> impl Iterator<Item = Cuda> {
+    drivers().map(|(driver, precision)| Cuda::poisoned(driver, precision))
+}
+
+/// What they are on.
+pub fn drivers() -> impl Iterator<Item = (Arc<dyn Driver>, Precision)> {
     let real = std::env::var_os("LORB_TEST_CUDA").map(|_| cuda::open().expect("LORB_TEST_CUDA needs a GPU"));
     let all = [
         (Order::Forward, Precision::F32),
@@ -20,8 +25,7 @@ pub fn devices() -> impl Iterator<Item = Cuda> {
         (Order::Random(2), Precision::Bf16),
     ];
     all.into_iter().map(move |(order, precision)| {
-        let driver = real.clone().unwrap_or_else(|| Arc::new(Emulated::new(order)));
-        Cuda::poisoned(driver, precision)
+        (real.clone().unwrap_or_else(|| Arc::new(Emulated::new(order))), precision)
     })
 }
 

@@ -136,13 +136,14 @@ fn a_fault_is_looked_at_again_after_a_day() {
 fn a_file_that_is_not_as_it_should_be_counts_for_nothing() {
     let machine = Machine::new(&[]);
     machine.examine(Precision::Bf16).unwrap();
-    let spoil: [&dyn Fn(); 4] = [
+    let spoil: [&dyn Fn(); 5] = [
         &|| fs::write(machine.file(), "{\"key\": ").unwrap(),
         &|| fs::write(machine.file(), [0xff; 9]).unwrap(),
         &|| machine.edit(|content| content["key"]["driver"] = "CUDA 99.0".into()),
+        &|| machine.edit(|content| content["key"]["program"] = env!("CARGO_PKG_VERSION").into()),
         &|| machine.edit(|content| content["findings"][LINEAR]["checked"] = u64::MAX.into()),
     ];
-    for (spoil, tries) in spoil.into_iter().zip([3, 3, 3, 1]) {
+    for (spoil, tries) in spoil.into_iter().zip([3, 3, 3, 3, 1]) {
         machine.tried();
         spoil();
         assert_eq!(machine.examine(Precision::Bf16).unwrap().limits, BEST);

@@ -16,10 +16,25 @@ use lorb_engine::{Error, Result};
 
 use crate::support::{TinyBert, tiny_bert, vocabulary};
 
-/// An H100 that does nothing it is asked for: what is read is 0.
+/// A GPU that does nothing it is asked for: what is read is 0.
 struct Idle {
     properties: Properties,
     next: AtomicU64,
+}
+
+/// Where its memory starts.
+const START: u64 = 1 << 30;
+
+/// An H100 with as much memory.
+fn idle(memory_bytes: u64) -> Arc<Idle> {
+    let properties = Properties {
+        name: "idle".into(),
+        compute_capability: (9, 0),
+        multiprocessors: 132,
+        shared_bytes: 227 << 10,
+        memory_bytes,
+    };
+    Arc::new(Idle { properties, next: AtomicU64::new(START) })
 }
 
 impl Driver for Idle {
@@ -28,7 +43,12 @@ impl Driver for Idle {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        Ok(Address(self.next.fetch_add(bytes.next_multiple_of(2 << 20) as u64, Ordering::Relaxed)))
+        let at = self.next.fetch_add(bytes.next_multiple_of(2 << 20) as u64, Ordering::Relaxed);
+        if self.next.load(Ordering::Relaxed) > START + self.properties.memory_bytes {
+            self.next.store(at, Ordering::Relaxed);
+            return Err(Error::Device("no room".into()));
+        }
+        Ok(Address(at))
     }
 
     unsafe fn free(&self, _: Address, _: usize) {}
@@ -99,15 +119,7 @@ fn a_step_keeps_what_its_gradients_need_and_steps_share_it() {
     let dir = tempfile::tempdir().unwrap();
     tiny_bert(dir.path(), 47, &shape);
     let model = BaseModel::open(dir.path()).unwrap();
-    let properties = Properties {
-        name: "idle".into(),
-        compute_capability: (9, 0),
-        multiprocessors: 132,
-        shared_bytes: 227 << 10,
-        memory_bytes: 1 << 40,
-    };
-    let driver = Arc::new(Idle { properties, next: AtomicU64::new(1 << 30) });
-    let cuda = Cuda::new(driver, Precision::Bf16);
+    let cuda = Cuda::new(idle(1 << 40), Precision::Bf16);
     let encoder = Encoder::load(&cuda, &model.config, &model.checkpoint, true).unwrap();
     let lora = LoraConfig { rank: 8, targets: "query,value".parse().unwrap(), ..LoraConfig::default() };
     let options = TrainOptions { lora: lora.clone(), ..TrainOptions::default() };
@@ -132,4 +144,17 @@ fn a_step_keeps_what_its_gradients_need_and_steps_share_it() {
     for tokens in [24, 39, 17, 40, 31] {
         assert_eq!(taken(tokens), largest, "{tokens} tokens a hypothesis");
     }
+}
+
+#[test]
+fn a_gpu_is_used_until_it_is_full() {
+    let cuda = Cuda::new(idle(130 << 20), Precision::F32);
+    let mib = |count: usize| cuda.upload_f32(&vec![0.0; count << 18], count << 8, 1 << 10);
+    // A piece is a 32nd of what was given, 4 MiB, where there is room for it.
+    let taken = [128, 1, 1].map(mib);
+    cuda.check().unwrap();
+    assert_eq!(cuda.allocated(), 130 << 20);
+    mib(1);
+    assert_eq!(cuda.check().unwrap_err().to_string(), "no room");
+    drop(taken);
 }

@@ -14,7 +14,8 @@ use lorb_engine::train::step::StepBatch;
 use lorb_engine::train::{Beta, Losses, TrainOptions};
 use tempfile::TempDir;
 
-use crate::devices::{devices, hoppers};
+use crate::devices::{devices, drivers, hoppers};
+use crate::faulty::{Fault, faulty};
 use crate::harness::{Random, bits};
 use crate::support::{TinyBert, tiny_bert, vocabulary};
 
@@ -201,6 +202,42 @@ fn steps_repeat_to_the_bit_and_go_on_from_a_snapshot() {
         second.step(batch, i as u64, 1.0 - 0.1 * i as f32).unwrap();
     }
     assert_eq!(bits(&second.snapshot().unwrap().0), bits(&values));
+}
+
+/// New memory that is not filled may be what another kernel still reads, and kernels may run one upon the other.
+#[test]
+fn memory_that_is_used_again_changes_no_bit() {
+    let network = Network::new(0.0);
+    let sequences: Vec<Vec<u32>> = network.batches.iter().flat_map(|b| b.sequences.clone()).collect();
+    for (driver, precision) in drivers().take(2) {
+        let [(values, scores), again] = [Cuda::poisoned, Cuda::new].map(|device| {
+            let cuda = device(driver.clone(), precision);
+            let (_, values, _) = network.learn_on(&cuda);
+            let scorer = Scorer::new(AnyDevice::Cuda(cuda), &network.model, &[&network.adapter]).unwrap();
+            // Graphs of several sizes, each of them before and after others.
+            let scores: Vec<f32> = [0..17, 3..9, 0..17, 0..45, 3..9, 0..45]
+                .into_iter()
+                .flat_map(|range| scorer.scores(&sequences[range]).unwrap())
+                .collect();
+            (bits(&values), bits(&scores))
+        });
+        assert_eq!(again.0, values, "{precision:?}: parameters");
+        assert_eq!(again.1, scores, "{precision:?}: scores");
+    }
+}
+
+#[test]
+fn what_fails_is_told_of_whatever_is_asked_for_after_it() {
+    let network = Network::new(0.0);
+    let cuda = Cuda::poisoned(faulty("attention_cls_bf16", Fault::Fails), Precision::Bf16);
+    let encoder = Encoder::load(&cuda, &network.model.config, &network.model.checkpoint, true).unwrap();
+    let mut learner = CudaLearner::new(&cuda, &encoder, &network.options, network.adapter.clone());
+    // Losses are read some steps later.
+    for (i, batch) in network.batches.iter().enumerate() {
+        learner.step(batch, i as u64, 1.0).unwrap();
+    }
+    let error = learner.losses(true).unwrap_err().to_string();
+    assert!(error.starts_with("attention_cls_bf16, grid") && error.ends_with("planted"), "{error}");
 }
 
 #[test]

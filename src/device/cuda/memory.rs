@@ -58,16 +58,21 @@ impl Pool {
     }
 
     /// The start of a new piece, the rest of which is free. Pieces that are not in use go into it: a step of longer
-    /// sequences than any before finds one in place of many that were cut for others.
+    /// sequences than any before finds one in place of many that were cut for others. Where there is no room for that,
+    /// it is no larger than it must be.
     fn grow(&self, bytes: usize) -> Result<Address> {
-        let piece = if self.poison {
-            bytes
+        let (least, wanted) = if self.poison {
+            (bytes, bytes)
         } else {
             let (unit, part) = PIECES;
             let unused = if self.lasting { 0 } else { self.shrink() };
-            bytes.max(unused).max(self.allocated() / part).next_multiple_of(unit)
+            let wanted = bytes.max(unused).max(self.allocated() / part);
+            (bytes.next_multiple_of(unit), wanted.next_multiple_of(unit))
         };
-        let address = self.driver.allocate(piece)?;
+        let (piece, address) = match self.driver.allocate(wanted) {
+            Err(_) if least < wanted => (least, self.driver.allocate(least)?),
+            address => (wanted, address?),
+        };
         self.allocated.fetch_add(piece, Ordering::Relaxed);
         let mut free = self.free();
         free.pieces.insert(address.0, piece);

@@ -94,6 +94,11 @@ impl Cuda {
         Cuda { pool, ..self.clone() }
     }
 
+    /// The same device for another thread: what fails here does not fail there.
+    pub(crate) fn with_own_failures(&self) -> Cuda {
+        Cuda { failure: Arc::default(), ..self.clone() }
+    }
+
     /// What `work` asks of the device, to be run later; nothing of it runs now.
     ///
     /// # Errors
@@ -102,9 +107,10 @@ impl Cuda {
         self.check()?;
         self.driver.begin_capture()?;
         let result = work();
-        let graph = self.driver.end_capture()?;
+        let graph = self.driver.end_capture();
+        // What failed in between says more than that nothing could be captured.
         self.check()?;
-        Ok((result, graph))
+        Ok((result, graph?))
     }
 
     /// Refuses a model that the kernels are not made for.
@@ -130,7 +136,7 @@ impl Cuda {
         self.driver.properties()
     }
 
-    /// Bytes of device memory that everything so far has taken: the most that was in use at once, rounded up.
+    /// Bytes of device memory that the driver gave for tensors, in use and free; not those of graphs.
     pub fn allocated(&self) -> usize {
         self.pool.allocated()
     }
@@ -156,7 +162,8 @@ impl Cuda {
         }
     }
 
-    fn failed(&self) -> bool {
+    /// Whether something failed that nobody has been told of: then nothing is launched.
+    pub(crate) fn failed(&self) -> bool {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 

@@ -76,6 +76,8 @@ impl Bank {
                 OnDevice::Cpu(encoder.operands(cpu, &[(&adapter, &cpu.parameters(&adapter.values))]))
             }
             Kind::Cuda(cuda, _) => {
+                // Another thread may compute: an adapter that finds no room there is no failure of its batch.
+                let cuda = cuda.with_own_failures();
                 let values = cuda.parameters(&std::mem::take(&mut adapter.values));
                 cuda.check()?;
                 OnDevice::Cuda(adapter, values)

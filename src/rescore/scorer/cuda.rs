@@ -10,7 +10,6 @@ use crate::Result;
 use crate::bert::batch::RowSegments;
 use crate::bert::encoder::Operands;
 use crate::bert::{Encoder, PackedBatch, Packing};
-use crate::device::Memory;
 use crate::device::cuda::memory::Block;
 use crate::device::cuda::{Cuda, Fetched, Graph, Index, Room, Rows, Segments, Tensor};
 use crate::lora::Adapter;
@@ -116,10 +115,11 @@ fn room(n: usize, least: usize) -> usize {
 
 /// The forward pass of batches up to one size.
 struct Bucket {
+    /// Dropped before what it runs on.
+    graph: Box<dyn Graph>,
     cuda: Cuda,
     numbers: Numbers,
     scores: Tensor,
-    graph: Box<dyn Graph>,
 }
 
 impl Bucket {
@@ -143,8 +143,9 @@ impl Bucket {
         self.numbers.write(&self.cuda, packing);
         self.cuda.check()?;
         // SAFETY: the graph's memory is that of `self.cuda`, whose pool graphs alone take from, one after the other
-        // on the one stream: what a graph leaves there, its scores, it holds. The rest is of the scorer that owns
-        // this bucket with its encoder and operands.
+        // on the one stream. What it is given, its numbers, was written just now, and what it leaves, its scores,
+        // is fetched before another graph runs. The rest is of the scorer that owns this bucket with its encoder and
+        // operands.
         unsafe { self.graph.launch()? };
         self.cuda.fetch(&self.scores, packing.offsets.len() - 1)
     }
@@ -155,8 +156,6 @@ struct Numbers {
     block: Arc<Block>,
     places: Places,
     size: Size,
-    /// 0, 1, 2, …: the same for every batch.
-    one_each: Index,
 }
 
 /// Places in the block, in u32: counts of tokens, sequences and offsets; then the lists. Last come those of which
@@ -164,6 +163,8 @@ struct Numbers {
 /// list.
 struct Places {
     offsets: usize,
+    /// 0, 1, 2, …, as long as the offsets: those of the [CLS].
+    one_each: usize,
     /// Of the tokens and the [CLS], where there are several adapters.
     segments: Option<[(usize, Room); 2]>,
     token_ids: usize,
@@ -179,7 +180,7 @@ impl Places {
             end = at + numbers;
             at
         };
-        let offsets = place(size.sequences + 1);
+        let [offsets, one_each] = [(); 2].map(|()| place(size.sequences + 1));
         let runs = size.adapters.min(size.sequences);
         let segments = (size.adapters > 1).then(|| {
             [size.tokens, size.sequences].map(|rows| {
@@ -188,7 +189,7 @@ impl Places {
             })
         });
         let [token_ids, positions] = [(); 2].map(|()| place(size.tokens));
-        Places { offsets, segments, token_ids, positions, end }
+        Places { offsets, one_each, segments, token_ids, positions, end }
     }
 }
 
@@ -200,8 +201,7 @@ impl Numbers {
     fn new(cuda: &Cuda, size: Size) -> Numbers {
         let places = Places::new(size);
         let block = Arc::new(cuda.block(places.end * size_of::<u32>()));
-        let one_each = cuda.index(&(0..=size.sequences as u32).collect::<Vec<_>>());
-        Numbers { block, places, size, one_each }
+        Numbers { block, places, size }
     }
 
     /// The batch as kernels see it.
@@ -223,7 +223,7 @@ impl Numbers {
             offsets: index(places.offsets, rows(sequences + 1, 2)),
             // The first token of a sequence is its [CLS].
             cls: index(places.offsets, rows(sequences, 1)),
-            cls_offsets: self.one_each.with_rows(rows(sequences + 1, 2)),
+            cls_offsets: index(places.one_each, rows(sequences + 1, 2)),
             sequences,
             segments: places.segments.map(|all| {
                 let [tokens, cls] = all.map(segments);
@@ -239,8 +239,10 @@ impl Numbers {
         let mut numbers = vec![0u32; places.positions + tokens];
         let counts: [usize; COUNTS] = [tokens, count, count + 1];
         counts.iter().zip(&mut numbers).for_each(|(&count, number)| *number = count as u32);
+        let one_each: Vec<u32> = (0..=count as u32).collect();
         for (place, list) in [
             (places.offsets, &packing.offsets),
+            (places.one_each, &one_each),
             (places.token_ids, &packing.token_ids),
             (places.positions, &packing.positions),
         ] {

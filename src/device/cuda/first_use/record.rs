@@ -1,9 +1,9 @@
 //! Findings in a file: one for each device, driver and program.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{env, fs};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,6 +24,7 @@ pub struct Key {
     driver: String,
     /// A digest of the embedded images.
     kernels: String,
+    /// Its version, and the size and time of its file: what launches and checks kernels is there.
     program: String,
 }
 
@@ -41,7 +42,7 @@ impl Key {
             multiprocessors: properties.multiprocessors,
             driver: format!("CUDA {major}.{minor} {}", exact.lines().next().unwrap_or_default()),
             kernels: hex(&digest.finalize()),
-            program: env!("CARGO_PKG_VERSION").into(),
+            program: format!("{} {}", env!("CARGO_PKG_VERSION"), build().unwrap_or_default()),
         }
     }
 
@@ -49,6 +50,13 @@ impl Key {
         let text = serde_json::to_string(self).expect("a key is plain data");
         format!("kernels-{}.json", &hex(&Sha256::digest(text))[..16])
     }
+}
+
+/// What sets this build apart from others of its version.
+fn build() -> Option<String> {
+    let file = fs::metadata(env::current_exe().ok()?).ok()?;
+    let age = file.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(format!("({} bytes, {} s)", file.len(), age.as_secs()))
 }
 
 /// A fault may have come of something that passes, such as a GPU that others had filled: it does not count

@@ -52,9 +52,7 @@ impl Pinned {
             sys::cuMemcpyHtoDAsync_v2(to.0, from.cast(), data.len(), self.context.stream())
         })
     }
-}
 
-impl Pinned {
     /// Has the stream copy `bytes` from the device to the start of the memory, after everything before.
     ///
     /// # Safety

@@ -12,6 +12,7 @@ impl Case for Pair {
     fn run<D: Checked>(&self, device: &D) -> Result<Vec<Output>> {
         let rows = self.a.len() / self.hidden;
         let [a, b] = [&self.a, &self.b].map(|data| device.upload(data, rows, self.hidden));
+        let a = device.just_written(&a, rows, self.hidden);
         Ok(vec![Output::new("a + b", device.download(&device.add(&a, &b))?, Bound::sum(2))])
     }
 }

@@ -44,8 +44,15 @@ impl Case for Heads {
             key_offsets: &of_keys,
             single_query: self.queries.is_some(),
         };
-        let (y, log_sum_exp) = device.attention(shape, &inputs);
         let dy = device.upload(&self.dy, count, h);
+        let inputs = match inputs {
+            Inputs::Split(q, kv) => {
+                Inputs::Split(device.just_written(&q, sequences, h), device.just_written(&kv, tokens, 2 * h))
+            }
+            Inputs::Fused(all) => Inputs::Fused(device.just_written(&all, tokens, 3 * h)),
+        };
+        let (y, log_sum_exp) = device.attention(shape, &inputs);
+        let dy = device.just_written(&dy, count, h);
         let gradients = match device.attention_backward(shape, &inputs, &y, &log_sum_exp, &dy) {
             Inputs::Fused(d) => vec![device.download(&d)?],
             Inputs::Split(q, kv) => vec![device.download(&q)?, device.download(&kv)?],

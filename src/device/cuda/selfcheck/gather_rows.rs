@@ -16,7 +16,9 @@ impl Case for Rows {
         let index = device.row_index(&self.index, from);
         let x = device.upload(&self.x, from, self.hidden);
         let dy = device.upload(&self.dy, to, self.hidden);
+        let x = device.just_written(&x, from, self.hidden);
         let y = device.gather_rows(&x, &index);
+        let dy = device.just_written(&dy, to, self.hidden);
         let dx = device.scatter_rows(&dy, &index, from, None);
         let added = device.scatter_rows(&dy, &index, from, Some(x));
         // A row is named about twice.

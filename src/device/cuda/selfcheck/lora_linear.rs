@@ -103,7 +103,8 @@ impl Case for Layer {
         // S is kept on the way to y, and x under dropout.
         let on_the_way = 1 + u32::from(self.dropout.is_some());
         let of_y = Bound::sum(input).after(on_the_way);
-        let out = device.lora_linear(&call, &x, epilogue(), true);
+        let given = device.just_written(&x, rows, input);
+        let out = device.lora_linear(&call, &given, epilogue(), true);
         let mut outputs = vec![Output::new("y", device.download(&out.y)?, of_y)];
         if let Some(slope) = &out.slope {
             // Its largest is about 1 and the product's some units, off which GELU' is off by 0.8 at most; and of 1 it
@@ -113,7 +114,8 @@ impl Case for Layer {
         }
         // As rescoring computes it, which saves nothing and knows no dropout.
         if self.dropout.is_none() {
-            let alone = device.lora_linear(&call, &x, epilogue(), false).y;
+            let given = device.just_written(&x, rows, input);
+            let alone = device.lora_linear(&call, &given, epilogue(), false).y;
             outputs.push(Output::new("y alone", device.download(&alone)?, of_y));
         }
 
@@ -123,6 +125,7 @@ impl Case for Layer {
             before: Some(device.upload(&self.before, rows, input)),
         };
         let mut gradient = device.parameters(&vec![0.0; self.parameters.len()]);
+        let dy = device.just_written(&dy, rows, width);
         let dx = device.lora_linear_backward(&call, Some(&x), &out.s, &dy, dx, &mut gradient);
         let dx = dx.expect("it was asked for");
         // U is kept.

@@ -68,7 +68,7 @@ impl Check {
     /// element; or where it fails.
     pub fn run(&self, driver: &Arc<dyn Driver>, cpu: &Cpu, trial: Trial, sizes: &Sizes) -> Result<f64> {
         // What is left unwritten is NaN, and so differs. Filling it also keeps the kernels apart; then they run one
-        // upon the other, as they do in production.
+        // upon the other, as they do in production: what they read was just written, by a kernel.
         let apart = Cuda::poisoned(driver.clone(), trial.precision).limited(trial.limits());
         let cuda = Cuda::new(driver.clone(), trial.precision).limited(trial.limits());
         let named = |e: Error| Error::Device(format!("{}: {e}", self.operation));
@@ -117,6 +117,10 @@ trait Checked: Device {
     fn upload_f32(&self, data: &[f32], rows: usize, columns: usize) -> Self::Tensor;
     /// The values of parameters, or of their gradients.
     fn values(&self, parameters: &Self::Parameters) -> Result<Vec<f32>>;
+    /// `x` [rows, columns] once more, as a kernel writes it: the next one may start before this one ends.
+    fn just_written(&self, x: &Self::Tensor, rows: usize, columns: usize) -> Self::Tensor {
+        self.add(x, &self.upload(&vec![0.0; rows * columns], rows, columns))
+    }
     fn upload_slope(&self, data: &[f32], rows: usize, columns: usize) -> Self::Slope;
     fn download_slope(&self, slope: &Self::Slope) -> Result<Vec<f32>>;
 }

@@ -29,6 +29,7 @@ impl Case for Head {
         let pooler = device.trained_pooler(&[&parameters], weight, bias);
         let classifier = device.classifier_weights(&[(&parameters, 0.5)], of_classifier.clone());
         let x = device.upload(&self.x, rows, h);
+        let x = device.just_written(&x, rows, h);
         let z = device.pooler(&pooler, None, &x);
         let g = device.classifier(&classifier, None, &z);
         let mut gradient = device.parameters(&vec![0.0; self.parameters.len()]);

@@ -81,7 +81,7 @@ impl HopperForm {
         rows: usize,
         adapters: usize,
     ) {
-        if grid.contains(&0) {
+        if cuda.failed() || grid.contains(&0) {
             return;
         }
         let mut parameters = HopperParameters { gemm: *gemm, ..Zeroable::zeroed() };
