@@ -1,7 +1,7 @@
 // What the forms of attention share: the parameters, and where a head of a sequence lies.
 #pragma once
 
-#include "common/bf16.cuh"
+#include "common/pack.cuh"
 #include "common/reduce.cuh"
 
 // T is float or bf16. H = heads * head_size; a row of an operand holds the H columns of its heads somewhere
@@ -75,39 +75,15 @@ __device__ __forceinline__ void store_row(T* to, const float (&row)[PER_LANE], f
     }
 }
 
-// 16 bytes of a row: one load.
-struct alignas(16) Pack {
-    uint32_t words[4];
-};
-
-// The dot product of the elements of two packs, added to `sum`.
+// The dot product of the first `n` elements, by 16 bytes.
 template <class T>
-__device__ __forceinline__ float add_dot(float sum, Pack a, Pack b);
-
-template <>
-__device__ __forceinline__ float add_dot<float>(float sum, Pack a, Pack b) {
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) sum += __uint_as_float(a.words[i]) * __uint_as_float(b.words[i]);
-    return sum;
-}
-
-template <>
-__device__ __forceinline__ float add_dot<bf16>(float sum, Pack a, Pack b) {
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        sum += __uint_as_float(a.words[i] << 16) * __uint_as_float(b.words[i] << 16);
-        sum += __uint_as_float(a.words[i] & 0xffff0000u) * __uint_as_float(b.words[i] & 0xffff0000u);
-    }
-    return sum;
-}
-
-// The dot product of the first `count` packs.
-template <class T>
-__device__ __forceinline__ float dot_packs(const T* a, const T* b, uint32_t count) {
-    const Pack* x = reinterpret_cast<const Pack*>(a);
-    const Pack* y = reinterpret_cast<const Pack*>(b);
+__device__ __forceinline__ float dot_packs(const T* a, const T* b, uint32_t n) {
     float sum = 0;
 #pragma unroll 4
-    for (uint32_t i = 0; i < count; i++) sum = add_dot<T>(sum, x[i], y[i]);
+    for (uint32_t i = 0; i < n; i += WIDE<T>) {
+        Pack<T, WIDE<T>> x = load_pack<WIDE<T>>(a + i), y = load_pack<WIDE<T>>(b + i);
+#pragma unroll
+        for (uint32_t j = 0; j < WIDE<T>; j++) sum += to_float(x.at[j]) * to_float(y.at[j]);
+    }
     return sum;
 }

@@ -10,7 +10,7 @@ __device__ uint32_t item() { return (blockIdx.x * blockDim.x + threadIdx.x) / WA
 
 template <class T>
 __device__ float dot(const T* a, const T* b, const Attention& p) {
-    if (p.packs) return dot_packs(a, b, p.head_size * sizeof(T) / sizeof(Pack));
+    if (p.packs) return dot_packs(a, b, p.head_size);
     float sum = 0;
     for (uint32_t i = 0; i < p.head_size; i++) sum += to_float(a[i]) * to_float(b[i]);
     return sum;

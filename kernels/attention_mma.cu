@@ -257,7 +257,7 @@ __device__ void backward(const Attention& p) {
                 if (row < m) {
                     const bf16* d = head_row<bf16>(p.dy, query, width, part);
                     const bf16* o = head_row<bf16>(p.out, query, width, part);
-                    sum = dot_packs(d, o, SIZE / 16);
+                    sum = dot_packs(d, o, SIZE / 2);
                     log_sum_exp = p.log_sum_exp[static_cast<size_t>(query) * p.heads + head.number];
                 }
                 sum += __shfl_xor_sync(ALL_LANES, sum, 1);
