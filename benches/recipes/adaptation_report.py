@@ -23,7 +23,7 @@ def pooled(rows: list[dict]) -> dict[str, np.ndarray]:
     rows = sorted(rows, key=lambda row: int(row["seed"]))
     total = {name: sum(int(row[name]) for row in rows) for name in ["reference_words", "first_pass", "oracle"]}
     errors = np.concatenate([np.array(row["by_utterance"].split(), dtype=float) for row in rows])
-    seconds = np.array([float(row["user_seconds"] or 0) for row in rows])
+    seconds = [float(row["user_seconds"]) for row in rows if row["user_seconds"]]
     epochs = " ".join(row["best_epoch"] for row in rows)
     return {**total, "errors": errors, "seeds": [row["seed"] for row in rows], "seconds": seconds, "epochs": epochs}
 
@@ -50,8 +50,8 @@ def table(rows: list[dict], reference: str) -> None:
     for row in rows:
         systems.setdefault((row["method"], row["options"]), []).append(row)
     against = systems.get((reference, ""), [])
-    heads = ["", "seeds", "first pass", "oracle", "WER", "gap closed", "against none", f"against {reference}", "best epochs"]
-    print("|" + "|".join(f" {head} " for head in [*heads, "CPU s a run"]) + "|")
+    heads = ["", "seeds", "first pass", "oracle", "WER", "gap closed", "against none", f"against {reference}"]
+    print("|" + "|".join(f" {head} " for head in [*heads, "best epochs", "CPU s a run"]) + "|")
     print("|---|---|" + "---:|" * 8)
     for (method, options), own in systems.items():
         s = pooled(own)
@@ -66,7 +66,7 @@ def table(rows: list[dict], reference: str) -> None:
             difference(own, systems.get(("none", ""), [])),
             difference(own, against),
             s["epochs"],
-            f"{s['seconds'].mean():.0f}" if s["seconds"].any() else "",
+            f"{np.mean(s['seconds']):.0f}" if s["seconds"] else "",
         ]
         print("|" + "|".join(f" {cell} " for cell in cells) + "|")
     print()
