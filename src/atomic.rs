@@ -1,8 +1,10 @@
 //! Files and directories that appear whole or not at all: written beside, synced, renamed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -11,6 +13,41 @@ use crate::{Error, Result};
 /// How the names of files and directories begin that have not got their own yet.
 pub const STAGING_PREFIX: &str = ".lorb-";
 
+/// What has not got its name yet.
+static STAGED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// An entry of [`STAGED`], while it lives.
+struct Staged(PathBuf);
+
+impl Staged {
+    fn new(path: &Path) -> Staged {
+        staged().insert(path.into());
+        Staged(path.into())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        staged().remove(&self.0);
+    }
+}
+
+fn staged() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // It is whole whatever panics.
+    STAGED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the program, and leaves nothing of what has not got its name yet: for whoever is told to end at once.
+pub fn exit(code: i32) -> ! {
+    // Nothing is begun while it is held.
+    let staged = staged();
+    for path in staged.iter() {
+        // What fails has nobody to be told to.
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+    std::process::exit(code)
+}
+
 /// A file that takes its name only on [`commit`](AtomicFile::commit); dropped before, it leaves nothing.
 pub struct AtomicFile {
     /// As the user named it.
@@ -18,6 +55,7 @@ pub struct AtomicFile {
     /// Where that leads: a symbolic link stays one, and what it points to is replaced.
     target: PathBuf,
     file: BufWriter<NamedTempFile>,
+    _staged: Staged,
 }
 
 impl AtomicFile {
@@ -38,12 +76,13 @@ impl AtomicFile {
             .permissions(default_permissions())
             .tempfile_in(directory_of(&target))
             .map_err(|e| Error::io(&path, "create it", e))?;
-        Ok(AtomicFile { path, target, file: BufWriter::with_capacity(1 << 16, file) })
+        let staged = Staged::new(file.path());
+        Ok(AtomicFile { path, target, file: BufWriter::with_capacity(1 << 16, file), _staged: staged })
     }
 
     /// Syncs the content to disk and renames it into place.
     pub fn commit(self) -> Result<()> {
-        let AtomicFile { path, target, file } = self;
+        let AtomicFile { path, target, file, _staged } = self;
         let file = file.into_inner().map_err(|e| Error::io(&path, "write it", e.into_error()))?;
         file.as_file().sync_all().map_err(|e| Error::io(&path, "sync it", e))?;
         file.persist(&target).map_err(|e| Error::io(&path, "rename it into place", e.error))?;
@@ -66,6 +105,16 @@ pub fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
+/// Whether both paths lead to the same place, whatever is there.
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        fs::canonicalize(path)
+            .or_else(|_| Ok(fs::canonicalize(directory_of(path))?.join(path.file_name().unwrap_or_default())))
+    };
+    let places: [io::Result<PathBuf>; 2] = [place(a), place(b)];
+    matches!(places, [Ok(a), Ok(b)] if a == b)
+}
+
 /// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part.
 pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
@@ -78,6 +127,7 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 pub struct AtomicDirectory {
     path: PathBuf,
     staging: TempDir,
+    _staged: Staged,
 }
 
 impl AtomicDirectory {
@@ -89,7 +139,8 @@ impl AtomicDirectory {
             .permissions(directory_permissions())
             .tempdir_in(directory_of(&path))
             .map_err(|e| Error::io(&path, "create it", e))?;
-        Ok(AtomicDirectory { path, staging })
+        let staged = Staged::new(staging.path());
+        Ok(AtomicDirectory { path, staging, _staged: staged })
     }
 
     /// The same, with an error at once where there is something at `path`.
@@ -110,7 +161,7 @@ impl AtomicDirectory {
 
     /// Syncs the directory and renames it into place.
     pub fn commit(self) -> Result<()> {
-        let AtomicDirectory { path, staging } = self;
+        let AtomicDirectory { path, staging, _staged } = self;
         sync_directory(staging.path())?;
         fs::rename(staging.path(), &path).map_err(|e| Error::io(&path, "rename it into place", e))?;
         // The directory has its final name now: keep the guard from deleting the old one.
@@ -196,6 +247,23 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         create_directory(dir.path().join("d"), |d| write(d.join("f"), b"x")).unwrap();
         assert_eq!(fs::read(dir.path().join("d/f")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn paths_are_the_same_whether_or_not_there_is_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir(at("d")).unwrap();
+        fs::write(at("there"), b"").unwrap();
+        for (a, b, same) in [
+            ("there", "d/../there", true),
+            ("new", "./d/../new", true),
+            ("new", "d/new", false),
+            ("there", "new", false),
+            ("nowhere/new", "nowhere/new", false),
+        ] {
+            assert_eq!(is_same(&at(a), &at(b)), same, "{a} {b}");
+        }
     }
 
     #[test]

@@ -5,6 +5,11 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The number that people would write: 0.1, not 0.10000000149011612.
+pub fn plain(number: f32) -> f64 {
+    number.to_string().parse().expect("a number is written as one")
+}
+
 /// An argument as a POSIX shell reads it back.
 pub fn shell_quoted(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);

@@ -47,6 +47,23 @@ fn a_rescored_file_is_evaluated_without_a_model() {
 }
 
 #[test]
+fn weights_are_saved_only_where_everything_could_be_read() {
+    let desk = desk();
+    desk.ok(&format!("{EVALUATE} --tune dev.jsonl test.jsonl"));
+    let before = desk.read("adapter/rescoring.json");
+    desk.write("other.jsonl", lists(12, 60));
+    desk.refused(&format!("{EVALUATE} --tune other.jsonl test.jsonl missing.jsonl"), 2, &["missing.jsonl"]);
+    assert_eq!(desk.read("adapter/rescoring.json"), before);
+}
+
+#[test]
+fn to_count_errors_nothing_is_computed() {
+    let desk = desk();
+    // Where there is a GPU, none is checked for this either.
+    assert!(desk.ok("evaluate test.jsonl --device cuda").contains("first pass"));
+}
+
+#[test]
 fn weights_are_tuned_saved_and_used() {
     let desk = desk();
     let report = json(&desk.ok(&format!("{EVALUATE} --tune dev.jsonl test.jsonl --json")));

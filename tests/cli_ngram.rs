@@ -52,7 +52,7 @@ fn the_model_of_the_references_counts_in_the_total() {
     let rescored = desk.ok("rescore --model base --adapter trained --input in.jsonl");
     for line in parsed(&rescored) {
         assert_eq!(line["best"], line["ref"]);
-        let [am, lorb, d, total] = ["am", "lorb", "ngram", "total"].map(|key| numbers(&line, key));
+        let [am, lorb, d, total] = ["am", "lorb", "lorb_ngram", "total"].map(|key| numbers(&line, key));
         let hypotheses = line["hyps"].as_array().unwrap().iter();
         let words = hypotheses.map(|h| h["text"].as_str().unwrap().split(' ').collect::<Vec<_>>());
         let likelihoods: Vec<Likelihood> = words.map(|words| ngram.likelihood(&words)).collect();
@@ -81,7 +81,36 @@ fn it_says_nothing_of_lists_that_are_strange_to_it() {
     desk.write("strange.jsonl", format!("{strange}\n"));
     let rescored = desk.ok("rescore --model base --adapter trained --input strange.jsonl");
     let line = &parsed(&rescored)[0];
-    assert!(line["hyps"].as_array().unwrap().iter().all(|h| h.get("ngram").is_none()), "{line}");
+    assert!(line["hyps"].as_array().unwrap().iter().all(|h| h.get("lorb_ngram").is_none()), "{line}");
+}
+
+#[test]
+fn it_knows_a_list_by_all_of_it_whatever_is_pruned() {
+    let (desk, _) = trained();
+    let rescore = "rescore --model base --adapter trained --input in.jsonl";
+    let (all, pruned) = (desk.ok(rescore), desk.ok(&format!("{rescore} --prune 0.1")));
+    for (all, pruned) in parsed(&all).iter().zip(parsed(&pruned)) {
+        assert_eq!(pruned["pruned"], json!([1]));
+        for key in ["lorb", "lorb_ngram", "total"] {
+            assert_eq!(pruned["hyps"][0][key], all["hyps"][0][key], "{key}");
+        }
+        assert!(pruned["hyps"][1].get("lorb_ngram").is_none(), "{pruned}");
+    }
+}
+
+#[test]
+fn a_field_of_the_users_own_stays() {
+    let (desk, _) = trained();
+    desk.write("own.jsonl", desk.read("in.jsonl").replace("\"am\"", "\"ngram\":-7.5,\"am\""));
+    for weights in ["", " --lm ngram"] {
+        let rescored = desk.ok(&format!("rescore --model base --adapter trained --input own.jsonl{weights}"));
+        assert!(parsed(&rescored).iter().all(|line| numbers(line, "ngram") == [-7.5, -7.5]));
+    }
+    desk.refused(
+        "rescore --model base --adapter trained --input in.jsonl --lm lorb_ngram",
+        2,
+        &["lorb_ngram"],
+    );
 }
 
 #[test]
@@ -90,13 +119,13 @@ fn a_merged_model_keeps_it_and_an_adapter_may_do_without() {
     desk.ok("merge --model base --adapter trained --output merged");
     assert_eq!(desk.read("merged/ngram.arpa"), desk.read("trained/ngram.arpa"));
     let merged = desk.ok("rescore --model merged --input in.jsonl");
-    assert!(parsed(&merged).iter().all(|line| numbers(line, "ngram").iter().all(|d| *d != 0.0)));
+    assert!(parsed(&merged).iter().all(|line| numbers(line, "lorb_ngram").iter().all(|d| *d != 0.0)));
 
     // Another run into the same folder takes the old model away.
     let said = desk.ok(&format!("{TRAIN} --out trained --ngram-order 0"));
     assert!(!said.contains("-gram model") && !desk.path("trained/ngram.arpa").exists(), "{said}");
     let without = desk.ok("rescore --model base --adapter trained --input in.jsonl");
-    assert!(parsed(&without).iter().all(|line| line["hyps"][0].get("ngram").is_none()));
+    assert!(parsed(&without).iter().all(|line| line["hyps"][0].get("lorb_ngram").is_none()));
     desk.refused(&format!("{TRAIN} --out new --ngram-order 6"), 2, &["--ngram-order 6: expected 5 at most"]);
 }
 

@@ -272,3 +272,24 @@ fn memory_does_not_grow_with_the_list() {
     eprintln!("peak memory: {short} KiB for 2,000 utterances, {long} KiB for 20,000");
     assert!(long < short + (6 << 10), "{short} KiB for 2,000 utterances, {long} KiB for 20,000");
 }
+
+#[cfg(unix)]
+#[test]
+fn interrupted_it_leaves_nothing() {
+    use std::os::fd::OwnedFd;
+
+    let desk = Desk::new();
+    let before = desk.names();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        // A pipe that nobody closes: it waits for more lists.
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let mut command = desk.command("rescore --model base --adapter adapter --output out.jsonl");
+        let mut child = command.stdin(OwnedFd::from(reader)).spawn().unwrap();
+        while desk.names() == before {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        desk.shell(&format!("kill -{signal} {}", child.id()));
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert_eq!(desk.names(), before);
+    }
+}

@@ -245,6 +245,39 @@ fn an_adapter_can_be_trained_on() {
     assert!(project.adapter("first") != project.adapter("second"));
     refused(project.train("third", &["--init-adapter", "first", "--rank", "4"]), &["--rank"]);
     refused(project.train("third", &["--init-adapter", "nowhere"]), &["nowhere"]);
+    refused(project.train("first", &["--init-adapter", "./first"]), &["--out first", "starts from"]);
+    // What was trained is told of, not what would have been without it.
+    let card = fs::read_to_string(project.path("second/README.md")).unwrap();
+    assert!(card.contains("\n| rank | `4` |\n") && card.contains("\n| lr | `0.01` |\n"), "{card}");
+}
+
+#[test]
+fn a_finished_run_stays_as_it_is_where_another_cannot_start() {
+    let project = Project::new();
+    succeeded(project.train("out", &[]));
+    let content =
+        || ["run.json", "metrics.jsonl", "lorb.json"].map(|f| fs::read(project.path("out").join(f)).ok());
+    let before = content();
+    let same = r#"{"id": "a", "ref": "the", "hyps": [{"text": "of", "am": 0}, {"text": "to", "am": -1}]}"#;
+    fs::write(project.path("same.jsonl"), format!("{same}\n{same}\n")).unwrap();
+    let lists = fs::read(project.path("lists.jsonl")).unwrap();
+    fs::copy(project.path("same.jsonl"), project.path("lists.jsonl")).unwrap();
+    refused(project.train("out", &["--valid", "0.5"]), &["nothing to learn"]);
+    assert!(content() == before);
+
+    // Other references make another n-gram model, though not another adapter.
+    let changed = String::from_utf8(lists).unwrap().replace("was", "says");
+    fs::write(project.path("lists.jsonl"), changed).unwrap();
+    refused(project.train("out", &["--resume"]), &["lists of digest"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_needs_to_read_what_it_says() {
+    let project = Project::new();
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    assert!(project.command("out", &[]).stderr(full()).status().unwrap().success());
+    assert!(project.path("out/rescoring.json").is_file());
 }
 
 #[test]
@@ -285,7 +318,10 @@ fn bad_input_is_refused_by_name() {
     refused(run("same.jsonl", &["--valid", "0.5"]), &["nothing to learn"]);
     refused(run("lists.jsonl", &["--valid", "nowhere.jsonl"]), &["nowhere.jsonl"]);
     refused(run("lists.jsonl", &["--valid", "1.5"]), &["--valid 1.5"]);
-    refused(run("lists.jsonl", &["--lr=-1"]), &["--lr -1"]);
+    for option in ["--test", "--valid"] {
+        refused(run("lists.jsonl", &[option, "./lists.jsonl"]), &[option, "trained on"]);
+    }
+    refused(run("lists.jsonl", &["--lr=-0.1"]), &["--lr -0.1:"]);
     refused(run("lists.jsonl", &["--rank", "0"]), &["rank 0"]);
     refused(run("lists.jsonl", &["--beta", "often"]), &["often"]);
     refused(run("lists.jsonl", &["--targets", "querry"]), &["querry"]);

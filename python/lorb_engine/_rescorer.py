@@ -79,7 +79,7 @@ class Rescorer:
     def rescore(
         self, lists: Iterable[Utterance], *, prune: Optional[float] = None
     ) -> Union[list[dict[str, Any]], Iterator[dict[str, Any]]]:
-        """Each utterance with "lorb", "total" and, where the adapter has an n-gram model, "ngram" in its hypotheses, and
+        """Each utterance with "lorb", "total" and, where the adapter has an n-gram model, "lorb_ngram" in its hypotheses, and
         "best", "confidence" and "order": the dict that the command writes as a line. A list gives a list; any other iterable gives an iterator, which reads up
         to 128 utterances ahead and holds no more.
 

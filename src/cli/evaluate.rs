@@ -3,6 +3,8 @@ use std::str::FromStr;
 
 use clap::Args;
 use lorb_engine::Result;
+use lorb_engine::device::AnyDevice;
+use lorb_engine::device::cpu::Cpu;
 use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::rescore::domains::Heads;
 use lorb_engine::rescore::evaluate::{self, Prune};
@@ -83,7 +85,14 @@ impl Evaluate {
             lists: self.lists.options(),
         };
         evaluate.check(scores_anew)?;
-        let device = self.compute.start()?;
+        let device = match scores_anew {
+            true => self.compute.start()?,
+            false => {
+                // To count errors no GPU is asked for.
+                self.compute.start_workers()?;
+                AnyDevice::Cpu(Cpu::of_environment()?)
+            }
+        };
         let heads = scores_anew.then(|| open(&self.scoring, &self.adapter_for, &self.lists)).transpose()?;
         let mut kept = heads.iter().flat_map(|heads| &heads.heads);
         if !evaluate.tune.is_empty() && kept.any(|head| head.dir.is_none()) {

@@ -26,7 +26,9 @@ use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::nbest::normalise::{Case, Unit};
 use lorb_engine::nbest::{Format, Reading};
 use lorb_engine::rescore::settings::ListOptions;
-use lorb_engine::{Error, Result};
+use lorb_engine::{Error, Result, atomic};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use check_kernels::with_first_use;
 use named::{find_adapter, find_model, open_model};
@@ -57,7 +59,12 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn run() -> Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // These two end in their own way.
+    if !matches!(command, Command::Train(_) | Command::Serve(_)) {
+        leave_nothing_on_signals()?;
+    }
+    match command {
         Command::Train(command) => command.run(),
         Command::Rescore(command) => command.run(),
         Command::Serve(command) => command.run(),
@@ -70,6 +77,14 @@ pub fn run() -> Result<()> {
         Command::Doctor(command) => command.run(),
         Command::CheckKernels(command) => command.run(),
     }
+}
+
+/// Ctrl-C and SIGTERM end the program, and no file stays that is written in part.
+fn leave_nothing_on_signals() -> Result<()> {
+    let failed = |e| Error::io("signals", "watch for them", e);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    std::thread::spawn(move || signals.forever().for_each(|signal| atomic::exit(128 + signal)));
+    Ok(())
 }
 
 /// Where the program computes.
@@ -87,13 +102,23 @@ struct Compute {
 }
 
 impl Compute {
-    /// Starts the workers and the device; LORB_ISA forces an instruction set (avx512, avx2, portable).
-    fn start(&self) -> Result<AnyDevice> {
+    /// Whether nothing was said of it.
+    fn is_default(&self) -> bool {
+        self.threads.is_none() && self.dtype.is_none() && self.device.device == Choice::Auto
+    }
+
+    /// Starts the workers.
+    fn start_workers(&self) -> Result<()> {
         let mut pool = rayon::ThreadPoolBuilder::new();
         if let Some(threads) = self.threads {
             pool = pool.num_threads(threads.into());
         }
-        pool.build_global().map_err(|e| Error::Usage(format!("cannot start the worker threads: {e}")))?;
+        pool.build_global().map_err(|e| Error::Usage(format!("cannot start the worker threads: {e}")))
+    }
+
+    /// Starts the workers and the device; LORB_ISA forces an instruction set (avx512, avx2, portable).
+    fn start(&self) -> Result<AnyDevice> {
+        self.start_workers()?;
         let cpu = Cpu::of_environment()?;
         let (device, notes) =
             with_first_use(|first_use| select(self.device.device, cpu, self.dtype, first_use))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use lorb_engine::atomic::AtomicFile;
+use lorb_engine::atomic::{self, AtomicFile};
 use lorb_engine::nbest::jsonl::{Fields, Scores, rescored};
 use lorb_engine::nbest::{Format, ListReader, ListWriter, Reading};
 use lorb_engine::rescore::prune::Margin;
@@ -71,10 +71,8 @@ impl Rescore {
         let reading = self.reading()?;
         let rejects = self.rejects()?.map(|path| Rejects::create(&path)).transpose()?;
         let output = self.output(&reading)?;
-        if let Some(server) = self.server.open(&self.scoring, &self.lists, self.beta)? {
-            let fields = ServerOption::fields(&self.lists);
-            fields.check_kept_by_rescoring()?;
-            let input = ReadAhead::start(self.input.as_deref(), &fields, &reading);
+        if let Some(server) = self.server.open(&self.scoring, &self.lists, &self.compute, self.beta)? {
+            let input = ReadAhead::start(self.input.as_deref(), server.fields(), &reading);
             return until_the_reader_has_seen_enough(write_served(&server, input, output, rejects));
         }
         let (device, profile) = self.profile.start(self.compute.start()?)?;
@@ -126,7 +124,7 @@ impl Rescore {
         match (self.on_error, &self.rejects, output) {
             (OnError::Stop, None, _) => Ok(None),
             (OnError::Stop, Some(_), _) => Err(Error::Usage("--rejects needs --on-error skip".into())),
-            (OnError::Skip, Some(rejects), Some(output)) if rejects == output => {
+            (OnError::Skip, Some(rejects), Some(output)) if atomic::is_same(rejects, output) => {
                 Err(Error::Usage("--rejects and --output name the same file".into()))
             }
             (OnError::Skip, Some(rejects), _) => Ok(Some(rejects.clone())),

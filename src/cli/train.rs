@@ -31,7 +31,7 @@ pub struct Train {
     /// to train on: a small embedded one]
     #[arg(long, value_name = "DIR|ID")]
     model: Option<PathBuf>,
-    /// N-best lists to train on (.jsonl, .gz, .zst) [default, without --model: embedded ones]
+    /// N-best lists to train on, in any format [default, without --model: embedded ones]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     train: Vec<PathBuf>,
     /// A domain and its lists to train on; may be repeated. Each gets an adapter of its own, in the folder NAME of
@@ -66,16 +66,16 @@ pub struct Train {
     /// intermediate.dense, output.dense [default: all]
     #[arg(long, value_name = "LAYERS")]
     targets: Option<Targets>,
-    /// Dropout before A
+    /// Dropout before A [default: 0]
     #[arg(long, value_name = "P")]
     dropout: Option<f32>,
-    /// Peak learning rate of the low-rank matrices
+    /// Peak learning rate of the low-rank matrices [default: 0.001]
     #[arg(long, value_name = "RATE")]
     lr: Option<f32>,
-    /// Peak learning rate of the classifier, a fresh pooler and a learned beta
+    /// Peak learning rate of the classifier, a fresh pooler and a learned beta [default: 0.01]
     #[arg(long, value_name = "RATE")]
     head_lr: Option<f32>,
-    /// Decoupled weight decay
+    /// Decoupled weight decay [default: 0.01]
     #[arg(long, value_name = "W")]
     weight_decay: Option<f32>,
     /// Passes over the training lists [default: as many as show about 5,000 utterances, 1 to 8]
@@ -96,7 +96,7 @@ pub struct Train {
     /// Weight of the first pass's score in the loss [default: chosen from the lists]
     #[arg(long, value_name = "W")]
     first_pass_weight: Option<f64>,
-    /// Weight of the first pass's LM score in the loss, relative to the first-pass score's
+    /// Weight of the first pass's LM score in the loss, relative to the first-pass score's [default: 0]
     #[arg(long, value_name = "W")]
     lm_weight: Option<f64>,
     /// The order of an n-gram model of the training references, whose score counts beside the others where that helps on
@@ -106,9 +106,10 @@ pub struct Train {
     /// Train a fresh pooler instead of keeping the base's; one that the base lacks is trained in any case
     #[arg(long)]
     fresh_pooler: bool,
-    /// Weight of the correlation loss
+    /// Weight of the correlation loss [default: 0]
     #[arg(long, value_name = "LAMBDA")]
     corr_weight: Option<f64>,
+    /// Of everything that is drawn at random [default: 1]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Save the unfinished run so often

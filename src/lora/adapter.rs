@@ -105,7 +105,7 @@ impl Adapter {
         Ok(self)
     }
 
-    /// The weight of the language-model score, where it is learned.
+    /// The weight of g in the loss, where it is learned.
     pub fn beta(&self) -> Option<f32> {
         self.layout.theta().map(|at| self.values[at].exp())
     }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Adapter, Entry, Layout, LoraConfig, Target, Targets};
 use crate::bert::tensors::{self, Output, Tensors};
 use crate::bert::{self, Checkpoint};
+use crate::text::plain;
 use crate::{Error, Result, atomic};
 
 const CONFIG: &str = "adapter_config.json";
@@ -89,7 +90,7 @@ impl Adapter {
         };
         // PEFT's own type is an integer, though it takes both.
         let alpha = self.config.alpha;
-        let alpha = if alpha.fract() == 0.0 { json!(alpha as i64) } else { json!(alpha) };
+        let alpha = if alpha.fract() == 0.0 { json!(alpha as i64) } else { json!(plain(alpha)) };
         let config = json!({
             "base_model_name_or_path": self.base_name,
             "bias": "none",
@@ -97,7 +98,7 @@ impl Adapter {
             "inference_mode": true,
             "init_lora_weights": true,
             "lora_alpha": alpha,
-            "lora_dropout": self.config.dropout,
+            "lora_dropout": plain(self.config.dropout),
             "modules_to_save": saved,
             "peft_type": "LORA",
             "r": self.config.rank,

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 
 /// The keys that [`rescored`] writes into each hypothesis.
 pub(super) const LORB: &str = "lorb";
-pub(super) const NGRAM: &str = "ngram";
+pub(super) const NGRAM: &str = "lorb_ngram";
 pub(super) const TOTAL: &str = "total";
 /// The key of an utterance under which it lists the hypotheses that it did not score.
 pub(super) const PRUNED: &str = "pruned";
@@ -45,7 +45,7 @@ impl Default for Fields {
 impl Fields {
     /// Refuses to rescore from a field that rescoring would overwrite in the output.
     pub fn check_kept_by_rescoring(&self) -> Result<()> {
-        let overwritten = |name: &&str| [LORB, TOTAL].contains(name);
+        let overwritten = |name: &&str| [LORB, NGRAM, TOTAL].contains(name);
         match [Some(self.first_pass.as_str()), self.lm.as_deref()].into_iter().flatten().find(overwritten) {
             Some(name) => Err(Error::Usage(format!(
                 "cannot rescore from the field \"{name}\": rescoring overwrites it; rename it in the lists"
@@ -141,7 +141,7 @@ impl Scores {
 }
 
 /// The output line of a rescored utterance: every field of the input in its place; each hypothesis gains
-/// "lorb", "total" and, with a domain's n-gram model, "ngram", the utterance gains "order" (indices into "hyps",
+/// "lorb", "total" and, with a domain's n-gram model, "lorb_ngram", the utterance gains "order" (indices into "hyps",
 /// best first), "best" (the text of the best) and "confidence" (the posterior of the best, of the totals times
 /// `confidence_scale`). Keys that are there already are replaced.
 ///

@@ -1,5 +1,6 @@
 //! Files of lines that begin with a key, as Kaldi's and ESPnet's do: a key, one space or tab, the value.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -98,28 +99,24 @@ pub(super) fn json(number: f64) -> Value {
 }
 
 /// Checks what a file of keyed lines can hold of an utterance.
+#[derive(Default)]
 pub(super) struct Checked {
-    previous: Option<String>,
+    ids: HashSet<String>,
 }
 
 impl Checked {
-    pub fn new() -> Self {
-        Checked { previous: None }
-    }
-
     /// # Errors
-    /// [`Error::Usage`] where the utterance before has the same id.
+    /// [`Error::Usage`] where an utterance before had the same id.
     pub fn check_id(&mut self, id: &str) -> Result<()> {
-        if self.previous.as_deref() == Some(id) {
+        if !self.ids.insert(id.into()) {
             let hint = "this format tells utterances by their ids";
             return Err(Error::Usage(format!("utterance {id} comes twice: {hint}")));
         }
-        self.previous = Some(id.into());
         Ok(())
     }
 
     /// # Errors
-    /// [`Error::Usage`] where an id is none for such files, is that of the utterance before, or a text has a line
+    /// [`Error::Usage`] where an id is none for such files, is that of an utterance before, or a text has a line
     /// break.
     pub fn check(&mut self, record: &Record) -> Result<()> {
         let id = &record.id;

@@ -106,7 +106,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn create(path: &Path) -> Result<Self> {
-        Ok(Writer { file: ListFile::create(Some(path))?, checked: Checked::new(), empty: true })
+        Ok(Writer { file: ListFile::create(Some(path))?, checked: Checked::default(), empty: true })
     }
 }
 

@@ -103,6 +103,14 @@ pub fn relative_text(change: Option<Interval>) -> String {
     }
 }
 
+/// `part` in percent of `whole`, to `digits` behind the point; a dash where that is 0.
+pub fn percent_text(part: f64, whole: u64, digits: usize) -> String {
+    match whole {
+        0 => "-".into(),
+        _ => format!("{:.digits$} %", 100.0 * part / whole as f64),
+    }
+}
+
 /// `part` in percent of `whole`; `None` where that is 0.
 pub fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| 100.0 * part as f64 / whole as f64)

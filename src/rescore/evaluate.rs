@@ -115,8 +115,8 @@ impl Evaluate {
         Ok(())
     }
 
-    /// Finds the weights of all parts on their own utterances of the lists to tune on, where there are any, and saves
-    /// them; gives the lists of the first.
+    /// Finds the weights of all parts on their own utterances of the lists to tune on, where there are any; gives the
+    /// lists of the first.
     fn tune(&self, lists: &mut Judged, heads: &[DomainHead], parts: &mut [Part]) -> Result<Vec<ScoredList>> {
         if self.tune.is_empty() {
             return Ok(Vec::new());
@@ -153,7 +153,6 @@ impl Evaluate {
         for ((part, scored), tuned_on) in parts.iter_mut().zip(&scored).zip(tuned_on) {
             part.tune(scored, tuned_on, lorb);
         }
-        parts.iter_mut().try_for_each(Part::save)?;
         Ok(scored.swap_remove(0))
     }
 
@@ -196,6 +195,10 @@ impl Evaluate {
             all_costs += costs.unwrap_or_default();
         }
         transcripts.map_or(Ok(()), Transcripts::finish)?;
+        if !self.tune.is_empty() {
+            // Now that nothing can be wrong with a list any more.
+            parts.iter_mut().try_for_each(Part::save)?;
+        }
         let mut weighings: Vec<Weighing> = parts.into_iter().map(Part::weighing).collect();
         let (weighing, domains) = match by_domain {
             false => (weighings.swap_remove(0), Vec::new()),

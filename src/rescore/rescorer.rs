@@ -120,8 +120,8 @@ impl Rescorer {
     /// # Errors
     /// As for [`score`](Self::score).
     pub fn score_texts(&self, texts: &[String]) -> Result<Vec<f32>> {
-        let read: Vec<Read> = texts.par_iter().map(|text| self.read(0, text)).collect::<Result<_>>()?;
-        self.scorer.scores(&read.iter().map(|r| &r.tokens.ids[..]).collect::<Vec<_>>())
+        let read: Vec<Read> = texts.par_iter().map(|text| self.read(0, true, text)).collect::<Result<_>>()?;
+        self.scorer.scores_of(&sequences(&read))
     }
 
     /// Tokenises every hypothesis within `margin`, and asks a GPU for its score without waiting for it.
@@ -139,14 +139,13 @@ impl Rescorer {
         margin: Margin,
         adapter_of: impl Fn(usize) -> usize,
     ) -> Result<Started> {
-        let mut texts: Vec<Option<(usize, &str)>> = Vec::new();
+        let mut texts: Vec<(usize, bool, &str)> = Vec::new();
         for (i, u) in utterances.iter().enumerate() {
             let (adapter, kept) = (adapter_of(i), margin.keeps(u.hypotheses.iter().map(|h| h.first_pass)));
-            texts.extend(kept.zip(&u.hypotheses).map(|(kept, h)| kept.then_some((adapter, &h.text[..]))));
+            texts.extend(kept.zip(&u.hypotheses).map(|(kept, h)| (adapter, kept, &h.text[..])));
         }
-        let read = |(adapter, text)| self.read(adapter, text);
-        let read = texts.par_iter().map(|text| text.map(read).transpose());
-        let read: Vec<Option<Read>> = self.recorder.phase("tokenise", || read.collect::<Result<_>>())?;
+        let read = texts.par_iter().map(|&(adapter, kept, text)| self.read(adapter, kept, text));
+        let read: Vec<Read> = self.recorder.phase("tokenise", || read.collect::<Result<_>>())?;
         let pending = self.scorer.start(&sequences(&read))?;
         Ok(Started { read, pending })
     }
@@ -165,33 +164,33 @@ impl Rescorer {
         let of = |u: &Utterance| {
             let list;
             (list, left) = left.split_at(u.hypotheses.len());
-            let mut ngram = self.ngram_scores(list).into_iter();
-            let features = u.hypotheses.iter().zip(list).map(|(h, read)| {
-                let (read, g, d) = (read.as_ref()?, scores.next()?, ngram.next()?);
-                Some(Features::new(h, f64::from(g), read.units, d))
-            });
+            let features =
+                u.hypotheses.iter().zip(list).zip(self.ngram_scores(list)).map(|((h, read), d)| {
+                    let g = read.tokens.as_ref().and_then(|_| scores.next())?;
+                    Some(Features::new(h, f64::from(g), read.units, d))
+                });
             features.collect()
         };
+        let kept = || read.iter().filter_map(|r| r.tokens.as_ref());
         Ok(Scored {
             features: utterances.iter().map(of).collect(),
-            tokens: read.iter().flatten().map(|r| r.tokens.ids.len() as u64).sum(),
-            cut: read.iter().flatten().filter(|r| r.tokens.truncated).count() as u64,
+            tokens: kept().map(|tokens| tokens.ids.len() as u64).sum(),
+            cut: kept().filter(|tokens| tokens.truncated).count() as u64,
         })
     }
 
-    /// d of the hypotheses of a list that were not pruned.
-    fn ngram_scores(&self, list: &[Option<Read>]) -> Vec<f64> {
-        let kept = list.iter().flatten();
-        match kept.clone().next().and_then(|first| self.ngrams[first.adapter].as_ref()) {
-            Some(domain) => domain.familiarity.scores(kept.filter_map(|read| read.likelihood)).collect(),
-            None => vec![0.0; kept.count()],
+    /// d of the hypotheses of a list. What was pruned counts too: it may be what the list is known by.
+    fn ngram_scores(&self, list: &[Read]) -> Vec<f64> {
+        match list.first().and_then(|first| self.ngrams[first.adapter].as_ref()) {
+            Some(domain) => domain.familiarity.scores(list.iter().filter_map(|r| r.likelihood)).collect(),
+            None => vec![0.0; list.len()],
         }
     }
 
-    fn read(&self, adapter: usize, text: &str) -> Result<Read> {
+    fn read(&self, adapter: usize, kept: bool, text: &str) -> Result<Read> {
         let read = || {
             let text = self.normaliser.normalise(text);
-            let tokens = self.tokenizer.encode(&text, self.max_tokens)?;
+            let tokens = kept.then(|| self.tokenizer.encode(&text, self.max_tokens)).transpose()?;
             let units = units(&text, self.unit);
             let likelihood = self.ngrams[adapter].as_ref().map(|domain| domain.ngram.likelihood(&units));
             Ok(Read { adapter, tokens, units: units.len(), likelihood })
@@ -202,21 +201,21 @@ impl Rescorer {
 
 /// Utterances that are tokenised, and whose scores a GPU was asked for, where there is one.
 pub(super) struct Started {
-    /// `None` for hypotheses that were pruned.
-    read: Vec<Option<Read>>,
+    read: Vec<Read>,
     pending: Option<Pending>,
 }
 
 /// With the numbers of their adapters.
-fn sequences(read: &[Option<Read>]) -> Vec<(usize, &[u32])> {
-    read.iter().flatten().map(|r| (r.adapter, &r.tokens.ids[..])).collect()
+fn sequences(read: &[Read]) -> Vec<(usize, &[u32])> {
+    read.iter().filter_map(|r| Some((r.adapter, &r.tokens.as_ref()?.ids[..]))).collect()
 }
 
 /// A text as the model sees it, how many words (or characters) it has, and what the n-gram model says of them.
 struct Read {
     /// The number of the one that scores it.
     adapter: usize,
-    tokens: Encoded,
+    /// `None` where it was pruned.
+    tokens: Option<Encoded>,
     units: usize,
     likelihood: Option<Likelihood>,
 }

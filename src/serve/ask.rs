@@ -13,7 +13,9 @@ use super::problem::{Problem, aside};
 use super::registry::Loaded;
 use super::scheduler::Job;
 use super::service::Service;
-use super::wire::{Answer, AnsweredHypothesis, AnsweredUtterance, AskedUtterance, Parsed, Parts};
+use super::wire::{
+    Answer, AnsweredFields, AnsweredHypothesis, AnsweredUtterance, AskedUtterance, Parsed, Parts,
+};
 use crate::nbest::jsonl::Scores;
 use crate::nbest::normalise::units;
 use crate::rescore::weights::{Features, Weights, order, posterior};
@@ -253,6 +255,10 @@ impl Prepared {
             best: std::mem::take(&mut utterance.hyps[order[0]].text),
             confidence: posterior(&totals, scale)[order[0]],
             confidence_scale: scale,
+            fields: AnsweredFields {
+                am: adapter.settings.fields.first_pass.clone(),
+                lm: adapter.settings.fields.lm.clone(),
+            },
             weights: *weights,
             hyps,
             order,

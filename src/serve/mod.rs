@@ -32,5 +32,6 @@ pub use listen::{bind, serve};
 pub use openapi::OPENAPI;
 pub use service::Service;
 pub use wire::{
-    Answer, AnsweredHypothesis, AnsweredUtterance, Ask, AskedHypothesis, AskedUtterance, Reweighting,
+    Answer, AnsweredFields, AnsweredHypothesis, AnsweredUtterance, Ask, AskedHypothesis, AskedUtterance,
+    Reweighting,
 };

@@ -99,6 +99,15 @@ pub struct AnsweredUtterance {
     pub weights: Weights,
     /// What the totals were multiplied by for the confidence.
     pub confidence_scale: f64,
+    /// What lists call the scores that `am` and `lm` stand for, as the adapter was trained.
+    pub fields: AnsweredFields,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnsweredFields {
+    pub am: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lm: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,12 +1,11 @@
 //! Domains that are trained one after the other from the same start, each to an adapter of its own.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::job::Job;
 use crate::lora::name::{self, is_name};
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// A domain and its lists to train on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +70,7 @@ impl Job {
         let job = |Domain { name, files }: &Domain| {
             let out = self.out.join(name);
             match &self.init_adapter {
-                Some(start) if is_same(&start.dir, &out) => Err(Error::Usage(format!(
+                Some(start) if atomic::is_same(&start.dir, &out) => Err(Error::Usage(format!(
                     "--domain {name}: {} is the adapter that all domains start from: give another --out",
                     out.display()
                 ))),
@@ -80,11 +79,6 @@ impl Job {
         };
         domains.iter().map(job).collect()
     }
-}
-
-/// Whether both are there and the same.
-fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 #[cfg(test)]

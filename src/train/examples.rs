@@ -115,11 +115,12 @@ impl Preparation<'_> {
     }
 }
 
-/// Parts examples into two by a seeded draw of utterances: `fraction` of them, at least one, go right.
+/// Parts examples, of which there are two at least, into two by a seeded draw of utterances: `fraction` of them go
+/// right, but at least one on each side.
 pub fn split(examples: Vec<Example>, fraction: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     super::sampling::shuffle(&mut order, &mut super::sampling::random(seed, u64::MAX));
-    let count = ((examples.len() as f64 * fraction).round() as usize).max(1);
+    let count = ((examples.len() as f64 * fraction).round() as usize).clamp(1, examples.len() - 1);
     let mut right = vec![false; examples.len()];
     order.iter().take(count).for_each(|&i| right[i] = true);
     let (right, left): (Vec<_>, Vec<_>) = examples.into_iter().zip(right).partition(|(_, r)| *r);
@@ -127,12 +128,16 @@ pub fn split(examples: Vec<Example>, fraction: f64, seed: u64) -> (Vec<Example>,
     (strip(left), strip(right))
 }
 
-/// A digest of everything in the examples that training depends on.
+/// A digest of everything in the examples that a run's result depends on; their texts must be there.
 pub fn digest(sets: &[&[Example]]) -> String {
     let mut hash = Sha256::new();
     for set in sets {
         hash.update((set.len() as u64).to_le_bytes());
         for example in *set {
+            // Of these the n-gram model is made.
+            hash.update((example.texts.reference.len() as u64).to_le_bytes());
+            hash.update(&example.texts.reference);
+            hash.update((example.list.hypotheses.len() as u64).to_le_bytes());
             for (h, tokens) in example.list.hypotheses.iter().zip(&example.tokens) {
                 hash.update(h.features.first_pass.to_le_bytes());
                 hash.update(h.features.lm.to_le_bytes());

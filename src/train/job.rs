@@ -21,7 +21,7 @@ use super::{Beta, Observer, Outcome, Run, TrainOptions, with_scores};
 use crate::card::{Card, open_adapter};
 use crate::hub::Found;
 use crate::lora::adapter::has_classifier;
-use crate::lora::{Adapter, Group};
+use crate::lora::{Adapter, Group, LoraConfig};
 use crate::model::BaseModel;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
@@ -31,7 +31,7 @@ use crate::rescore::ngram::{DomainModel, Ngram};
 use crate::rescore::settings::ListOptions;
 use crate::rescore::tune::{ScoredList, tune_weights};
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};
-use crate::text::hex;
+use crate::text::{hex, plain};
 use crate::{Error, Result, atomic, builtin};
 
 /// What is to be trained, on what, and where it goes.
@@ -114,6 +114,7 @@ impl Job {
         let model = &base.model;
         let embedded = self.train.is_empty();
         check_order(self.ngram_order)?;
+        self.check_paths()?;
         if embedded && model.dir.is_some() {
             return Err(Error::Usage("give lists to train on with --train FILE".into()));
         }
@@ -147,6 +148,7 @@ impl Job {
             false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
         };
         let (mut train, valid) = self.keep_for_validation(train, &preparation)?;
+        let data = digest(&[&train, &valid, &test]);
         let domain_model = cross_fit(self.ngram_order, unit, &train);
         // Nobody will read them.
         train.iter_mut().for_each(|e| e.texts = Texts::default());
@@ -184,8 +186,8 @@ impl Job {
         let w_a = options.first_pass_weight.unwrap_or_else(|| first_pass_weight(&train, options.lm_weight));
         let fixed_weights = Weights { first_pass: w_a, lm: w_a * options.lm_weight, ..Weights::default() };
         let identity = Identity {
-            options: self.identity_options(&options, w_a),
-            data: digest(&[&train, &valid]),
+            options: self.identity_options(&options, &adapter.config, w_a),
+            data,
             start: digest_start(model, &adapter)?,
             instruction_set: base.device.description(),
         };
@@ -207,16 +209,37 @@ impl Job {
         })
     }
 
+    /// Refuses to write over the adapter that training starts from, and to choose or measure on what is trained on.
+    fn check_paths(&self) -> Result<()> {
+        let out = self.out.display();
+        if self.init_adapter.as_ref().is_some_and(|start| atomic::is_same(&start.dir, &self.out)) {
+            return Err(Error::Usage(format!(
+                "--out {out} is the adapter that training starts from: give another --out"
+            )));
+        }
+        let valid = PathBuf::from(&self.valid);
+        let kept = self.test.iter().map(|file| ("--test", file)).chain([("--valid", &valid)]);
+        for (option, file) in kept {
+            if self.train.iter().any(|train| atomic::is_same(train, file)) {
+                let file = file.display();
+                return Err(Error::Usage(format!(
+                    "{option} {file}: these lists are trained on: give others"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// What the result depends on, by the option's name.
-    fn identity_options(&self, o: &TrainOptions, w_a: f64) -> serde_json::Value {
+    fn identity_options(&self, o: &TrainOptions, lora: &LoraConfig, w_a: f64) -> serde_json::Value {
         json!({
-            "rank": o.lora.rank,
-            "alpha": o.lora.alpha,
-            "targets": o.lora.targets.to_string(),
-            "dropout": o.lora.dropout,
-            "lr": o.lr,
-            "head-lr": o.head_lr,
-            "weight-decay": o.weight_decay,
+            "rank": lora.rank,
+            "alpha": plain(lora.alpha),
+            "targets": lora.targets.to_string(),
+            "dropout": plain(lora.dropout),
+            "lr": plain(o.lr),
+            "head-lr": plain(o.head_lr),
+            "weight-decay": plain(o.weight_decay),
             "epochs": o.epochs,
             "hyps": o.hyps,
             "batch-tokens": o.batch_tokens,
@@ -272,13 +295,6 @@ impl Prepared<'_> {
             return Ok(None);
         }
         let team = &self.job.team;
-        // Before the first file is written: all have read what was there.
-        team.agree(&self.of_all(resumed.as_ref()))?;
-        if team.leads() && resumed.is_none() {
-            checkpoint::begin(out)?;
-        }
-        let position = resumed.as_ref().map(|s| &s.position);
-        let mut metrics = team.leads().then(|| Metrics::open(out, &self.setting(), position)).transpose()?;
         let run = Run {
             options,
             fit_head: self.fit_head,
@@ -291,6 +307,14 @@ impl Prepared<'_> {
             identity: self.identity.clone(),
             stop,
         };
+        // Before anything is written: all have read what was there, and there is something to learn.
+        run.steps()?;
+        team.agree(&self.of_all(resumed.as_ref()))?;
+        if team.leads() && resumed.is_none() {
+            checkpoint::begin(out)?;
+        }
+        let position = resumed.as_ref().map(|s| &s.position);
+        let mut metrics = team.leads().then(|| Metrics::open(out, &self.setting(), position)).transpose()?;
         let mut both;
         let observer: &mut dyn Observer = match &mut metrics {
             Some(metrics) => {
@@ -421,7 +445,10 @@ impl Prepared<'_> {
         let groups = [
             line(Group::Lora, "LoRA"),
             line(Group::Head, "head"),
-            line(Group::Pooler, "pooler, which the base lacks,"),
+            line(
+                Group::Pooler,
+                if self.job.fresh_pooler { "fresh pooler" } else { "pooler, which the base lacks," },
+            ),
         ];
         let total = adapter.layout.of_network();
         format!(

@@ -161,6 +161,30 @@ pub struct Outcome {
 }
 
 impl Run<'_> {
+    /// The steps of all epochs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where no list teaches anything.
+    pub fn steps(&self) -> Result<u64> {
+        match (0..self.options.epochs).map(|epoch| self.plan(epoch).len() as u64).sum() {
+            0 => Err(Error::Usage(
+                "no training list has two hypotheses with different errors: there is nothing to learn".into(),
+            )),
+            steps => Ok(steps),
+        }
+    }
+
+    /// The steps of an epoch, from 0.
+    fn plan(&self, epoch: u32) -> EpochPlan {
+        let o = self.options;
+        let weights = self.fixed_weights;
+        plan_epoch(
+            self.train,
+            Draw { hyps: o.hyps, batch_tokens: o.batch_tokens, weights, seed: o.seed },
+            epoch,
+        )
+    }
+
     /// Trains `adapter`, whose values `learner` has, from where `resumed` is, or from the start.
     ///
     /// # Errors
@@ -175,15 +199,7 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let o = self.options;
-        let draw =
-            Draw { hyps: o.hyps, batch_tokens: o.batch_tokens, weights: self.fixed_weights, seed: o.seed };
-        let plan = |epoch| plan_epoch(self.train, draw, epoch);
-        let steps: u64 = (0..o.epochs).map(|e| plan(e).len() as u64).sum();
-        if steps == 0 {
-            return Err(Error::Usage(
-                "no training list has two hypotheses with different errors: there is nothing to learn".into(),
-            ));
-        }
+        let steps = self.steps()?;
         if let Some(state) = &resumed {
             learner.restore(&state.values, &state.adamw);
         }
@@ -194,11 +210,18 @@ impl Run<'_> {
         let mut clock =
             Clock { began: Instant::now(), before: state.position.seconds, saved: Instant::now() };
         if state.position.fitted.is_some() {
-            self.fit(&plan(0), &adapter, learner, &mut state, &mut clock, observer)?;
+            self.fit(&self.plan(0), &adapter, learner, &mut state, &mut clock, observer)?;
         }
         while state.position.epoch < o.epochs && !self.out_of_patience(&state.position) {
             if !state.position.validating {
-                self.epoch(&plan(state.position.epoch), steps, learner, &mut state, &mut clock, observer)?;
+                self.epoch(
+                    &self.plan(state.position.epoch),
+                    steps,
+                    learner,
+                    &mut state,
+                    &mut clock,
+                    observer,
+                )?;
             }
             observer.validation(self.validate(expected_without, learner, &mut state, &mut clock)?);
         }

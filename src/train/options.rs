@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::step::Objective;
 use crate::lora::{LoraConfig, Target};
+use crate::text::plain;
 use crate::{Error, Result};
 
 /// The weight of g in the loss's combined score.
@@ -93,11 +94,11 @@ impl TrainOptions {
         };
         for (option, value) in [("lr", self.lr), ("head-lr", self.head_lr)] {
             if !(value > 0.0 && value.is_finite()) {
-                return refuse(option, value.into(), "a number above 0");
+                return refuse(option, plain(value), "a number above 0");
             }
         }
         for (option, value) in [
-            ("weight-decay", f64::from(self.weight_decay)),
+            ("weight-decay", plain(self.weight_decay)),
             ("lm-weight", self.lm_weight),
             ("corr-weight", self.correlation_weight),
             ("first-pass-weight", self.first_pass_weight.unwrap_or(0.0)),

@@ -59,8 +59,10 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
         desk.write("bad", line(id, text));
         desk.refused("convert bad out --to espnet", 2, &[expected]);
     }
-    desk.write("bad", [line("u", "A"), line("u", "B")].join("\n"));
-    desk.refused("convert bad out --to espnet", 2, &["utterance u comes twice"]);
+    desk.write("bad", ["u", "v", "u"].map(|id| line(id, "A")).join("\n"));
+    for format in ["espnet", "kaldi", "mlm"] {
+        desk.refused(&format!("convert bad out --to {format}"), 2, &["utterance u comes twice"]);
+    }
     desk.write("bad", [line("u", "A"), "{}".into()].join("\n"));
     desk.refused("convert bad out --to espnet", 2, &["bad:2: \"id\" is missing"]);
     desk.write("bad", "\n");

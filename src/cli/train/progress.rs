@@ -4,7 +4,10 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use lorb_engine::nbest::wer::percent_text;
 use lorb_engine::train::{Observer, StepReport, Validation};
+
+use crate::cli::output::note;
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -34,7 +37,7 @@ impl Progress {
     fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => note(text),
         }
     }
 }
@@ -60,7 +63,7 @@ impl Observer for Progress {
             Some(bar) => bar.set_message(message),
             None if self.line.elapsed() >= LINE_EVERY || done == lists => {
                 self.line = Instant::now();
-                eprintln!("{message}");
+                note(message);
             }
             None => {}
         }
@@ -89,21 +92,21 @@ impl Observer for Progress {
             None if self.line.elapsed() >= LINE_EVERY || report.step == report.steps => {
                 self.line = Instant::now();
                 let left = seconds / (report.step - self.first) as f64 * (report.steps - report.step) as f64;
-                eprintln!("step {}/{}, {message}, {left:.0} s left", report.step, report.steps);
+                note(format!("step {}/{}, {message}, {left:.0} s left", report.step, report.steps));
             }
             None => {}
         }
     }
 
     fn validation(&mut self, v: Validation) {
-        let of_units = |errors: f64| 100.0 * errors / v.reference_units.max(1) as f64;
+        let of_units = |errors: f64, digits| percent_text(errors, v.reference_units, digits);
         let best = if v.best { ", the best so far" } else { "" };
         self.say(&format!(
-            "epoch {}: validation WER {:.2} %, expected {:.3} % (first pass alone {:.3} %){best}",
+            "epoch {}: validation WER {}, expected {} (first pass alone {}){best}",
             v.epoch,
-            of_units(v.errors as f64),
-            of_units(v.expected),
-            of_units(v.expected_without),
+            of_units(v.errors as f64, 2),
+            of_units(v.expected, 3),
+            of_units(v.expected_without, 3),
         ));
     }
 }

@@ -1,6 +1,6 @@
 //! What `train` prints about its result.
 
-use lorb_engine::nbest::wer::relative_text;
+use lorb_engine::nbest::wer::{percent_text, relative_text};
 use lorb_engine::train::summary::{SetErrors, SetSummary};
 
 /// A table of word error rates, a line for each set of lists under the name that comes with it.
@@ -11,7 +11,7 @@ pub fn table(rows: &[(String, &SetSummary)]) -> String {
         "WER", "first pass", "tuned", "with LoRB", "oracle"
     );
     for (name, set) in rows {
-        let wer = |errors: u64| format!("{:.2} %", 100.0 * errors as f64 / set.reference_units.max(1) as f64);
+        let wer = |errors: u64| percent_text(errors as f64, set.reference_units, 2);
         let SetErrors { first_pass, tuned, rescored, oracle } = set.errors;
         let change = relative_text(set.change.and_then(|c| c.relative));
         table += &format!(

@@ -42,7 +42,7 @@ impl Rank {
 impl Writer {
     pub fn create(path: &Path) -> Result<Self> {
         let directory = AtomicDirectory::create_new(path)?;
-        Ok(Writer { directory, ranks: Vec::new(), checked: Checked::new(), scored: None })
+        Ok(Writer { directory, ranks: Vec::new(), checked: Checked::default(), scored: None })
     }
 }
 

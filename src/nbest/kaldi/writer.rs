@@ -24,7 +24,7 @@ impl Writer {
     pub fn create(path: &Path) -> Result<Self> {
         let directory = AtomicDirectory::create_new(path)?;
         let text = KeyedWriter::create(directory.staging().join("text"))?;
-        Ok(Writer { directory, text, costs: None, checked: Checked::new() })
+        Ok(Writer { directory, text, costs: None, checked: Checked::default() })
     }
 
     fn costs_of(&self, record: &Record) -> Result<Vec<(String, KeyedWriter)>> {
