@@ -1,4 +1,5 @@
-//! Files and directories that appear whole or not at all: written beside, synced, renamed.
+//! Files and directories that appear whole or not at all: written beside, synced, renamed; and files that may be there or
+//! not.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -121,6 +122,23 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).map_err(|e| Error::io(path, "write it", e))?;
     file.commit()
+}
+
+/// The content of a file, where there is one.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path, "read it", e)),
+    }
+}
+
+/// Removes a file, where there is one.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "remove it", e)),
+        _ => Ok(()),
+    }
 }
 
 /// A directory that takes its name only on [`commit`](AtomicDirectory::commit); dropped before, it leaves nothing.

@@ -1,7 +1,6 @@
 //! `lorb.json`, the file beside an adapter that says what PEFT's files cannot: the base it belongs to, how
 //! text was prepared, and the weights of the scores that it was trained with.
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -49,12 +48,8 @@ impl Card {
     /// [`Error::File`] where it is no card, [`Error::Io`] where it cannot be read.
     pub fn load(dir: &Path) -> Result<Option<Card>> {
         let path = dir.join(Card::NAME);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&path, "read it", e)),
-        };
-        match serde_json::from_str(&text) {
+        let Some(text) = atomic::read(&path)? else { return Ok(None) };
+        match serde_json::from_slice(&text) {
             Ok(card) => Ok(Some(card)),
             Err(e) => {
                 Err(Error::file(&path, format!("not an adapter's card: {e}"), "train the adapter again"))

@@ -115,6 +115,14 @@ impl Rescore {
                 "--prune leaves hypotheses without a score, which {format} needs: add --output-format jsonl"
             )));
         }
+        if let (Some(path), None) = (path, self.output_format)
+            && let Some(named) = Format::of_name(path).filter(|named| *named != format)
+        {
+            let path = path.display();
+            note(format!(
+                "{path} will be {format}, as the input is: --output-format {named} makes it {named}"
+            ));
+        }
         ListWriter::create(path, format)
     }
 

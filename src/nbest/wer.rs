@@ -72,6 +72,10 @@ pub struct Change {
     pub relative: Option<Interval>,
 }
 
+/// Resamples that intervals are of, and the seed of their draw.
+pub const BOOTSTRAP_SAMPLES: usize = 10_000;
+pub const BOOTSTRAP_SEED: u64 = 1;
+
 /// The change of WER with a paired bootstrap over utterances (Bisani and Ney 2004): percentile intervals
 /// over `samples` resamples. The same seed gives the same interval on any number of threads. `None` where
 /// there is nothing to compare: no sample, or nothing said, overall or in a resample.

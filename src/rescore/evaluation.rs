@@ -13,7 +13,7 @@ use super::tune::ScoredList;
 use super::weights::{Weights, order};
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit, units};
-use crate::nbest::wer::{Change, Pair, Wer, bootstrap_relative_change};
+use crate::nbest::wer::{BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, Change, Pair, Wer, bootstrap_relative_change};
 use crate::nbest::word_errors::{Alignment, Reference};
 use crate::nbest::{Reading, Utterance};
 use crate::{Error, Result};
@@ -235,8 +235,6 @@ impl Tally {
     /// How the WER changes from one system to another, over 10,000 resamples of the utterances. `None` where
     /// one of them was not counted, or nothing was said.
     pub fn change(&self, from: System, to: System) -> Option<Change> {
-        const SAMPLES: usize = 10_000;
-        const SEED: u64 = 1;
         let pair = |(before, after): (&Wer, &Wer)| Pair {
             reference_units: before.reference_units,
             errors_before: before.errors.total(),
@@ -244,7 +242,7 @@ impl Tally {
         };
         let pairs: Vec<Pair> =
             self.systems.get(&from)?.iter().zip(self.systems.get(&to)?).map(pair).collect();
-        bootstrap_relative_change(&pairs, SAMPLES, SEED)
+        bootstrap_relative_change(&pairs, BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The combined score, its weights, and the file that keeps them beside an adapter.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::path::Path;
-use std::{fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -164,11 +164,7 @@ impl RescoringFile {
     pub fn load(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(Self::NAME);
         let refuse = |problem: String| Err(Error::file(&path, problem, "mend it or tune the weights again"));
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&path, "read it", e)),
-        };
+        let Some(bytes) = atomic::read(&path)? else { return Ok(None) };
         let file: Self = match serde_json::from_slice(&bytes) {
             Ok(file) => file,
             Err(e) => return refuse(e.to_string()),
@@ -183,6 +179,8 @@ impl RescoringFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -185,11 +185,7 @@ pub fn exists(out: &Path) -> Result<bool> {
 /// # Errors
 /// [`Error::Io`] where the note of it cannot be removed.
 pub fn begin(out: &Path) -> Result<()> {
-    let path = out.join(FINISHED);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, "remove it", e)),
-        _ => Ok(()),
-    }
+    atomic::remove(&out.join(FINISHED))
 }
 
 /// Notes that the run is finished, and removes its checkpoints.
@@ -208,11 +204,7 @@ pub fn finish(out: &Path, identity: &Identity) -> Result<()> {
 /// [`Error::Usage`] where it is that of another run than `identity`.
 pub fn is_finished(out: &Path, identity: &Identity) -> Result<bool> {
     let path = out.join(FINISHED);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(Error::io(&path, "read it", e)),
-    };
+    let Some(text) = atomic::read(&path)? else { return Ok(false) };
     let finished: Identity = serde_json::from_slice(&text)
         .map_err(|e| Error::file(&path, e.to_string(), "remove it to start over"))?;
     finished.check(identity, &path)?;

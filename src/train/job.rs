@@ -130,16 +130,7 @@ impl Job {
             tokenizer: &model.tokenizer,
             max_tokens: model.config.max_positions,
         };
-        atomic::ensure_directory(&self.out)?;
-        if self.team.leads() {
-            checkpoint::sweep(&self.out)?;
-        }
-        if !self.resume && checkpoint::exists(&self.out)? {
-            return Err(Error::Usage(format!(
-                "{} holds an unfinished run: go on with --resume, or give another --out",
-                self.out.display()
-            )));
-        }
+        self.open_out()?;
         let (train, test) = match embedded {
             true => (
                 preparation.read_list(builtin::training_lists(&fields)?)?,
@@ -155,30 +146,7 @@ impl Job {
         let chosen = if embedded { Pace::EMBEDDED } else { Pace::of(&train) };
         self.pace.or(chosen).set(&mut options);
 
-        let mut beta = options.beta.initial();
-        let mut adapter = match initial {
-            Some((adapter, card)) => {
-                beta = card.map_or(beta, |c| c.training_weights.lorb);
-                adapter
-            }
-            None => {
-                let lora = options.lora.clone();
-                let mut adapter =
-                    Adapter::initialise(&model.config, &model.checkpoint, lora, None, options.seed)?;
-                if let Some(id) = base.id() {
-                    // PEFT finds it there too.
-                    adapter.base_name.clone_from(&id.repository);
-                }
-                adapter
-            }
-        };
-        if self.fresh_pooler {
-            adapter = adapter.with_fresh_pooler(&model.config, options.seed);
-        }
-        if let Beta::Learned(_) = options.beta {
-            adapter = adapter.learn_beta(&model.config, beta as f32)?;
-        }
-        adapter.config.dropout = options.lora.dropout;
+        let adapter = self.start(base, initial, &options)?;
         // Features of a pooler drawn at random say too little: on the embedded lists a fit to them lost WER.
         let fit_head = self.init_adapter.is_none()
             && adapter.layout.pooler().is_none()
@@ -207,6 +175,55 @@ impl Job {
             unit,
             identity,
         })
+    }
+
+    /// Makes the adapter's folder, where it holds no unfinished run that this one does not go on with.
+    fn open_out(&self) -> Result<()> {
+        atomic::ensure_directory(&self.out)?;
+        if self.team.leads() {
+            checkpoint::sweep(&self.out)?;
+        }
+        if !self.resume && checkpoint::exists(&self.out)? {
+            return Err(Error::Usage(format!(
+                "{} holds an unfinished run: go on with --resume, or give another --out",
+                self.out.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The adapter as training starts: `initial`, or a fresh one.
+    fn start(
+        &self,
+        base: &Base,
+        initial: Option<(Adapter, Option<Card>)>,
+        options: &TrainOptions,
+    ) -> Result<Adapter> {
+        let BaseModel { config, checkpoint, .. } = &base.model;
+        let mut beta = options.beta.initial();
+        let mut adapter = match initial {
+            Some((adapter, card)) => {
+                beta = card.map_or(beta, |c| c.training_weights.lorb);
+                adapter
+            }
+            None => {
+                let lora = options.lora.clone();
+                let mut adapter = Adapter::initialise(config, checkpoint, lora, None, options.seed)?;
+                if let Some(id) = base.id() {
+                    // PEFT finds it there too.
+                    adapter.base_name.clone_from(&id.repository);
+                }
+                adapter
+            }
+        };
+        if self.fresh_pooler {
+            adapter = adapter.with_fresh_pooler(config, options.seed);
+        }
+        if let Beta::Learned(_) = options.beta {
+            adapter = adapter.learn_beta(config, beta as f32)?;
+        }
+        adapter.config.dropout = options.lora.dropout;
+        Ok(adapter)
     }
 
     /// Refuses to write over the adapter that training starts from, and to choose or measure on what is trained on.

@@ -3,13 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::examples::Example;
-use crate::nbest::wer::{Change, Pair, bootstrap_relative_change};
+use crate::nbest::wer::{BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, Change, Pair, bootstrap_relative_change};
 use crate::rescore::tune::{ScoredList, chosen, oracle, total_errors};
 use crate::rescore::weights::{Weights, order};
 
-/// Samples of the bootstrap, and their seed.
-const SAMPLES: usize = 10_000;
-const SEED: u64 = 1;
 /// Lists shown, at most, of those that gained most and of those that lost most.
 const GAINED: usize = 6;
 const LOST: usize = 4;
@@ -124,7 +121,7 @@ impl SetSummary {
                 rescored: total_errors(lists, &rescored),
                 oracle: total_errors(lists, &oracle(lists)),
             },
-            change: bootstrap_relative_change(&pairs, SAMPLES, SEED),
+            change: bootstrap_relative_change(&pairs, BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED),
             moved,
             examples: gained.chain(lost).map(|&(_, i)| moved_list(&examples[i], &lists[i], with)).collect(),
         }

@@ -23,6 +23,8 @@ fn columns_are_fields() {
     assert!(ran.stderr.contains("dropped, as the format cannot hold it: speaker of 3 utterances, x of "));
     assert!(desk.read("out.csv").starts_with("id,rank,text,am,lm,x,ref\nu0,1,"));
     desk.ok("rescore --model base --adapter adapter --input out.csv --output rescored.csv");
+    let ran = desk.run("rescore --model base --adapter adapter --input out.csv --output rescored.jsonl");
+    assert!(ran.stderr.contains("rescored.jsonl will be csv"), "{}", ran.stderr);
     assert!(desk.read("rescored.csv").starts_with("id,rank,text,am,lm,lorb,score,ref\nu0,1,"));
 }
 

@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::{fs, io};
 
 use super::{Gram, Ngram, RESERVED};
 use crate::{Error, Result, atomic};
@@ -27,11 +26,7 @@ impl Ngram {
     /// # Errors
     /// [`Error::Io`] where it cannot be removed.
     pub fn remove(dir: &Path) -> Result<()> {
-        let path = dir.join(Self::FILE);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(&path, "remove it", e)),
-            _ => Ok(()),
-        }
+        atomic::remove(&dir.join(Self::FILE))
     }
 
     /// Reads it from the folder of an adapter; `None` where there is none.
@@ -41,19 +36,14 @@ impl Ngram {
     /// where it is no text.
     pub fn load(dir: &Path) -> Result<Option<Ngram>> {
         let path = dir.join(Self::FILE);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ngram::parse(&text).map(Some).map_err(|(line, problem)| Error::List {
-                path: path.clone(),
-                line: line as u64,
-                problem,
-                hint: HINT.into(),
-            }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                Err(Error::file(&path, "it is not UTF-8", HINT))
-            }
-            Err(e) => Err(Error::io(&path, "read it", e)),
-        }
+        let Some(bytes) = atomic::read(&path)? else { return Ok(None) };
+        let text = str::from_utf8(&bytes).map_err(|_| Error::file(&path, "it is not UTF-8", HINT))?;
+        Ngram::parse(text).map(Some).map_err(|(line, problem)| Error::List {
+            path,
+            line: line as u64,
+            problem,
+            hint: HINT.into(),
+        })
     }
 
     /// The file's text, sorted by words, so that the same model is the same file.
