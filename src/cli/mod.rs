@@ -83,7 +83,11 @@ pub fn run() -> Result<()> {
 fn leave_nothing_on_signals() -> Result<()> {
     let failed = |e| Error::io("signals", "watch for them", e);
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
-    std::thread::spawn(move || signals.forever().for_each(|signal| atomic::exit(128 + signal)));
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            atomic::exit(128 + signal);
+        }
+    });
     Ok(())
 }
 
