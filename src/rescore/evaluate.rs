@@ -6,7 +6,6 @@ mod prune;
 mod report;
 mod transcripts;
 
-use std::fs;
 use std::path::PathBuf;
 
 use self::part::Part;
@@ -24,7 +23,7 @@ use crate::device::AnyDevice;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::Normaliser;
 use crate::nbest::word_errors::Alignment;
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// What is to be evaluated.
 pub struct Evaluate {
@@ -105,9 +104,7 @@ impl Evaluate {
     /// Weights that were tuned on a list do well on it whatever they are worth.
     fn refuse_tuning_on_the_evaluated(&self) -> Result<()> {
         for tuned in &self.tune {
-            // A file that is not there is reported when it is opened.
-            let real = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            if self.files.iter().any(|file| real(file) == real(tuned)) {
+            if self.files.iter().any(|file| atomic::is_same(file, tuned)) {
                 let tuned = tuned.display();
                 return Err(Error::Usage(format!("{tuned} cannot be both tuned on and evaluated")));
             }

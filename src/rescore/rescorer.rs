@@ -188,6 +188,9 @@ impl Rescorer {
     }
 
     fn read(&self, adapter: usize, kept: bool, text: &str) -> Result<Read> {
+        if !kept && self.ngrams[adapter].is_none() {
+            return Ok(Read { adapter, tokens: None, units: 0, likelihood: None });
+        }
         let read = || {
             let text = self.normaliser.normalise(text);
             let tokens = kept.then(|| self.tokenizer.encode(&text, self.max_tokens)).transpose()?;

@@ -325,7 +325,7 @@ impl Prepared<'_> {
             stop,
         };
         // Before anything is written: all have read what was there, and there is something to learn.
-        run.steps()?;
+        run.check()?;
         team.agree(&self.of_all(resumed.as_ref()))?;
         if team.leads() && resumed.is_none() {
             checkpoint::begin(out)?;

@@ -161,16 +161,16 @@ pub struct Outcome {
 }
 
 impl Run<'_> {
-    /// The steps of all epochs.
+    /// Whether there is something to learn.
     ///
     /// # Errors
     /// [`Error::Usage`] where no list teaches anything.
-    pub fn steps(&self) -> Result<u64> {
-        match (0..self.options.epochs).map(|epoch| self.plan(epoch).len() as u64).sum() {
-            0 => Err(Error::Usage(
+    pub fn check(&self) -> Result<()> {
+        match self.train.iter().any(Example::teaches) {
+            true => Ok(()),
+            false => Err(Error::Usage(
                 "no training list has two hypotheses with different errors: there is nothing to learn".into(),
             )),
-            steps => Ok(steps),
         }
     }
 
@@ -199,7 +199,8 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let o = self.options;
-        let steps = self.steps()?;
+        self.check()?;
+        let steps: u64 = (0..o.epochs).map(|epoch| self.plan(epoch).len() as u64).sum();
         if let Some(state) = &resumed {
             learner.restore(&state.values, &state.adamw);
         }

@@ -55,8 +55,8 @@ impl Key {
 /// What sets this build apart from others of its version.
 fn build() -> Option<String> {
     let file = fs::metadata(env::current_exe().ok()?).ok()?;
-    let age = file.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(format!("({} bytes, {} s)", file.len(), age.as_secs()))
+    let written = file.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(format!("({} bytes, {} s)", file.len(), written.as_secs()))
 }
 
 /// A fault may have come of something that passes, such as a GPU that others had filled: it does not count
