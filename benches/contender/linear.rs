@@ -57,7 +57,7 @@ impl Linear {
         let slots = [adapter.layout.lora(0, target).cloned()];
         let product = Product {
             linear: &device.linear(input, &[weights], false),
-            lora: Some(&device.lora(&[(&values, adapter.config.scale())], &slots)),
+            lora: Some(&device.lora(&[(&values, adapter.config.scale())], &slots, false)),
             segments: None,
             modules: 0..1,
             dropout: None,

@@ -48,7 +48,7 @@ impl Layer {
         let linear = cpu.linear(input, &self.modules.iter().map(module).collect::<Vec<_>>(), true);
         let slots = self.slots();
         let mut parameters = values(slots.iter().flatten().last().map_or(0, |slot| slot.b.end));
-        let lora = cpu.lora(&[(&parameters, 1.0)], &slots);
+        let lora = cpu.lora(&[(&parameters, 1.0)], &slots, true);
         let base = Call::<Cpu> {
             linear: &linear,
             lora: None,

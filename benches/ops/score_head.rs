@@ -12,7 +12,7 @@ pub fn all(criterion: &mut Criterion, machine: &Machine, model: Model) {
     let x = cpu.upload(&values(ROWS * h), ROWS, h);
     let product = 2 * ROWS * h * h;
 
-    let frozen = cpu.frozen_pooler(&weights(h * h), &weights(h));
+    let frozen = cpu.frozen_pooler(&weights(h * h), &weights(h), true);
     let work = Work::new(product, h * h + 2 * ROWS * h);
     let z = cpu.pooler(&frozen, None, &x);
     machine.bench(criterion, model, "score_head, pooler", work, || cpu.pooler(&frozen, None, &x));
@@ -21,7 +21,7 @@ pub fn all(criterion: &mut Criterion, machine: &Machine, model: Model) {
     machine.bench(criterion, model, "score_head, pooler backward, frozen", work, backward);
 
     let mut parameters = values(h * h + h);
-    let trained = cpu.trained_pooler(&[&parameters], 0..h * h, h * h..h * h + h);
+    let trained = cpu.trained_pooler(&[&parameters], 0..h * h, h * h..h * h + h, true);
     let work = Work::new(2 * product, 3 * h * h + 4 * ROWS * h);
     let backward = || cpu.pooler_backward(&trained, &x, &z, &x, true, &mut parameters);
     machine.bench(criterion, model, "score_head, pooler backward, trained", work, backward);

@@ -27,6 +27,8 @@ pub struct Encoder<D: Device> {
     layers: Vec<Layer<D>>,
     /// Where the checkpoint has one.
     pooler: Option<D::Pooler>,
+    /// Whether what gradients pass through is packed, too.
+    training: bool,
 }
 
 struct Layer<D: Device> {
@@ -123,14 +125,14 @@ impl<D: Device> Encoder<D> {
         let layers = (0..config.layers).into_par_iter().map(layer).collect::<Result<Vec<_>>>()?;
         let pooler = if checkpoint.contains("pooler.dense.weight") {
             let weight = checkpoint.f32("pooler.dense.weight", &[h, h])?;
-            Some(device.frozen_pooler(&weight, &checkpoint.f32("pooler.dense.bias", &[h])?))
+            Some(device.frozen_pooler(&weight, &checkpoint.f32("pooler.dense.bias", &[h])?, training))
         } else {
             None
         };
         let tables = device.embedding_tables(tables);
         // Lists need few rows of the tables, which were read as a whole to see that they are finite.
         checkpoint.release();
-        Ok(Encoder { config: config.clone(), tables, layers, pooler })
+        Ok(Encoder { config: config.clone(), tables, layers, pooler, training })
     }
 
     pub fn config(&self) -> &Config {
@@ -150,7 +152,7 @@ impl<D: Device> Encoder<D> {
         let layers = (!first.config.targets.is_empty()).then(|| {
             let of = |l: usize, targets: &[Target]| {
                 let slots: Vec<_> = targets.iter().map(|&t| layout.lora(l, t).cloned()).collect();
-                device.lora(&scaled, &slots)
+                device.lora(&scaled, &slots, self.training)
             };
             let layer = |l: usize| LayerOperands {
                 qkv: of(l, &[Target::Query, Target::Key, Target::Value]),
@@ -161,7 +163,8 @@ impl<D: Device> Encoder<D> {
             (0..self.config.layers).map(layer).collect()
         });
         let values: Vec<_> = adapters.iter().map(|(_, values)| *values).collect();
-        let pooler = layout.pooler().map(|(weight, bias)| device.trained_pooler(&values, weight, bias));
+        let pooler =
+            layout.pooler().map(|(weight, bias)| device.trained_pooler(&values, weight, bias, self.training));
         let heads: Vec<_> = adapters.iter().map(|(a, values)| (*values, a.classifier_bias)).collect();
         let classifier = device.classifier_weights(&heads, layout.classifier());
         Operands { layers, pooler, classifier }

@@ -280,7 +280,7 @@ impl<'d> Layer<'d> {
         let module = |(w, b): &(Vec<f32>, Vec<f32>)| LinearWeights { weight: weights(w), bias: weights(b) };
         let modules: Vec<_> = data.base.iter().map(module).collect();
         let linear = cuda.linear(data.case.input, &modules, true);
-        let lora = cuda.lora(&[(&cuda.parameters(&data.parameters), SCALE)], &data.slots);
+        let lora = cuda.lora(&[(&cuda.parameters(&data.parameters), SCALE)], &data.slots, true);
         Layer { cuda, data, linear, lora, segments: None, rows }
     }
 
@@ -523,7 +523,7 @@ fn adapters_are_found_where_they_are() {
     for cuda in devices() {
         let case = Case { rows: 1, input: 3, modules: QKV, range: 0..3, then: Then::Nothing, dropout: 0.0 };
         let data = case.data(cuda.precision());
-        let lora = cuda.lora(&[(&cuda.parameters(&data.parameters), SCALE)], &data.slots);
+        let lora = cuda.lora(&[(&cuda.parameters(&data.parameters), SCALE)], &data.slots, true);
         assert!(Cuda::adapts(&lora, 0..3) && Cuda::adapts(&lora, 0..1) && Cuda::adapts(&lora, 1..3));
         assert!(!Cuda::adapts(&lora, 1..2));
     }
@@ -551,14 +551,14 @@ fn rows_of_several_adapters_are_those_of_each_alone() {
                 });
                 let adapters: [_; 3] = std::array::from_fn(|i| (&parameters[i], 0.5 + i as f32));
                 let mut mixed = Layer::new(&cuda, &data, Rows::all(57));
-                mixed.lora = cuda.lora(&adapters, &data.slots);
+                mixed.lora = cuda.lora(&adapters, &data.slots, true);
                 mixed.segments = Some(cuda.segments(&runs));
                 let y = mixed.download(&mixed.forward(false).1.y);
                 let width = data.case.width();
                 let mut first = 0;
                 for Run { rows, adapter } in runs {
                     let mut alone = Layer::new(&cuda, &data, Rows::all(57));
-                    alone.lora = cuda.lora(&adapters[adapter..=adapter], &data.slots);
+                    alone.lora = cuda.lora(&adapters[adapter..=adapter], &data.slots, true);
                     let of_one = alone.download(&alone.forward(false).1.y);
                     let place = first * width..(first + rows) * width;
                     assert_eq!(bits(&y[place.clone()]), bits(&of_one[place]), "adapter {adapter}, {then:?}");

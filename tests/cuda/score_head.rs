@@ -50,8 +50,8 @@ fn the_pooler_is_that_of_the_oracle() {
             let (weight, bias) = inputs[of_x..].split_at(width * width);
             let (parameters, w, b) = among(weight, bias, f32::NAN);
             let parameters = cuda.parameters(&parameters);
-            let trained = cuda.trained_pooler(&[&parameters], w.clone(), b.clone());
-            let frozen = cuda.frozen_pooler(&weights(weight), &weights(bias));
+            let trained = cuda.trained_pooler(&[&parameters], w.clone(), b.clone(), true);
+            let frozen = cuda.frozen_pooler(&weights(weight), &weights(bias), true);
 
             let x = cuda.upload(&inputs[..of_x], rows, width);
             let z = cuda.pooler(&trained, None, &x);
@@ -144,7 +144,7 @@ fn head(cuda: &Cuda, live: usize, capacity: usize) -> Vec<Vec<u32>> {
     let parameters = cuda.parameters(&parameters);
     let mut gradient = cuda.parameters(&vec![0.0; parameters.len()]);
     let (pooler, classifier) = (
-        cuda.trained_pooler(&[&parameters], w, b.clone()),
+        cuda.trained_pooler(&[&parameters], w, b.clone(), true),
         cuda.classifier_weights(&[(&parameters, 0.1)], b),
     );
     let rows = cuda.live_rows(capacity, live as u32);

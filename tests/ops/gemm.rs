@@ -427,3 +427,15 @@ fn no_rows_and_no_columns_touch_nothing() {
         assert_eq!(out, [1.0; 3]);
     }
 }
+
+#[test]
+#[should_panic(expected = "packed for another instruction set")]
+fn what_another_set_packed_is_refused() {
+    let (isa, other) = (Isa::available()[0], Isa::available()[Isa::available().len() - 1]);
+    // Where there is but one set, nothing can go wrong.
+    assert!(isa != other, "packed for another instruction set: there is none");
+    let packed = Packed::new(other, Dtype::F32, 1000, 17, |_, _| 1.0);
+    let left = vec![1.0; 1000];
+    let terms = [Term::new(&left, 1000, 1000, Right::Packed(&packed))];
+    gemm(isa, Gemm::plain(1, 17, &terms), &mut [0.0; 17], 17);
+}

@@ -131,7 +131,7 @@ impl Layer<'_> {
         Layer {
             data,
             linear: cpu.linear(data.case.input, &modules, true),
-            lora: cpu.lora(&[(&data.inputs, SCALE)], &data.case.slots()),
+            lora: cpu.lora(&[(&data.inputs, SCALE)], &data.case.slots(), true),
         }
     }
 
@@ -311,8 +311,11 @@ fn a_row_does_not_depend_on_the_others() {
 fn adapters_are_found_where_they_are() {
     let data =
         Case { rows: 1, input: 3, modules: QKV, range: 0..3, then: Then::Nothing, dropout: 0.0 }.data();
-    let lora = Cpu::poisoned(lorb_engine::device::cpu::Isa::available()[0])
-        .lora(&[(&data.inputs, SCALE)], &data.case.slots());
+    let lora = Cpu::poisoned(lorb_engine::device::cpu::Isa::available()[0]).lora(
+        &[(&data.inputs, SCALE)],
+        &data.case.slots(),
+        true,
+    );
     assert!(Cpu::adapts(&lora, 0..3) && Cpu::adapts(&lora, 0..1) && Cpu::adapts(&lora, 1..3));
     assert!(!Cpu::adapts(&lora, 1..2));
 }

@@ -42,9 +42,9 @@ fn the_pooler_is_that_of_the_oracle() {
                         let mut parameters = vec![f32::NAN; b.end + 3];
                         parameters[w.clone()].copy_from_slice(weight);
                         parameters[b.clone()].copy_from_slice(bias);
-                        cpu.trained_pooler(&[&parameters], w, b)
+                        cpu.trained_pooler(&[&parameters], w, b, true)
                     }
-                    None => cpu.frozen_pooler(&weights(weight), &weights(bias)),
+                    None => cpu.frozen_pooler(&weights(weight), &weights(bias), true),
                 };
                 let x = cpu.upload(&inputs[..of_x], rows, width);
                 let z = cpu.pooler(&pooler, None, &x);

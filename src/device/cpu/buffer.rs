@@ -10,8 +10,7 @@ use super::pages::Piece;
 #[repr(C, align(64))]
 pub(super) struct Line([f32; 16]);
 
-/// From so many lines on (64 KiB) a buffer lies in large pages: weights and activations do, but not adapters, which
-/// come and go one by one.
+/// From so many lines on (64 KiB) a buffer that lasts lies in large pages.
 const LARGE: usize = 1024;
 
 /// A vector of `f32` aligned to 64 bytes.
@@ -29,10 +28,17 @@ enum Lines {
 
 impl Buffer {
     pub fn zeroed(len: usize) -> Buffer {
+        Buffer { lines: Lines::Small(vec![Line([0.0; 16]); len.div_ceil(16)]), len }
+    }
+
+    /// The same in large pages, which others share and none gives back before the last of them: for a base's weights,
+    /// not for adapters, which come and go one by one.
+    pub fn lasting(len: usize) -> Buffer {
         let lines = len.div_ceil(16);
-        let large = if lines >= LARGE { Piece::new(lines) } else { None };
-        let lines = large.map_or_else(|| Lines::Small(vec![Line([0.0; 16]); lines]), Lines::Large);
-        Buffer { lines, len }
+        match if lines >= LARGE { Piece::new(lines) } else { None } {
+            Some(piece) => Buffer { lines: Lines::Large(piece), len },
+            None => Buffer::zeroed(len),
+        }
     }
 }
 

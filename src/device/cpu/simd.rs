@@ -25,7 +25,7 @@ pub trait Vector: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
-    /// Loads the first `n` lanes (1 <= n <= LANES), zero elsewhere, touching no memory past them.
+    /// Loads the first `n` lanes (n <= LANES), zero elsewhere, touching no memory past them: none at all where n is 0.
     unsafe fn load_first(p: *const f32, n: usize) -> Self;
     unsafe fn store_first(self, p: *mut f32, n: usize);
     /// The first `n` lanes (0 <= n <= LANES), `other` elsewhere.

@@ -77,7 +77,7 @@ unsafe fn forward<V: Vector>(
     h: usize,
     eps: f32,
 ) {
-    // SAFETY: `lanes` walks 0..h.
+    // SAFETY: `for_lanes!` stays within 0..h, for which the caller vouches.
     unsafe {
         let (mean, scale) = moments::<V>(x, h, eps);
         let (mean, scale) = (V::splat(mean), V::splat(scale));
@@ -100,7 +100,7 @@ unsafe fn backward<V: Vector>(
     h: usize,
     eps: f32,
 ) {
-    // SAFETY: `lanes` walks 0..h.
+    // SAFETY: `for_lanes!` stays within 0..h, for which the caller vouches.
     unsafe {
         let (mean, scale) = moments::<V>(x, h, eps);
         let (mean, scale_v) = (V::splat(mean), V::splat(scale));
@@ -127,7 +127,7 @@ unsafe fn backward<V: Vector>(
 /// x is valid for h floats.
 #[inline(always)]
 unsafe fn moments<V: Vector>(x: *const f32, h: usize, eps: f32) -> (f32, f32) {
-    // SAFETY: `lanes` walks 0..h.
+    // SAFETY: `for_lanes!` stays within 0..h, for which the caller vouches.
     unsafe {
         let mut sum = V::splat(0.0);
         for_lanes!(V, h, |j, n| sum = sum.add(load::<V>(x.add(j), n)));

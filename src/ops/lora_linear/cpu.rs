@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use super::{Call, DeviceEpilogue, Dropout, Dx, KEPT, LinearWeights, LoraLinear, Output};
 use crate::bert::Weights;
+use crate::device::Memory;
 use crate::device::cpu::gemm::{Activation, Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::{Cpu, Matrix};
-use crate::device::{Dtype, Memory};
 use crate::lora::LoraSlot;
 use crate::profile::Work;
 
@@ -37,19 +37,31 @@ impl Lora {
 
     /// The memory that the adapters take.
     pub(crate) fn bytes(&self) -> usize {
-        let of = |m: &LoraModule| m.down.bytes() + m.up.bytes() + 4 * (m.a.len() + m.b.len());
+        let backward = |b: &Backward| b.up.bytes() + 4 * b.a.len();
+        let of = |m: &LoraModule| m.down.bytes() + 4 * m.b.len() + m.backward.as_ref().map_or(0, backward);
         self.adapters.iter().flat_map(|modules| modules.iter().flatten()).map(of).sum()
     }
 }
 
 struct LoraModule {
     slot: LoraSlot,
-    /// A [rank, in] and B^T [rank, out].
-    a: Vec<f32>,
-    b: Vec<f32>,
-    /// scale A^T [in, rank] and scale B [out, rank].
+    /// scale A^T [in, rank], and B^T [rank, out].
     down: Packed,
+    b: Vec<f32>,
+    /// Where it is trained.
+    backward: Option<Backward>,
+}
+
+struct Backward {
+    /// scale B [out, rank], and A [rank, in].
     up: Packed,
+    a: Vec<f32>,
+}
+
+impl LoraModule {
+    fn backward(&self) -> &Backward {
+        self.backward.as_ref().expect("packed for training")
+    }
 }
 
 impl Linear {
@@ -99,16 +111,18 @@ impl LoraLinear for Cpu {
         Linear { input, modules: modules.iter().map(pack).collect() }
     }
 
-    fn lora(&self, adapters: &[(&Vec<f32>, f32)], slots: &[Option<LoraSlot>]) -> Lora {
+    fn lora(&self, adapters: &[(&Vec<f32>, f32)], slots: &[Option<LoraSlot>], backward: bool) -> Lora {
         let pack = |parameters: &[f32], scale: f32, slot: &LoraSlot| {
             let (a, b) = (&parameters[slot.a.clone()], &parameters[slot.b.clone()]);
             let (rank, input, output) = (slot.rank, slot.input, slot.output);
             LoraModule {
-                down: Packed::new(self.isa(), Dtype::F32, input, rank, |k, j| scale * a[j * input + k]),
-                up: Packed::new(self.isa(), Dtype::F32, output, rank, |k, j| scale * b[j * output + k]),
-                a: a.to_vec(),
-                b: b.to_vec(),
                 slot: slot.clone(),
+                down: Packed::of_adapter(self.isa(), input, rank, |k, j| scale * a[j * input + k]),
+                b: b.to_vec(),
+                backward: backward.then(|| Backward {
+                    up: Packed::of_adapter(self.isa(), output, rank, |k, j| scale * b[j * output + k]),
+                    a: a.to_vec(),
+                }),
             }
         };
         let of = |&(parameters, scale): &(&Vec<f32>, f32)| {
@@ -201,7 +215,7 @@ impl LoraLinear for Cpu {
                 let lora = call.lora.and_then(|l| l.adapters[0][m].as_ref());
                 let lora = lora.zip(s.as_ref()).map(|(l, s)| {
                     let x = x.expect(KEPT);
-                    let u = self.product(&dy, l.slot.output, &l.up, l.slot.rank);
+                    let u = self.product(&dy, l.slot.output, &l.backward().up, l.slot.rank);
                     let masked = call.dropout.map(|d| self.dropped(d, m - call.modules.start, x));
                     self.reduce(&u, masked.as_ref().unwrap_or(x), &mut parameters[l.slot.a.clone()]);
                     self.reduce(s, &dy, &mut parameters[l.slot.b.clone()]);
@@ -223,7 +237,7 @@ impl LoraLinear for Cpu {
                     vec![Term::new(dy.data(), dy.stride(), module.output, Right::Packed(weights))];
                 let mut through_mask = None;
                 if let Some((l, u)) = lora {
-                    let right = Right::Rows { data: &l.a, stride: input };
+                    let right = Right::Rows { data: &l.backward().a, stride: input };
                     let term = Term::new(u.data(), u.stride(), l.slot.rank, right);
                     match call.dropout {
                         None => terms.push(term),
@@ -322,6 +336,23 @@ impl Cpu {
         for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
             dropout.factors(target, i, &mut factors);
             row.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::isa::Isa;
+
+    #[test]
+    fn an_adapter_that_only_scores_takes_half_the_memory() {
+        let slot = LoraSlot { rank: 8, input: 64, output: 64, a: 0..512, b: 512..1024 };
+        for &isa in Isa::available() {
+            let values = vec![0.5; 1024];
+            let bytes =
+                |training| Cpu::new(isa).lora(&[(&values, 1.0)], &[Some(slot.clone())], training).bytes();
+            assert_eq!(2 * bytes(false), bytes(true));
         }
     }
 }

@@ -30,7 +30,7 @@ impl LoraLinear for Cuda {
         Linear::new(self, input, modules)
     }
 
-    fn lora(&self, adapters: &[(&Flat, f32)], slots: &[Option<LoraSlot>]) -> Lora {
+    fn lora(&self, adapters: &[(&Flat, f32)], slots: &[Option<LoraSlot>], _backward: bool) -> Lora {
         Lora::new(self, adapters, slots)
     }
 

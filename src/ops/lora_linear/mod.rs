@@ -68,8 +68,13 @@ pub trait LoraLinear: Memory {
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Self::Linear;
 
     /// Packs A and B of a layer's modules out of the flat parameters of each adapter, with its alpha / r; `None`
-    /// for a module without.
-    fn lora(&self, adapters: &[(&Self::Parameters, f32)], slots: &[Option<LoraSlot>]) -> Self::Lora;
+    /// for a module without. `backward` also packs what the gradients need.
+    fn lora(
+        &self,
+        adapters: &[(&Self::Parameters, f32)],
+        slots: &[Option<LoraSlot>],
+        backward: bool,
+    ) -> Self::Lora;
 
     /// Whether any of `modules` has an adapter.
     fn adapts(lora: &Self::Lora, modules: Range<usize>) -> bool;

@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use super::ScoreHead;
 use crate::bert::Weights;
-use crate::device::Dtype;
 use crate::device::cpu::gemm::{Addend, Gemm, Packed, Right, Term, gemm};
 use crate::device::cpu::simd::{self, Vector, for_lanes, load, store};
 use crate::device::cpu::{Cpu, Matrix, Segments};
@@ -17,9 +16,10 @@ pub struct Pooler {
 }
 
 struct Packs {
-    /// W^T for z, W for dx.
+    /// W^T for z.
     forward: Packed,
-    backward: Packed,
+    /// W for dx, where gradients pass through.
+    backward: Option<Packed>,
     bias: Vec<f32>,
 }
 
@@ -38,7 +38,9 @@ impl Pooler {
 
     /// The memory that they take.
     pub(crate) fn bytes(&self) -> usize {
-        let of = |p: &Arc<Packs>| p.forward.bytes() + p.backward.bytes() + 4 * p.bias.len();
+        let of = |p: &Arc<Packs>| {
+            p.forward.bytes() + p.backward.as_ref().map_or(0, Packed::bytes) + 4 * p.bias.len()
+        };
         self.adapters.iter().map(of).sum()
     }
 }
@@ -60,12 +62,18 @@ impl ScoreHead for Cpu {
     type Pooler = Pooler;
     type Classifier = Classifier;
 
-    fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Pooler {
-        Pooler { adapters: vec![Arc::new(self.pack_pooler(weight, bias))], trained: None }
+    fn frozen_pooler(&self, weight: &Weights, bias: &Weights, backward: bool) -> Pooler {
+        Pooler { adapters: vec![Arc::new(self.pack_pooler(weight, bias, backward))], trained: None }
     }
 
-    fn trained_pooler(&self, adapters: &[&Vec<f32>], weight: Range<usize>, bias: Range<usize>) -> Pooler {
-        let of = |p: &&Vec<f32>| Arc::new(self.pack_pooler(&p[weight.clone()], &p[bias.clone()]));
+    fn trained_pooler(
+        &self,
+        adapters: &[&Vec<f32>],
+        weight: Range<usize>,
+        bias: Range<usize>,
+        backward: bool,
+    ) -> Pooler {
+        let of = |p: &&Vec<f32>| Arc::new(self.pack_pooler(&p[weight.clone()], &p[bias.clone()], backward));
         Pooler { adapters: adapters.iter().map(of).collect(), trained: Some((weight, bias)) }
     }
 
@@ -127,7 +135,8 @@ impl ScoreHead for Cpu {
         }
         wanted.then(|| {
             self.fill(d.rows(), h, |dx| {
-                let terms = [Term::new(d.data(), d.stride(), h, Right::Packed(&pooler.adapters[0].backward))];
+                let weights = pooler.adapters[0].backward.as_ref().expect("packed for training");
+                let terms = [Term::new(d.data(), d.stride(), h, Right::Packed(weights))];
                 gemm(self.isa(), Gemm::plain(d.rows(), h, &terms), dx, h);
             })
         })
@@ -166,11 +175,11 @@ impl ScoreHead for Cpu {
 }
 
 impl Cpu {
-    fn pack_pooler(&self, weight: &[f32], bias: &[f32]) -> Packs {
+    fn pack_pooler(&self, weight: &[f32], bias: &[f32], backward: bool) -> Packs {
         let h = bias.len();
         Packs {
-            forward: Packed::new(self.isa(), Dtype::F32, h, h, |k, j| weight[j * h + k]),
-            backward: Packed::new(self.isa(), Dtype::F32, h, h, |k, j| weight[k * h + j]),
+            forward: Packed::of_adapter(self.isa(), h, h, |k, j| weight[j * h + k]),
+            backward: backward.then(|| Packed::of_adapter(self.isa(), h, h, |k, j| weight[k * h + j])),
             bias: bias.to_vec(),
         }
     }
@@ -194,6 +203,6 @@ kernel! {
 /// x is valid for n floats.
 #[inline(always)]
 unsafe fn tanh<V: Vector>(x: *mut f32, n: usize) {
-    // SAFETY: `lanes` walks 0..n.
+    // SAFETY: `for_lanes!` stays within 0..n, for which the caller vouches.
     unsafe { for_lanes!(V, n, |j, l| store(simd::tanh(load::<V>(x.add(j), l)), x.add(j), l)) }
 }

@@ -133,13 +133,19 @@ impl ScoreHead for Cuda {
     type Pooler = Pooler;
     type Classifier = Classifier;
 
-    fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Pooler {
+    fn frozen_pooler(&self, weight: &Weights, bias: &Weights, _backward: bool) -> Pooler {
         let values = self.upload_flat(&[&weight[..], bias].concat());
         let end = values.len();
         Pooler::new(Parameters::new(self, vec![values]), 0..weight.len(), weight.len()..end, false)
     }
 
-    fn trained_pooler(&self, adapters: &[&Flat], weight: Range<usize>, bias: Range<usize>) -> Pooler {
+    fn trained_pooler(
+        &self,
+        adapters: &[&Flat],
+        weight: Range<usize>,
+        bias: Range<usize>,
+        _backward: bool,
+    ) -> Pooler {
         let of = adapters.iter().copied().cloned().collect();
         Pooler::new(Parameters::new(self, of), weight, bias, true)
     }

@@ -16,15 +16,16 @@ pub trait ScoreHead: Memory {
     type Pooler: Send + Sync;
     type Classifier: Send + Sync;
 
-    /// Packs a base's own pooler, W [H, H] and b [H].
-    fn frozen_pooler(&self, weight: &Weights, bias: &Weights) -> Self::Pooler;
+    /// Packs a base's own pooler, W [H, H] and b [H]; `backward` also what gradients pass through.
+    fn frozen_pooler(&self, weight: &Weights, bias: &Weights, backward: bool) -> Self::Pooler;
 
-    /// Packs a pooler that is trained: W [H, H] and b [H] lie at these places of each adapter's parameters.
+    /// The same of a pooler that was trained: W [H, H] and b [H] lie at these places of each adapter's parameters.
     fn trained_pooler(
         &self,
         adapters: &[&Self::Parameters],
         weight: Range<usize>,
         bias: Range<usize>,
+        backward: bool,
     ) -> Self::Pooler;
 
     /// Packs the classifier of each adapter, its parameters with its bias: the weight [H] lies at this place of

@@ -122,6 +122,7 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
         let (right, packed, right_stride) = match t.right {
             Right::Packed(p) => {
                 assert!((p.k, p.n) == (t.k, n), "packed for another shape");
+                assert!(p.isa == isa, "packed for another instruction set");
                 let low = p.dtype != Dtype::F32;
                 assert!(
                     !low || (i == 0 && t.k_stride == 1),

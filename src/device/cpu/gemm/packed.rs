@@ -19,6 +19,8 @@ use crate::device::cpu::isa::Isa;
 /// it is becomes f32 again on its way to the tiles.
 #[derive(Debug)]
 pub struct Packed {
+    /// Whose tiles read it.
+    pub(super) isa: Isa,
     pub(super) words: Words,
     pub(super) k: usize,
     pub(super) n: usize,
@@ -66,6 +68,22 @@ impl Packed {
     /// Packs the matrix whose element (k, j) is `at(k, j)`. bf16 rounds to nearest, int8 to the nearest of
     /// [`int8_max`](Isa::int8_max) equal steps to its column's largest magnitude.
     pub fn new(isa: Isa, dtype: Dtype, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Packed {
+        Packed::fill(isa, dtype, k, n, Buffer::lasting, at)
+    }
+
+    /// A matrix of an adapter, as f32, in memory that goes with it.
+    pub fn of_adapter(isa: Isa, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Packed {
+        Packed::fill(isa, Dtype::F32, k, n, Buffer::zeroed, at)
+    }
+
+    fn fill(
+        isa: Isa,
+        dtype: Dtype,
+        k: usize,
+        n: usize,
+        zeroed: fn(usize) -> Buffer,
+        at: impl Fn(usize, usize) -> f32,
+    ) -> Packed {
         let (lanes, width) = shape(isa);
         let [length, padded, _] = lengths(isa, dtype, k, n);
         let mut channels = Channels::default();
@@ -85,7 +103,7 @@ impl Packed {
             }
         };
         let rows = k.div_ceil(depth(dtype));
-        let mut words = Buffer::zeroed(length);
+        let mut words = zeroed(length);
         let mut panel = &mut words[..];
         for first in (0..n).step_by(width) {
             let columns = width.min(n - first);
@@ -98,7 +116,7 @@ impl Packed {
             }
             panel = rest;
         }
-        Packed { words: Words::Own(words), k, n, dtype, channels }
+        Packed { isa, words: Words::Own(words), k, n, dtype, channels }
     }
 
     /// The number of bytes that the panels take, shared with other processes or not.

@@ -148,7 +148,7 @@ impl Packed {
         let channels: &[f32] = &bytemuck::cast_slice(content)[words..];
         let (scales, sums) = channels.split_at(scales);
         let channels = Channels { scales: scales.to_vec(), sums: sums.to_vec() };
-        Some(Packed { words: Words::Mapped { map, len: words }, k, n, dtype, channels })
+        Some(Packed { isa, words: Words::Mapped { map, len: words }, k, n, dtype, channels })
     }
 }
 

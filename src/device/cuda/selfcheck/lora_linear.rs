@@ -85,7 +85,7 @@ impl Case for Layer {
         let width = self.residual.len() / rows;
         let linear = device.linear(input, &self.modules, true);
         let parameters = device.parameters(&self.parameters);
-        let lora = device.lora(&[(&parameters, SCALE)], &self.slots);
+        let lora = device.lora(&[(&parameters, SCALE)], &self.slots, true);
         let call = Call {
             linear: &linear,
             lora: Some(&lora),

@@ -26,7 +26,7 @@ impl Case for Head {
         let (h, rows) = (self.hidden, self.dg.len());
         let [weight, bias, of_classifier] = self.places();
         let parameters = device.parameters(&self.parameters);
-        let pooler = device.trained_pooler(&[&parameters], weight, bias);
+        let pooler = device.trained_pooler(&[&parameters], weight, bias, true);
         let classifier = device.classifier_weights(&[(&parameters, 0.5)], of_classifier.clone());
         let x = device.upload(&self.x, rows, h);
         let x = device.just_written(&x, rows, h);
