@@ -15,7 +15,7 @@ pub struct Client {
     token: Option<String>,
 }
 
-/// How often a full service is asked again.
+/// How often a service is asked that says to come again.
 const ATTEMPTS: usize = 20;
 
 impl Client {
@@ -33,30 +33,38 @@ impl Client {
         Ok(Client { agent, url: format!("{}/v1/rescore", url.trim_end_matches('/')), token })
     }
 
-    /// Waits where the service is full, and asks for half as much where that is too much at once.
+    /// Waits where the service is full, and asks for half as much where that is too much at once, or more than can be
+    /// scored by the deadline.
     ///
     /// # Errors
     /// [`Error::Service`] where it cannot be reached or refuses.
     pub fn rescore(&self, ask: &Ask) -> Result<Answer> {
+        let mut last = String::new();
         for _ in 0..ATTEMPTS {
             let (status, wait, body) = self.send(ask)?;
-            match status {
-                200 => {
-                    return serde_json::from_slice(&body)
-                        .map_err(|e| self.failed(&format!("answered something else: {e}")));
-                }
-                413 if ask.utterances.len() > 1 => {
-                    let (first, second) = ask.utterances.split_at(ask.utterances.len() / 2);
-                    let half = |part: &[_]| self.rescore(&Ask { utterances: part.to_vec(), ..ask.clone() });
-                    let (mut first, second) = (half(first)?, half(second)?);
-                    first.utterances.extend(second.utterances);
-                    return Ok(first);
-                }
-                503 if wait.is_some() => thread::sleep(Duration::from_secs(wait.unwrap_or(1))),
-                _ => return Err(self.failed(&format!("refused with {status}: {}", reason(&body)))),
+            if status == 200 {
+                return serde_json::from_slice(&body)
+                    .map_err(|e| self.failed(&format!("answered something else: {e}")));
+            }
+            let (code, reason) = refusal(&body);
+            if (status == 413 || code == "deadline") && ask.utterances.len() > 1 {
+                return self.in_halves(ask);
+            }
+            last = format!("{status} {code}: {reason}");
+            match wait {
+                Some(seconds) if status == 503 => thread::sleep(Duration::from_secs(seconds)),
+                _ => return Err(self.failed(&format!("refused with {last}"))),
             }
         }
-        Err(self.failed(&format!("was full {ATTEMPTS} times")))
+        Err(self.failed(&format!("refused {ATTEMPTS} times, at last with {last}")))
+    }
+
+    fn in_halves(&self, ask: &Ask) -> Result<Answer> {
+        let (first, second) = ask.utterances.split_at(ask.utterances.len() / 2);
+        let half = |part: &[_]| self.rescore(&Ask { utterances: part.to_vec(), ..ask.clone() });
+        let (mut first, second) = (half(first)?, half(second)?);
+        first.utterances.extend(second.utterances);
+        Ok(first)
     }
 
     /// Status, Retry-After and body of the answer.
@@ -78,13 +86,14 @@ impl Client {
     }
 }
 
-/// What the service says of a refusal, or the start of whatever it said.
-fn reason(body: &[u8]) -> String {
+/// The code of a refusal and what the service says of it, or the start of whatever it said.
+fn refusal(body: &[u8]) -> (String, String) {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &value["error"];
-    match (error["field"].as_str(), error["message"].as_str()) {
+    let reason = match (error["field"].as_str(), error["message"].as_str()) {
         (Some(field), Some(message)) => format!("{field}: {message}"),
         (None, Some(message)) => message.into(),
         _ => String::from_utf8_lossy(body).chars().take(200).collect(),
-    }
+    };
+    (error["code"].as_str().unwrap_or("without a code").into(), reason)
 }

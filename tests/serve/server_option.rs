@@ -1,5 +1,11 @@
 //! `rescore --server`: the same lines as without, from a service.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+
+use lorb_engine::serve::{Ask, AskedHypothesis, AskedUtterance, Client};
+use serde_json::json;
+
 use crate::harness::{Server, write_adapters};
 use crate::support::cli::{Desk, lists};
 
@@ -69,4 +75,53 @@ fn what_a_service_refuses_is_told() {
     drop(server);
     desk.refused(&format!("rescore --server {url} --adapter a --input in.jsonl"), 1, &["cannot be asked"]);
     desk.refused("rescore --server nonsense --input in.jsonl", 2, &["http://"]);
+}
+
+/// A service that answers in time where it is asked for at most `most` utterances; its address.
+fn of_little_time(most: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            for line in stream.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()) {
+                let line = line.to_lowercase();
+                length = line.strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let ask: Ask = serde_json::from_slice(&body).unwrap();
+            let answered = |asked: &AskedUtterance| {
+                json!({
+                    "id": asked.id, "hyps": [], "order": [], "best": "", "confidence": 1, "confidence_scale": 1,
+                    "weights": {"first_pass": 1, "lm": 0, "lorb": 1, "words": 0}, "fields": {"am": "am"},
+                })
+            };
+            let (status, answer) = match ask.utterances.len() <= most {
+                true => {
+                    ("200 OK", json!({"utterances": ask.utterances.iter().map(answered).collect::<Vec<_>>()}))
+                }
+                false => ("503 Busy", json!({"error": {"code": "deadline", "message": "it passed"}})),
+            };
+            let (answer, head) = (answer.to_string(), "Retry-After: 0\r\nConnection: close\r\n");
+            let length = answer.len();
+            let answer = format!("HTTP/1.1 {status}\r\n{head}Content-Length: {length}\r\n\r\n{answer}");
+            stream.get_mut().write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn what_cannot_be_scored_in_time_is_cut_and_what_is_refused_for_ever_is_told() {
+    let hyps = vec![AskedHypothesis { text: "a".into(), am: 0.0, lm: None }];
+    let utterance =
+        |i: usize| AskedUtterance { id: Some(i.to_string()), hyps: hyps.clone(), ..Default::default() };
+    let ask = Ask { utterances: (0..7).map(utterance).collect(), ..Ask::default() };
+    let answer = Client::new(&of_little_time(2), None).unwrap().rescore(&ask).unwrap();
+    let ids: Vec<String> = answer.utterances.into_iter().map(|u| u.id.unwrap()).collect();
+    assert_eq!(ids, ["0", "1", "2", "3", "4", "5", "6"]);
+    let error = Client::new(&of_little_time(0), None).unwrap().rescore(&ask).unwrap_err().to_string();
+    assert!(error.contains("503 deadline: it passed"), "{error}");
 }
