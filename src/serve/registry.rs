@@ -128,6 +128,8 @@ impl Registry {
             Some(directory) => names(directory).map_err(|e| unreadable(directory, &e))?,
             None => Vec::new(),
         };
+        // Links may lead where nothing is read from.
+        names.retain(|name| self.folder(name).is_ok());
         let residents = self.lock();
         names.extend(residents.by_name.iter().map(|(name, _)| name.clone()));
         names.sort();

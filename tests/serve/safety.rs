@@ -84,6 +84,10 @@ fn names_cannot_leave_the_directory() {
         assert!([404, 422].contains(&response.status), "{name:?}: {}", response.text());
         assert_eq!(response.field(), "adapter");
     }
+    let listed = server.get("/v1/adapters").json();
+    let names: Vec<&str> =
+        listed["adapters"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a"], "what cannot be loaded is not listed");
     for path in ["..%2fadapter", "%2e%2e%2fadapter", "link", "a%2f..%2f..%2fadapter", "%00"] {
         for method in ["PUT", "DELETE"] {
             let status = server.ask(method, &format!("/v1/adapters/{path}"), "").status;
