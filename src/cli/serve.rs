@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use clap::{Args, value_parser};
 use lorb_engine::serve::{Config, Limits, Secret, Service, bind, serve};
-use lorb_engine::{Error, Result};
+use lorb_engine::{Error, Result, atomic};
 
 use super::{Compute, open_model};
 
 /// Rescore N-best lists over HTTP
 ///
 /// GET /openapi.json describes the interface; / is a page to try it. The program ends with SIGTERM or SIGINT, once
-/// all requests that it accepted are answered.
+/// all requests that it accepted are answered; a second one ends it at once. It exits with 1 where it cannot compute
+/// any more.
 #[derive(Args)]
 pub struct Serve {
     /// A Hugging Face BERT: its folder, or its id on the Hub, ORG/NAME or ORG/NAME@REVISION
@@ -50,13 +51,15 @@ pub struct Serve {
     /// The tokens of a batch [default: 384 for each worker thread, or 4096 on a GPU]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     batch_tokens: Option<u32>,
-    /// The longest that a request waits for its scores, in milliseconds, whatever deadline it gives
+    /// The longest that a request waits for its scores once its body is read, in milliseconds, whatever deadline it
+    /// gives
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = value_parser!(u64).range(1..=600_000))]
     max_wait: u64,
     /// The most connections
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_connections: u32,
-    /// How long a client may take to send the head of a request, and then its body, in milliseconds
+    /// How long a client may take to send the head of a request, and then its body, and how long it may take nothing of
+    /// its answer, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = value_parser!(u64).range(1..))]
     read_timeout: u64,
     /// Write the text of the best hypotheses into the log
@@ -97,21 +100,14 @@ impl Serve {
             .build()
             .map_err(|e| Error::Usage(format!("cannot start the HTTP threads: {e}")))?;
         let listener = runtime.block_on(bind(self.listen))?;
-        let (service, compute) = Service::start(device, model, config)?;
-        let in_time = runtime.block_on(async {
+        let (service, computing) = Service::start(device, model, config)?;
+        runtime.block_on(async {
             let stop = stopped()?;
             let address =
                 listener.local_addr().map_err(|e| Error::io("<socket>", "ask for its address", e))?;
             tracing::info!(address = %address, model = name, device = description, "listening");
-            Ok::<bool, Error>(serve(service.clone(), listener, stop).await)
+            serve(service, computing, listener, stop).await
         })?;
-        service.close();
-        if !in_time {
-            return Err(Error::Interrupted("some clients did not take their answers in time".into()));
-        }
-        if compute.join().is_err() {
-            return Err(Error::Device("the compute thread ended by a panic".into()));
-        }
         tracing::info!("ended");
         Ok(())
     }
@@ -131,15 +127,25 @@ impl Serve {
     }
 }
 
-/// Ends when the program should.
+/// Ends when the program should: with the first signal. The second ends the program at once.
 fn stopped() -> Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(|e| Error::io("<signals>", "listen for them", e));
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM: no more connections"),
-            _ = int.recv() => tracing::info!("SIGINT: no more connections"),
-        }
-    })
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    // Beside the service, since it may end by itself, and a signal counts then, too.
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = term.recv() => ("SIGTERM", SignalKind::terminate()),
+                _ = int.recv() => ("SIGINT", SignalKind::interrupt()),
+            }
+        };
+        let (name, _) = next().await;
+        tracing::info!("{name}: no more connections");
+        let _ = stop.send(());
+        let (_, second) = next().await;
+        atomic::exit(128 + second.as_raw_value());
+    });
+    Ok(async { drop(stopped.await) })
 }

@@ -23,7 +23,9 @@ use crate::rescore::weights::{Features, Weights, order, posterior};
 /// Who asks, and since when.
 pub(super) struct Client {
     pub name: Arc<str>,
+    /// When the head of the request was there, and when its body.
     pub arrived: Instant,
+    pub read: Instant,
 }
 
 /// An utterance with its adapter.
@@ -121,16 +123,19 @@ async fn with_adapters(
             let problem = "it is missing, and its weight is not 0";
             return Err(Problem::field(format!("{path}hyps[0].lm"), problem));
         }
-        let most = service.limits.max_wait;
-        let wait = match utterance.deadline_ms.or(ask.deadline_ms) {
+        let latest = client.read + service.limits.max_wait;
+        let deadline = match utterance.deadline_ms.or(ask.deadline_ms) {
             Some(0) => {
                 let path = if utterance.deadline_ms.is_some() { &path } else { "" };
                 return Err(Problem::field(format!("{path}deadline_ms"), "it must be at least 1"));
             }
-            Some(ms) => most.min(Duration::from_millis(ms)),
-            None => most,
+            Some(ms) => {
+                let own = client.arrived.checked_add(Duration::from_millis(ms));
+                own.map_or(latest, |own| latest.min(own))
+            }
+            None => latest,
         };
-        found.push(Asked { utterance, adapter, weights, deadline: client.arrived + wait, path });
+        found.push(Asked { utterance, adapter, weights, deadline, path });
     }
     Ok(found)
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Instant;
 use std::{io, mem};
 
@@ -13,8 +13,8 @@ use super::metrics;
 use super::problem::Problem;
 use super::queue::{Queue, Work};
 use super::registry::Loaded;
-use crate::Result;
 use crate::rescore::scorer::Seat;
+use crate::{Error, Result};
 
 /// What scores: [`crate::rescore::scorer::Bank::scores`], or what a test puts in its place.
 pub type Score = dyn Fn(&[(Arc<Seat>, Arc<[u32]>)]) -> Result<Vec<f32>> + Send;
@@ -89,29 +89,56 @@ impl Gathering {
     }
 }
 
-/// Starts the thread; it ends when the queue is closed and empty.
+/// The thread that scores, as one that waits for its end.
+pub struct Computing(oneshot::Receiver<Result<()>>);
+
+impl Computing {
+    /// Waits until nothing is computed any more: because the queue was closed, or by a failure.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the failure.
+    pub(super) async fn ended(&mut self) -> Result<()> {
+        let lost = |_| Err(Error::Device("the compute thread was lost".into()));
+        (&mut self.0).await.unwrap_or_else(lost)
+    }
+}
+
+/// Starts the thread; it ends when the queue is closed and empty, or when scoring fails.
 pub(super) fn start(
     queue: Arc<Queue<Row>>,
     cache: Arc<ScoreCache>,
     budget: usize,
     score: Box<Score>,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<Computing> {
+    let (to, ended) = oneshot::channel();
     thread::Builder::new().name("compute".into()).spawn(move || {
-        let guard = Guard(&queue);
-        while let Some(work) = queue.next(budget, |row| row.answer.is_gone()) {
-            compute(&queue, &cache, &score, work);
-        }
-        mem::forget(guard);
-    })
+        let run = || {
+            while let Some(work) = queue.next(budget, |row| row.answer.is_gone()) {
+                compute(&queue, &cache, &score, work)?;
+            }
+            Ok(())
+        };
+        let ended = catch_unwind(AssertUnwindSafe(run));
+        let ended = ended.unwrap_or_else(|_| Err("the compute thread panicked".into()));
+        let ended = ended.map_err(|reason: String| {
+            tracing::error!(reason, "nothing is computed any more");
+            refuse(queue.end(&reason), &reason);
+            Error::Device(format!("nothing is computed any more: {reason}"))
+        });
+        // Who started it may not wait for its end.
+        let _ = to.send(ended);
+    })?;
+    Ok(Computing(ended))
 }
 
-fn compute(queue: &Queue<Row>, cache: &ScoreCache, score: &Score, work: Work<Row>) {
+/// Computes a batch; the error is why there can be no other.
+fn compute(queue: &Queue<Row>, cache: &ScoreCache, score: &Score, work: Work<Row>) -> Result<(), String> {
     let Work { batch, expired } = work;
     for (row, _) in expired.into_iter().flat_map(|job| job.rows) {
         row.answer.fail(Problem::deadline());
     }
     if batch.is_empty() {
-        return;
+        return Ok(());
     }
     batch.iter().for_each(|row| row.answer.started());
     let asked: Vec<_> = batch.iter().map(|row| (row.adapter.seat.clone(), row.tokens.clone())).collect();
@@ -126,28 +153,16 @@ fn compute(queue: &Queue<Row>, cache: &ScoreCache, score: &Score, work: Work<Row
                 cache.insert(row.adapter.identity, row.tokens, score);
                 row.answer.put(row.place, score);
             }
-            return;
+            return Ok(());
         }
         Ok(Err(error)) => format!("scoring failed: {error}"),
         Err(_) => "scoring panicked".into(),
     };
     // A device that failed once gives no more answers, and what panicked may have left anything behind.
-    tracing::error!(reason, "nothing is computed any more");
     refuse(batch, &reason);
-    refuse(queue.end(&reason), &reason);
+    Err(reason)
 }
 
 fn refuse(rows: Vec<Row>, reason: &str) {
     rows.iter().for_each(|row| row.answer.fail(Problem::unavailable(reason)));
-}
-
-/// Ends the queue where the thread ends before the queue is closed.
-struct Guard<'q>(&'q Queue<Row>);
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        let reason = "the compute thread ended";
-        tracing::error!("{reason}");
-        refuse(self.0.end(reason), reason);
-    }
 }

@@ -37,14 +37,15 @@ pub struct Limits {
     pub queue_tokens: usize,
     /// Tokens of a batch; `None` for what keeps the device busy.
     pub batch_tokens: Option<usize>,
-    /// Requests that are being read or answered.
+    /// Requests that are being answered. While they are read, bodies may take the bytes of so many of the largest.
     pub requests: usize,
     pub connections: usize,
-    /// How long a request may wait for its scores, whatever deadline it gives.
+    /// How long a request may wait for its scores once its body was read, whatever deadline it gives.
     pub max_wait: Duration,
-    /// How long a client may take to send the head of a request, and then its body.
+    /// How long a client may take to send the head of a request, and then its body; and how long its connection may
+    /// take nothing of an answer.
     pub read_timeout: Duration,
-    /// How long requests may take that are under way when the service ends.
+    /// How long requests and batches may take that are under way when the service ends.
     pub drain: Duration,
 }
 

@@ -1,21 +1,18 @@
 //! The routes.
 
-use std::error::Error as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
-use http_body_util::{BodyExt, LengthLimitError};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::SemaphorePermit;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -23,10 +20,10 @@ use super::ask::{self, Client};
 use super::observe::{Peer, RequestId, observe, panicked};
 use super::problem::{Problem, aside};
 use super::service::Service;
-use super::{Answer, auth, metrics, openapi, page, wire};
+use super::{auth, body, metrics, openapi, page, wire};
 
 /// The service as something that answers requests.
-pub fn router(service: Arc<Service>) -> Router {
+pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/", get(page::html))
         .route("/page.js", get(page::script))
@@ -62,38 +59,43 @@ async fn rescore(
     options: Result<Query<Options>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Response, Problem> {
     let arrived = Instant::now();
-    let admitted = admit(&service, options, &headers);
-    let (explain, _permit) = match admitted {
-        Ok(admitted) => admitted,
+    let explain = match admit(&service, options, &headers) {
+        Ok(explain) => explain,
         Err(problem) => {
-            discard(body).await;
+            body::discard(body).await;
             return Err(problem);
         }
     };
-    let body = read(&service, &headers, body).await?;
-    metrics::stage("read", arrived.elapsed());
+    let whole = body::read(&service, &headers, body).await?;
+    let read = Instant::now();
+    metrics::stage("read", read - arrived);
+    // Only now: a client that is slow to send takes nobody's place.
+    let place = service.requests.clone().try_acquire_owned();
+    let place = place.map_err(|_| service.queue.busy("too many requests are under way"))?;
     let named = headers.get("x-client").and_then(|name| name.to_str().ok());
     let name = named.filter(|name| name.len() <= 128).map_or_else(|| peer.to_string(), str::to_string);
 
     let there = service.clone();
-    let parsed = aside("parsing", move || wire::parse(&body, &there.limits)).await?;
-    let answer = ask::answer(&service, parsed, Client { name: name.into(), arrived }, explain).await?;
+    let parsed = aside("parsing", move || wire::parse(whole.bytes(), &there.limits)).await?;
+    metrics::stage("parse", read.elapsed());
+    let client = Client { name: name.into(), arrived, read };
+    let answer = ask::answer(&service, parsed, client, explain).await?;
     if service.log_text {
         for utterance in &answer.utterances {
             tracing::info!(request = &*id, utterance = utterance.id, best = utterance.best, "rescored");
         }
     }
-    Ok(Json(answer))
+    body::answered(&answer, place)
 }
 
-/// Whether parts are asked for, and a place among the requests under way: all that is known before the body.
-fn admit<'s>(
-    service: &'s Service,
+/// Whether parts are asked for, unless the request is refused for what is known before its body.
+fn admit(
+    service: &Service,
     options: Result<Query<Options>, QueryRejection>,
     headers: &HeaderMap,
-) -> Result<(bool, SemaphorePermit<'s>), Problem> {
+) -> Result<bool, Problem> {
     auth::check(service.token.as_ref(), headers)?;
     let explain = match options.ok().map(|Query(options)| options.explain) {
         Some(None) => false,
@@ -101,47 +103,7 @@ fn admit<'s>(
         _ => return Err(Problem::field("explain", "expected 1 or 0")),
     };
     service.queue.check_room()?;
-    Ok((explain, service.requests.try_acquire().map_err(|_| service.queue.busy())?))
-}
-
-/// Reads what is not wanted, as far as that is little: a connection that is closed before its client has sent
-/// everything may take the answer with it.
-async fn discard(mut body: Body) {
-    const LITTLE: usize = 4 << 20;
-    let mut read = 0;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await
-            && read < LITTLE
-        {
-            read += frame.data_ref().map_or(0, Bytes::len);
-        }
-    };
-    // Whatever came of it, the answer is the same.
-    let _ = tokio::time::timeout(Duration::from_secs(1), reading).await;
-}
-
-/// The whole body, if it is JSON, not too large, and does not take too long.
-async fn read(service: &Service, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let most = service.limits.body_bytes;
-    let too_large = || Problem::too_large(None, format!("the body may have {most} bytes"));
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // Whatever else a web page of another origin may send without asking first.
-    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
-        let problem = "give Content-Type: application/json";
-        discard(body).await;
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", problem));
-    }
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > most) {
-        discard(body).await;
-        return Err(too_large());
-    }
-    match tokio::time::timeout(service.limits.read_timeout, to_bytes(body, most)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.source().is_some_and(|e| e.is::<LengthLimitError>()) => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "no_body", "the body broke off")),
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", "the body took too long")),
-    }
+    Ok(explain)
 }
 
 async fn adapters(State(service): State<Arc<Service>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {

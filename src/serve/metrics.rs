@@ -40,7 +40,7 @@ fn describe() {
     describe_histogram!(
         "lorb_stage_seconds",
         Unit::Seconds,
-        "Stages: read (the body), adapters (loading them), prepare (parse, tokenise, look up), queue, compute"
+        "Stages: read (the body), parse, adapters (loading them), prepare (tokenise, look up), queue, compute"
     );
     describe_counter!("lorb_rejected_total", "Requests that were refused, by the code that they were told");
     describe_gauge!("lorb_queue_tokens", "Tokens that wait");

@@ -37,9 +37,9 @@ impl Problem {
         Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "give the service's token as a bearer token")
     }
 
-    /// 503: there is no room now.
-    pub fn busy(retry_after: u64) -> Problem {
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the queue is full");
+    /// 503: there is no room now, and of what kind.
+    pub fn busy(message: &str, retry_after: u64) -> Problem {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
         Problem { retry_after: Some(retry_after), ..problem }
     }
 

@@ -9,6 +9,8 @@ use super::scheduler::{Job, Scheduler};
 /// A batch that takes longer than this has hung.
 const STALLED: Duration = Duration::from_secs(30);
 
+const FULL: &str = "the queue is full";
+
 pub(super) struct Queue<P> {
     state: Mutex<State<P>>,
     /// Something waits, or nothing will any more.
@@ -63,7 +65,7 @@ impl<P> Queue<P> {
         state.check()?;
         let more: usize = jobs.iter().map(Job::tokens).sum();
         if state.scheduler.tokens() + more > self.limit {
-            return Err(state.busy());
+            return Err(state.busy(FULL));
         }
         jobs.into_iter().for_each(|job| state.scheduler.push(job));
         drop(state);
@@ -75,12 +77,12 @@ impl<P> Queue<P> {
     pub fn check_room(&self) -> Result<(), Problem> {
         let state = self.lock();
         state.check()?;
-        if state.scheduler.tokens() >= self.limit { Err(state.busy()) } else { Ok(()) }
+        if state.scheduler.tokens() >= self.limit { Err(state.busy(FULL)) } else { Ok(()) }
     }
 
-    /// The answer to those for whom there is no room elsewhere.
-    pub fn busy(&self) -> Problem {
-        self.lock().busy()
+    /// The answer to those for whom there is no room elsewhere: `message` says where.
+    pub fn busy(&self, message: &str) -> Problem {
+        self.lock().busy(message)
     }
 
     /// Waits for work; `None` once there will be none.
@@ -125,7 +127,7 @@ impl<P> Queue<P> {
         let mut state = self.lock();
         state.ended.get_or_insert_with(|| reason.into());
         state.computing = None;
-        let everything = state.scheduler.take(usize::MAX, Instant::now());
+        let everything = state.scheduler.drain();
         self.changed.notify_all();
         everything
     }
@@ -162,9 +164,9 @@ impl<P> State<P> {
     }
 
     /// When half of what waits will be done.
-    fn busy(&self) -> Problem {
+    fn busy(&self, message: &str) -> Problem {
         let seconds = self.scheduler.tokens() as f64 / 2.0 / self.rate.max(1.0);
-        Problem::busy(if self.rate == 0.0 { 1 } else { seconds.ceil().clamp(1.0, 60.0) as u64 })
+        Problem::busy(message, if self.rate == 0.0 { 1 } else { seconds.ceil().clamp(1.0, 60.0) as u64 })
     }
 }
 
@@ -205,6 +207,17 @@ mod tests {
         assert_eq!(queue.next(60, |_| false).unwrap().batch.len(), 1);
         assert_eq!(queue.next(10, |_| false).unwrap().batch, [7]);
         assert!(queue.next(10, |_| false).is_none());
+    }
+
+    #[test]
+    fn what_a_batch_left_is_given_back_whatever_credit_its_client_has() {
+        let queue = Queue::new(1000);
+        let mut long = job(7);
+        long.rows.extend([(7, 7), (7, 7)]);
+        queue.push(vec![long]).unwrap();
+        assert_eq!(queue.next(10, |_| false).unwrap().batch, [7]);
+        assert_eq!(queue.end("it broke"), [7, 7]);
+        assert_eq!((queue.depth().tokens, queue.depth().jobs), (0, 0));
     }
 
     #[test]

@@ -117,6 +117,13 @@ impl<P> Scheduler<P> {
         batch.rows
     }
 
+    /// Everything that waits.
+    pub fn drain(&mut self) -> Vec<P> {
+        let Scheduler { lanes, .. } = std::mem::replace(self, Scheduler::new());
+        let jobs = lanes.into_values().flat_map(|lane| lane.jobs);
+        jobs.flat_map(|waiting| waiting.job.rows).map(|(row, _)| row).collect()
+    }
+
     /// Whoever has nothing to wait for keeps no credit.
     fn forget_idle(&mut self) {
         self.lanes.retain(|_, lane| !lane.jobs.is_empty());

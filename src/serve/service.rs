@@ -1,14 +1,13 @@
 //! What the parts of the service share.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
 use super::Secret;
 use super::cache::ScoreCache;
-use super::compute::{self, Row, Score};
+use super::compute::{self, Computing, Row, Score};
 use super::config::{Config, Limits};
 use super::metrics;
 use super::problem::Problem;
@@ -29,22 +28,19 @@ pub struct Service {
     pub(super) token: Option<Secret>,
     pub(super) admin_token: Option<Secret>,
     pub(super) log_text: bool,
-    /// For requests that are under way.
-    pub(super) requests: Semaphore,
+    /// For requests whose answer is being made or written.
+    pub(super) requests: Arc<Semaphore>,
+    /// Bytes, for bodies that are being read.
+    pub(super) bodies: Arc<Semaphore>,
     pub(super) figures: PrometheusHandle,
 }
 
 impl Service {
-    /// Packs the base for its device and starts the compute thread, which ends when the queue is
-    /// [closed](Self::close).
+    /// Packs the base for its device and starts the compute thread, which ends with [`serve`](super::serve).
     ///
     /// # Errors
     /// Where the base, the adapters' folder or the limits are not what they should be.
-    pub fn start(
-        device: AnyDevice,
-        model: BaseModel,
-        config: Config,
-    ) -> Result<(Arc<Service>, JoinHandle<()>)> {
+    pub fn start(device: AnyDevice, model: BaseModel, config: Config) -> Result<(Arc<Service>, Computing)> {
         Self::start_with(device, model, config, |bank| Box::new(move |asked| bank.scores(asked)))
     }
 
@@ -57,7 +53,7 @@ impl Service {
         model: BaseModel,
         config: Config,
         score: impl FnOnce(Arc<Bank>) -> Box<Score>,
-    ) -> Result<(Arc<Service>, JoinHandle<()>)> {
+    ) -> Result<(Arc<Service>, Computing)> {
         let Config { adapters, adapter_bytes, cache_bytes, token, admin_token, log_text, limits } = config;
         limits.check()?;
         let figures = metrics::recorder();
@@ -67,9 +63,11 @@ impl Service {
         let queue = Arc::new(Queue::new(limits.queue_tokens));
         let cache = Arc::new(ScoreCache::new(cache_bytes));
         let budget = limits.batch_tokens.unwrap_or(bank.batch_tokens());
-        let thread = compute::start(queue.clone(), cache.clone(), budget, score(bank))
+        let computing = compute::start(queue.clone(), cache.clone(), budget, score(bank))
             .map_err(|e| Error::Usage(format!("cannot start the compute thread: {e}")))?;
-        let requests = Semaphore::new(limits.requests);
+        let requests = Arc::new(Semaphore::new(limits.requests));
+        let room = limits.requests.saturating_mul(limits.body_bytes).min(Semaphore::MAX_PERMITS);
+        let bodies = Arc::new(Semaphore::new(room));
         let registry = Arc::new(registry);
         let service = Service {
             model,
@@ -81,9 +79,10 @@ impl Service {
             admin_token,
             log_text,
             requests,
+            bodies,
             figures,
         };
-        Ok((Arc::new(service), thread))
+        Ok((Arc::new(service), computing))
     }
 
     /// Tells whoever asks that new requests should go elsewhere.
@@ -92,7 +91,7 @@ impl Service {
     }
 
     /// What waits is still computed; then the compute thread ends.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.queue.close();
     }
 

@@ -72,3 +72,21 @@ fn a_request_that_is_under_way_is_finished_and_readiness_says_that_it_ends() {
     assert_eq!(slow.receive().unwrap().status, 200);
     assert_eq!(server.ended(Duration::from_secs(30)), Some(0), "{}", server.log());
 }
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let desk = Desk::new();
+    write_adapters(&desk, &["a"]);
+    let mut server = Server::start(&desk, "--adapters adapters --read-timeout 600000");
+    // Half a request holds up the end, for half a minute.
+    let mut slow = Connection::open(server.address);
+    slow.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n").unwrap();
+    assert_eq!(server.get("/readyz").status, 200);
+    let start = Instant::now();
+    server.signal("-TERM");
+    while !server.log().contains("SIGTERM") && start.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server.signal("-INT");
+    assert_eq!(server.ended(Duration::from_secs(25)), Some(130), "{}", server.log());
+}

@@ -31,7 +31,7 @@ fn every_stage_and_refusal_is_counted() {
         "what was not known was computed"
     );
     assert!(2.0 * hits >= misses && hits > 0.0, "{hits} hits, {misses} misses");
-    for stage in ["read", "adapters", "prepare"] {
+    for stage in ["read", "parse", "adapters", "prepare"] {
         let count = server.figure("lorb_stage_seconds_count", &format!("stage=\"{stage}\""));
         assert!(count >= 3.0, "{stage}: {count}");
     }

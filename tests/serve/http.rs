@@ -27,6 +27,19 @@ impl Connection {
         Ok(Connection(BufReader::new(stream)))
     }
 
+    /// Of which the kernel keeps little that was not received yet.
+    pub fn open_narrow(address: SocketAddr) -> Connection {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.connect(address).await.unwrap().into_std().unwrap()
+        });
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Connection(BufReader::new(stream))
+    }
+
     pub fn stream(&mut self) -> &mut TcpStream {
         self.0.get_mut()
     }

@@ -6,10 +6,12 @@ mod browser;
 mod support;
 
 mod adapters;
+mod answers;
 mod bad_requests;
 mod clients;
 mod compute;
 mod drain;
+mod embedded;
 mod figures;
 mod harness;
 mod http;
