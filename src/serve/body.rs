@@ -1,6 +1,8 @@
 //! Bodies: those of requests are read within limits, and those of answers keep their request's place until they have
 //! left.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -15,7 +17,7 @@ use super::service::Service;
 
 /// The most bytes that are read only to be thrown away, and for how long.
 pub(super) const LITTLE: usize = 4 << 20;
-pub(super) const SHORT: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const SHORT: Duration = Duration::from_secs(1);
 
 /// The body of a request, which has its room among all that are in memory.
 pub(super) struct Whole {
