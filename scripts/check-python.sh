@@ -15,4 +15,4 @@ CARGO_TARGET_DIR=$PWD/target "$venv/bin/maturin" build --quiet --release -m pyth
 
 # From elsewhere: what is tested is the wheel, not the sources beside the tests.
 "$venv/bin/mypy" --config-file python/pyproject.toml python/lorb_engine python/tests
-"$venv/bin/pytest" -q python/tests
+"$venv/bin/pytest" -q python/tests scale/tests

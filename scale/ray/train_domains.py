@@ -12,17 +12,8 @@ from typing import Any
 import ray
 
 import lorb_engine
+from domains import domains
 from lorb_engine.shards import absolute, set_environment
-
-
-def domains(folder: Path) -> dict[str, list[str]]:
-    """The files of each domain: NAME.jsonl, or those in a folder NAME."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name[0] not in "._":
-            files = sorted(path.iterdir()) if path.is_dir() else [path]
-            found.setdefault(path.name.split(".")[0], []).extend(str(file) for file in files)
-    return found
 
 
 def train(out: str, isa: str | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +41,10 @@ def main() -> int:
     add("--isa", choices=["avx512", "avx2", "portable"], help="the instruction set [default: each machine's best]")
     add("--retries", type=int, default=-1, metavar="N", help="of a task that lost its machine [default: no end]")
     given = parser.parse_args()
-    named = domains(given.domains)
+    try:
+        named = domains(given.domains)
+    except ValueError as error:
+        parser.error(str(error))
     if not named:
         parser.error(f"{given.domains}: there are no lists in it")
     kept = ["model", "init_adapter", "valid", "epochs", "batch_tokens", "checkpoint_every", "dtype", "threads"]
