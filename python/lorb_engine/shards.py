@@ -86,15 +86,26 @@ class Job:
             setattr(given, name, absolute(getattr(given, name)))
         return cls(**{field.name: getattr(given, field.name) for field in fields(cls)}), given
 
+    def to_do(self) -> list[str]:
+        """The shards for the workers: those without an output or, where none is missing, one that is done, whose worker
+        still refuses options that differ from what the output was made with."""
+        return self.missing() or self._shards()[:1]
+
     def missing(self) -> list[str]:
         """The shards without an output, the largest first, so that no worker begins with one when the others end."""
+        shards = self._shards()
+        there = set(os.listdir(self.output))
+        return [name for name in shards if name not in there]
+
+    def _shards(self) -> list[str]:
         os.makedirs(self.output, exist_ok=True)
+        if os.path.samefile(self.input, self.output):
+            raise UsageError(f"{self.output}: input and output are the same folder: give another output")
         with os.scandir(self.input) as entries:
             shards = [(-_size(entry), entry.name) for entry in entries if entry.name[0] not in "._"]
         if not shards:
             raise UsageError(f"{self.input}: there are no shards in it")
-        there = set(os.listdir(self.output))
-        return [name for _, name in sorted(shards) if name not in there]
+        return [name for _, name in sorted(shards)]
 
     def sweep(self) -> None:
         """Removes what killed workers left half-written; no other worker may be at work."""
@@ -157,10 +168,12 @@ class Worker:
         except LorbError as error:
             # The text alone does not say which of the machines it was.
             raise type(error)(f"{self._host}: {error}") from None
+        # Now, so that with a shard a UsageError tells of its lists alone.
+        self._rescorer.rescore([], prune=job.prune)
         self._pin()
 
     def rescore(self, shard: str) -> Done:
-        """Rescores a shard, unless its output is there. A shard that cannot be read is no reason to stop."""
+        """Rescores a shard, unless its output is there. One that cannot be read or written is no reason to stop."""
         source, output = os.path.join(self._job.input, shard), os.path.join(self._job.output, shard)
         counts, problem = {"utterances": 0, "hypotheses": 0, "tokens": 0}, ""
         start, cpu_start = time.monotonic(), time.process_time()
@@ -168,7 +181,7 @@ class Worker:
         if not os.path.exists(output):
             try:
                 counts = self._rescorer.rescore_file(source, output, prune=self._job.prune)
-            except (UsageError, DeviceError):
+            except DeviceError:
                 raise
             except LorbError as error:
                 problem = str(error)

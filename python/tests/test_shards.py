@@ -57,7 +57,7 @@ def test_only_what_is_missing_is_done_and_the_bytes_are_the_same(job: Job) -> No
     assert [(done["shard"], done["utterances"]) for done in first] == [
         ("2.jsonl", 6), ("0.jsonl", 3), ("1.jsonl", 2)
     ]  # fmt: skip
-    assert job.missing() == []
+    assert job.missing() == [] and job.to_do() == ["2.jsonl"]
     out = Path(job.output)
     whole = files(out)
     assert set(whole) == {"0.jsonl", "1.jsonl", "2.jsonl"}
@@ -84,7 +84,8 @@ def test_a_worker_that_would_write_other_bytes_is_refused(job: Job, monkeypatch:
     for change, problem in changed:
         with pytest.raises(lorb_engine.UsageError, match=problem):
             Worker(dataclasses.replace(job, **change))
-    Worker(job)
+    # Where nothing is missing too: one shard is left to a worker.
+    assert len(job.to_do()) == 1 and Worker(job).rescore(job.to_do()[0])["utterances"] == 0
     with pytest.raises(lorb_engine.UsageError, match=r".+: LORB_ISA=avx1024: expected avx512"):
         Worker(dataclasses.replace(job, isa="avx1024"))
 
@@ -97,6 +98,22 @@ def test_a_broken_shard_is_told_of_and_stops_no_other(job: Job, capsys: pytest.C
     assert job.finish(done.values(), 1.0) == 1
     printed = capsys.readouterr().out
     assert "rescored 2 shards, 8 utterances" in printed and "0.jsonl:1: " in printed
+
+    # What cannot be written is no better than what cannot be read.
+    twice = "".join(f"{name},{text},-1,-1\n" for name, text in [("a", "x"), ("b", "y"), ("a", "z")])
+    (Path(job.input) / "0.jsonl").unlink()
+    (Path(job.input) / "3.csv").write_text(f"id,text,am,lm\n{twice}")
+    pruned = dataclasses.replace(job, output=str(Path(job.output).parent / "pruned"), prune=1.0)
+    for one, problem in [(job, "a comes twice"), (pruned, "prune leaves hypotheses without a score, which csv needs")]:
+        problems = {shard["shard"]: shard["problem"] for shard in work(one)}
+        assert problem in problems.pop("3.csv") and not any(problems.values())
+    with pytest.raises(lorb_engine.UsageError, match="prune: expected a number from 0"):
+        Worker(dataclasses.replace(job, prune=-1.0))
+
+
+def test_input_and_output_are_checked(job: Job) -> None:
+    with pytest.raises(lorb_engine.UsageError, match="input and output are the same folder"):
+        dataclasses.replace(job, output=job.input).missing()
     empty = Path(job.output).parent / "empty"
     empty.mkdir()
     with pytest.raises(lorb_engine.UsageError, match="empty: there are no shards"):

@@ -38,26 +38,24 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="engines [default: 1]")
     parser.add_argument("--gpus", type=float, default=0, metavar="N", help="GPUs of a worker [default: 0]")
     job, given = Job.parse(parser)
-    missing = job.missing()
+    to_do = job.to_do()
     start = time.monotonic()
-    done = []
-    if missing:
-        ray.init()
-        shards = ray.data.from_items(
-            [{"shard": shard} for shard in missing], override_num_blocks=min(len(missing), MAX_BLOCKS)
-        )
-        # A shard waits with the driver, not behind a busy engine while another has nothing to do.
-        pool = ray.data.ActorPoolStrategy(size=given.workers, max_tasks_in_flight_per_actor=1)
-        rescored = shards.map_batches(
-            Rescore,
-            fn_constructor_args=[job],
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=pool,
-            num_cpus=job.threads,
-            num_gpus=given.gpus,
-        )
-        done = list(rescored.iter_rows())
+    ray.init()
+    shards = ray.data.from_items(
+        [{"shard": shard} for shard in to_do], override_num_blocks=min(len(to_do), MAX_BLOCKS)
+    )
+    # A shard waits with the driver, not behind a busy engine while another has nothing to do.
+    pool = ray.data.ActorPoolStrategy(size=given.workers, max_tasks_in_flight_per_actor=1)
+    rescored = shards.map_batches(
+        Rescore,
+        fn_constructor_args=[job],
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=job.threads,
+        num_gpus=given.gpus,
+    )
+    done = list(rescored.iter_rows())
     return job.finish(done, time.monotonic() - start)
 
 

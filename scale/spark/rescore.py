@@ -29,15 +29,13 @@ def rescore(job: Job, shards: list[str]) -> Callable[[Iterator[pa.RecordBatch]],
 
 def main() -> int:
     job, _ = Job.parse(argparse.ArgumentParser(description=__doc__))
-    missing = job.missing()
+    to_do = job.to_do()
     start = time.monotonic()
-    done = []
-    if missing:
-        spark = SparkSession.builder.appName("lorb-engine").config("spark.task.cpus", job.threads).getOrCreate()
-        # A task a shard: what a lost worker did not end is done again, alone.
-        numbers = spark.range(0, len(missing), 1, len(missing))
-        done = [row.asDict() for row in numbers.mapInArrow(rescore(job, missing), DONE).collect()]
-        spark.stop()
+    spark = SparkSession.builder.appName("lorb-engine").config("spark.task.cpus", job.threads).getOrCreate()
+    # A task a shard: what a lost worker did not end is done again, alone.
+    numbers = spark.range(0, len(to_do), 1, len(to_do))
+    done = [row.asDict() for row in numbers.mapInArrow(rescore(job, to_do), DONE).collect()]
+    spark.stop()
     return job.finish(done, time.monotonic() - start)
 
 
