@@ -334,5 +334,11 @@ fn bad_input_is_refused_by_name() {
         .env("LORB_ISA", "sse9")
         .output();
     refused(isa.unwrap(), &["sse9", "avx2"]);
+    // With the embedded lists too, those to measure on are those that were named.
+    let embedded = Command::new(env!("CARGO_BIN_EXE_lorb-engine"))
+        .current_dir(project.dir.path())
+        .args(["train", "--test", "nowhere.jsonl", "--out", "o"])
+        .output();
+    refused(embedded.unwrap(), &["nowhere.jsonl"]);
     assert!(!Path::new(&project.path("o")).join("adapter_config.json").exists());
 }

@@ -43,7 +43,7 @@ pub struct Train {
     #[arg(long, value_name = "FILE|FRACTION", default_value = "0.2")]
     valid: String,
     /// Held-out lists to measure the result on, never used to choose anything; with --domain, each adapter is
-    /// measured on all of them
+    /// measured on all of them [default, without --model and --train: embedded ones]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     test: Vec<PathBuf>,
     /// Where the adapter goes; with --domain, the folder of their folders

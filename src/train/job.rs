@@ -41,7 +41,7 @@ pub struct Job {
     pub train: Vec<PathBuf>,
     /// Lists to choose the best epoch and the weights on, or the fraction of `train` kept for that.
     pub valid: String,
-    /// Held-out lists.
+    /// Held-out lists; without any, beside the embedded lists: those that are embedded too.
     pub test: Vec<PathBuf>,
     /// The adapter's folder.
     pub out: PathBuf,
@@ -131,12 +131,13 @@ impl Job {
             max_tokens: model.config.max_positions,
         };
         self.open_out()?;
-        let (train, test) = match embedded {
-            true => (
-                preparation.read_list(builtin::training_lists(&fields)?)?,
-                preparation.read_list(builtin::held_out_lists(&fields)?)?,
-            ),
-            false => (preparation.read(&self.train)?, preparation.read(&self.test)?),
+        let train = match embedded {
+            true => preparation.read_list(builtin::training_lists(&fields)?)?,
+            false => preparation.read(&self.train)?,
+        };
+        let test = match embedded && self.test.is_empty() {
+            true => preparation.read_list(builtin::held_out_lists(&fields)?)?,
+            false => preparation.read(&self.test)?,
         };
         let (mut train, valid) = self.keep_for_validation(train, &preparation)?;
         let data = digest(&[&train, &valid, &test]);

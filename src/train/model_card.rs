@@ -147,7 +147,7 @@ impl ModelCard<'_> {
     }
 
     fn names(&self, files: &[PathBuf]) -> String {
-        if self.embedded {
+        if files.is_empty() {
             return "those that are embedded in lorb-engine".into();
         }
         let name = |path: &PathBuf| code(&path.file_name().unwrap_or(path.as_os_str()).to_string_lossy());
