@@ -98,6 +98,15 @@ impl Tokenizer {
         Self::new(inner, path.to_path_buf(), config)
     }
 
+    /// All that decides its tokens, as a tokenizer.json.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it has no such form.
+    pub fn json(&self) -> Result<String> {
+        let failed = |e| Error::file(&self.path, format!("no JSON can be made of it: {e}"), "copy it again");
+        self.inner.to_string(false).map_err(failed)
+    }
+
     fn new(mut inner: tokenizers::Tokenizer, path: PathBuf, config: &Config) -> Result<Self> {
         // Sentence models store "pad to 128" here; lengths are this engine's own business.
         inner.with_padding(None);

@@ -42,7 +42,8 @@ impl Head {
         Ok(Head { model, adapter: head, dir, settings })
     }
 
-    /// A digest of what decides a rescored list, apart from the device: the base, the adapter, and the settings.
+    /// A digest of what decides a rescored list, apart from the device: the base, the adapter, and the settings. Of
+    /// the base's weights it covers the fingerprint alone, since to read all would cost each start seconds.
     ///
     /// # Errors
     /// Where a tensor of the base is missing or has another shape.
@@ -58,6 +59,7 @@ impl Head {
         });
         let mut hash = Sha256::new();
         hash.update(described.to_string());
+        hash.update(model.tokenizer.json()?);
         hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
         if let Some(domain) = &settings.ngram {
             hash.update(domain.ngram.arpa());
