@@ -49,7 +49,8 @@ def main():
         answer = ask(session, options.url, request)
         for utterance, scored in zip(batch, answer["utterances"]):
             for hyp, scores in zip(utterance["hyps"], scored["hyps"]):
-                hyp.update(scores)
+                # As in the files: a field "ngram" may be one of yours.
+                hyp.update({"lorb_ngram" if key == "ngram" else key: score for key, score in scores.items()})
             utterance.update({key: scored[key] for key in ("best", "confidence", "order")})
             json.dump(utterance, sys.stdout, ensure_ascii=False)
             print()
