@@ -19,6 +19,10 @@ def evaluate(
     device: str = "auto",
     threads: Optional[int] = None,
     dtype: Optional[str] = None,
+    format: Optional[str] = None,
+    ref: Optional[options.Path] = None,
+    ctc_weight: Optional[float] = None,
+    manifest: Optional[options.Path] = None,
     first_pass: Optional[str] = None,
     lm: Optional[str] = None,
     case: Optional[str] = None,
@@ -32,7 +36,7 @@ def evaluate(
     their own scores count. ``adapter_for`` has domains and the adapter of each, for the utterances whose field "domain"
     names it; ``adapter`` is then the one for all others. ``tune`` are lists to tune the weights on first, which are saved beside the adapter.
     ``prune`` is a margin, or "auto"; ``align`` is "levenshtein" or "sclite"; ``trn`` is a folder for transcripts that
-    sclite reads.
+    sclite reads. ``format``, ``ref``, ``ctc_weight`` and ``manifest`` say how all files are read, as for ``load_nbest``.
     """
     return _engine.evaluate(
         {
@@ -44,6 +48,7 @@ def evaluate(
             "prune": None if prune is None else str(prune),
             "align": align,
             "transcripts": options.path(trn),
+            "reading": options.reading(format, ref, ctc_weight, manifest),
             "lists": options.lists(first_pass, lm, case, noise, fillers, unit),
             "compute": options.compute(threads, device, dtype),
         }

@@ -17,6 +17,12 @@ def paths(given: Union[Path, Sequence[Path]]) -> list[str]:
     return [os.fspath(given)] if isinstance(given, (str, os.PathLike)) else [os.fspath(p) for p in given]
 
 
+def reading(
+    format: Optional[str], ref: Optional[Path], ctc_weight: Optional[float], manifest: Optional[Path]
+) -> dict[str, Any]:
+    return {"format": format, "ref": path(ref), "ctc_weight": ctc_weight, "manifest": path(manifest)}
+
+
 def lists(
     first_pass: Optional[str],
     lm: Optional[str],

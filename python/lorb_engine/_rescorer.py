@@ -56,8 +56,9 @@ class Rescorer:
 
     @property
     def digest(self) -> str:
-        """Of what decides a rescored list apart from the device: the base, the adapter, the weights, and how lists are
-        read. Two that have the same device and digest write the same bytes.
+        """Of what decides a rescored list apart from the device: the base with its tokenizer, the adapter, the weights,
+        and how lists are read. Two that have the same device and digest write the same bytes, unless their bases
+        differ in weights that the base's fingerprint does not look at, as after training some layers alone.
         """
         return self._engine.digest
 
@@ -89,10 +90,20 @@ class Rescorer:
         return list(rescored) if isinstance(lists, Sequence) else rescored
 
     def rescore_file(
-        self, input: options.Path, output: options.Path, *, prune: Optional[float] = None
+        self,
+        input: options.Path,
+        output: options.Path,
+        *,
+        prune: Optional[float] = None,
+        format: Optional[str] = None,
+        ref: Optional[options.Path] = None,
+        ctc_weight: Optional[float] = None,
+        manifest: Optional[options.Path] = None,
     ) -> dict[str, int]:
         """Rescores a file of lists, or a folder, into one of the same format, byte for byte what the command writes:
         compressed where its name ends in .gz or .zst, written beside, synced and renamed. Returns the counts of "utterances", "hypotheses", "tokens",
-        and hypotheses that were "cut" at the model's limit.
+        and hypotheses that were "cut" at the model's limit. ``format``, ``ref``, ``ctc_weight`` and ``manifest`` say how the
+        input is read, as for ``load_nbest``; fields that the format cannot hold are told of in a warning.
         """
-        return self._engine.rescore_file(input, output, prune)
+        reading = options.reading(format, ref, ctc_weight, manifest)
+        return self._engine.rescore_file(input, output, prune, reading)

@@ -60,6 +60,10 @@ def train(
     device: str = "auto",
     threads: Optional[int] = None,
     dtype: Optional[str] = None,
+    format: Optional[str] = None,
+    ref: Optional[options.Path] = None,
+    ctc_weight: Optional[float] = None,
+    manifest: Optional[options.Path] = None,
     first_pass: Optional[str] = None,
     lm: Optional[str] = None,
     case: Optional[str] = None,
@@ -72,10 +76,12 @@ def train(
 ) -> Optional[dict[str, Any]]:
     """Trains an adapter into the folder ``out``, as ``lorb-engine train`` does; ``lorb-engine train --help`` explains
     the options. None leaves a choice to the engine (``beta``: it is learned); without ``model`` the base is the
-    embedded one, and without ``train`` too the lists are.
+    embedded one, and without ``train`` too the lists are, those of ``test`` unless it names others.
 
     ``domain`` has names of domains, and the lists of each: instead of one adapter there is one a domain, in the folder of
     its name in ``out``, as if it were trained alone.
+
+    ``format``, ``ref``, ``ctc_weight`` and ``manifest`` say how all files are read, as for ``load_nbest``.
 
     ``callback`` is called after each step, on the thread that called. What it raises ends the training, and so does
     Ctrl-C: the state is saved after the step under way, and ``resume=True`` goes on from there. A second Ctrl-C does
@@ -86,7 +92,7 @@ def train(
     it, in that order, on the thread that called. All get the same result, and the first writes it.
 
     Returns a dict: "adapter", "epoch" of "epochs", "seconds", "weights" tuned on the validation lists, and the word
-    error rates in percent of "validation" and "held_out" (None without ``test``): "first_pass",
+    error rates in percent of "validation" and "held_out" (None without ``test``, unless the lists are embedded): "first_pass",
     "tuned_without_lorb", "rescored", "oracle". None where ``resume`` found that nothing was left to do.
     With ``domain``, a dict of such by the names.
     """
@@ -119,6 +125,7 @@ def train(
         "seed": seed,
         "checkpoint_every": checkpoint_every,
         "share": share,
+        "reading": options.reading(format, ref, ctc_weight, manifest),
         "lists": options.lists(first_pass, lm, case, noise, fillers, unit),
         "compute": options.compute(threads, device, dtype),
     }

@@ -7,14 +7,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lorb_engine::Result;
 use lorb_engine::device::cpu::Cpu;
 use lorb_engine::device::cuda::first_use::{Child, FirstUse};
 use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::hub::{self, Found, Kind};
-use lorb_engine::nbest::Reading;
 use lorb_engine::nbest::normalise::{Case, Unit};
+use lorb_engine::nbest::{Format, Reading};
 use lorb_engine::rescore::settings::ListOptions;
+use lorb_engine::{Error, Result};
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Deserialize;
@@ -47,11 +47,22 @@ impl Compute {
         Ok(Workers { pool: Arc::new(pool), process: process::id() })
     }
 
-    /// Opens the device; LORB_ISA forces an instruction set.
-    pub fn device(&self, py: Python<'_>) -> PyResult<AnyDevice> {
+    /// What was asked for.
+    fn choice(&self, py: Python<'_>) -> PyResult<(Choice, Option<Dtype>)> {
         let choice: Choice = self.device.parse().map_err(|e| usage(py, format!("device: {e}")))?;
         let dtype = self.dtype.as_deref().map(str::parse::<Dtype>).transpose();
-        let dtype = dtype.map_err(|e| usage(py, format!("dtype: {e}")))?;
+        Ok((choice, dtype.map_err(|e| usage(py, format!("dtype: {e}")))?))
+    }
+
+    /// The CPU whatever was asked for: where nothing is scored, no GPU is opened.
+    pub fn cpu(&self, py: Python<'_>) -> PyResult<AnyDevice> {
+        self.choice(py)?;
+        Cpu::of_environment().map(AnyDevice::Cpu).map_err(|e| exception(py, e))
+    }
+
+    /// Opens the device; LORB_ISA forces an instruction set.
+    pub fn device(&self, py: Python<'_>) -> PyResult<AnyDevice> {
+        let (choice, dtype) = self.choice(py)?;
         let (device, notes) = py.detach(|| open(choice, dtype)).map_err(|e| exception(py, e))?;
         let log = py.import("logging")?.call_method1("getLogger", ("lorb_engine",))?;
         notes.iter().try_for_each(|note| log.call_method1("info", (note,)).map(drop))?;
@@ -82,6 +93,31 @@ pub fn adapter(given: Option<PathBuf>) -> Result<Option<Found>> {
 /// What was named, a folder or an id on the Hub.
 pub fn locate(given: PathBuf, kind: Kind) -> Result<Found> {
     hub::locate(&given, kind, &|note| eprintln!("{note}"))
+}
+
+/// The format of files, and what they lack.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    format: Option<String>,
+    #[serde(rename = "ref")]
+    references: Option<PathBuf>,
+    ctc_weight: Option<f64>,
+    manifest: Option<PathBuf>,
+}
+
+impl TryFrom<Files> for Reading {
+    type Error = Error;
+
+    fn try_from(files: Files) -> Result<Reading> {
+        let Files { format, references, ctc_weight, manifest } = files;
+        let format = format.map(|format| format.parse::<Format>()).transpose();
+        let format = format.map_err(|expected| Error::Usage(format!("format: {expected}")))?;
+        if ctc_weight.is_some_and(|weight| !(0.0..=1.0).contains(&weight)) {
+            return Err(Error::Usage("ctc_weight: expected a number from 0 to 1".into()));
+        }
+        Ok(Reading { format, references, manifest, ctc_weight })
+    }
 }
 
 /// How lists are read.

@@ -8,13 +8,14 @@ use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::rescore::domains::Heads;
 use lorb_engine::rescore::evaluate::{Evaluate, Prune};
 use lorb_engine::rescore::head::Head;
+use lorb_engine::rescore::settings::ListOptions;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde::Deserialize;
 
-use crate::compute::{self, Compute, Lists};
+use crate::compute::{self, Compute, Files, Lists};
 use crate::convert::{options, to_python};
-use crate::errors::usage;
+use crate::errors::{exception, usage};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +29,7 @@ struct Request {
     prune: Option<String>,
     align: String,
     transcripts: Option<PathBuf>,
+    reading: Files,
     lists: Lists,
     compute: Compute,
 }
@@ -36,19 +38,32 @@ struct Request {
 #[pyfunction]
 pub fn evaluate<'py>(py: Python<'py>, request: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
     let request: Request = options(request)?;
-    let Request { files, model, adapter, adapter_for, tune, prune, align, transcripts, lists, compute } =
-        request;
+    let Request {
+        files,
+        model,
+        adapter,
+        adapter_for,
+        tune,
+        prune,
+        align,
+        transcripts,
+        reading,
+        lists,
+        compute,
+    } = request;
     if files.is_empty() {
         return Err(usage(py, "give lists to evaluate"));
     }
     let prune = prune.map(|prune| prune.parse::<Prune>()).transpose();
     let prune = prune.map_err(|expected| usage(py, format!("prune: {expected}")))?;
     let alignment: Alignment = align.parse().map_err(|expected| usage(py, format!("align: {expected}")))?;
-    let evaluate = Evaluate { files, tune, prune, alignment, transcripts, lists: lists.into() };
+    let reading = reading.try_into().map_err(|e| exception(py, e))?;
+    let lists = ListOptions { reading, ..lists.into() };
+    let evaluate = Evaluate { files, tune, prune, alignment, transcripts, lists };
+    let scores_anew = model.is_some() || adapter.is_some() || !adapter_for.is_empty();
     let workers = compute.workers(py)?;
-    let device = compute.device(py)?;
+    let device = if scores_anew { compute.device(py)? } else { compute.cpu(py)? };
     let work = move || {
-        let scores_anew = model.is_some() || adapter.is_some() || !adapter_for.is_empty();
         evaluate.check(scores_anew)?;
         let open = || {
             let (base, adapter) = (compute::model(model)?, compute::adapter(adapter)?);

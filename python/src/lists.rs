@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lorb_engine::nbest::{Format, ListReader, Reading, Utterance};
+use lorb_engine::nbest::{ListReader, Reading, Utterance};
 use lorb_engine::rescore::settings::ListOptions;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
-use crate::convert::dict;
-use crate::errors::{exception, usage};
+use crate::compute::Files;
+use crate::convert::{dict, options};
+use crate::errors::exception;
 
 /// The utterances of a file, as dicts.
 #[pyclass(frozen)]
@@ -22,15 +23,13 @@ impl Lists {
     fn new(
         py: Python<'_>,
         path: PathBuf,
-        format: Option<&str>,
+        reading: &Bound<'_, PyDict>,
         first_pass: Option<String>,
         lm: Option<String>,
     ) -> PyResult<Lists> {
-        let format: Option<Format> =
-            format.map(str::parse).transpose().map_err(|e| usage(py, format!("format: {e}")))?;
-        let options = ListOptions { first_pass, lm, ..ListOptions::default() };
-        let reading = Reading { format, ..Reading::default() };
-        let reader = ListReader::open_as(Some(&path), &options.over(None).0, &reading);
+        let fields = ListOptions { first_pass, lm, ..ListOptions::default() }.over(None).0;
+        let reading = Reading::try_from(options::<Files>(reading)?);
+        let reader = reading.and_then(|reading| ListReader::open_as(Some(&path), &fields, &reading));
         reader.map(|reader| Lists(Mutex::new(reader))).map_err(|e| exception(py, e))
     }
 

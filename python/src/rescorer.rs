@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use lorb_engine::nbest::jsonl::{Fields, Scores, rescored, utterance};
-use lorb_engine::nbest::{ListWriter, Reading, Utterance};
+use lorb_engine::nbest::{Dropped, Format, ListWriter, Reading, Utterance};
 use lorb_engine::rescore::head::Head;
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{MAX_TEXT_BYTES, MAX_UTTERANCES, ReadAhead};
@@ -20,12 +22,15 @@ use pyo3::types::{PyByteArray, PyDict, PyIterator};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::compute::{self, Compute, Lists, Pending, Workers};
+use crate::compute::{self, Compute, Files, Lists, Pending, Workers};
 use crate::convert::{Unfit, dict, options, to_json};
 use crate::errors::{exception, usage};
 
 /// Texts of a block, whose scoring Ctrl-C leaves to end by itself.
 const BLOCK: usize = 1024;
+
+/// What Ctrl-C waits for the batch under way, and for the file that is dropped after it.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,12 +131,30 @@ impl Rescorer {
         input: PathBuf,
         output: PathBuf,
         prune: Option<f64>,
+        reading: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let (shared, margin) = (self.shared.clone(), margin(py, prune)?);
+        let shared = self.shared.clone();
+        let margin = prune.map(|_| margin(py, prune)).transpose()?;
+        let reading = Reading::try_from(options::<Files>(reading)?).map_err(|e| exception(py, e))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let work = move || shared.rescore_file(&input, &output, margin, &stopped);
-        let counts = self.workers.run(py, work).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+        let (running, ended) = channel::<()>();
+        let work = move || {
+            let _running = running;
+            shared.rescore_file(&input, &output, margin, reading, &stopped)
+        };
+        let done = self.workers.run(py, work).inspect_err(|_| {
+            stop.store(true, Ordering::Relaxed);
+            // The interpreter may end with Ctrl-C: first the half-written file goes.
+            let _ = py.detach(move || ended.recv_timeout(STOPS_WITHIN));
+        });
+        let (counts, dropped) = done?;
+        if !dropped.is_empty() {
+            let text = format!("dropped, as the format cannot hold it: {dropped}");
+            // Of the line that called the package.
+            let (default, stack_level) = (py.None(), 2);
+            py.import("warnings")?.call_method1("warn", (text, default, stack_level))?;
+        }
         dict(py, &counts)
     }
 }
@@ -243,12 +266,20 @@ impl Shared {
         &self,
         input: &Path,
         output: &Path,
-        margin: Margin,
+        margin: Option<Margin>,
+        reading: Reading,
         stop: &AtomicBool,
-    ) -> Result<Map<String, Value>> {
-        let format = Reading::default().format_of(Some(input))?;
+    ) -> Result<(Map<String, Value>, Dropped)> {
+        let format = reading.format_of(Some(input))?;
+        if margin.is_some() && format != Format::Jsonl {
+            return Err(Error::Usage(format!(
+                "{}: prune leaves hypotheses without a score, which {format} needs: leave it out, or convert to jsonl",
+                input.display()
+            )));
+        }
+        let margin = margin.unwrap_or(Margin::NONE);
         let mut writer = ListWriter::create(Some(output), format)?;
-        let reading = Reading { format: Some(format), ..Reading::default() };
+        let reading = Reading { format: Some(format), ..reading };
         let mut input = ReadAhead::start(Some(input), &self.settings.required_fields(), &reading);
         let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
         stream(&self.rescorer, margin, &mut input, |batch, scored| {
@@ -264,13 +295,13 @@ impl Shared {
             cut += scored.cut;
             batch.failure.map_or(Ok(()), |failure| Err(failure.error))
         })?;
-        writer.finish()?;
+        let dropped = writer.finish()?;
         let counts = [
             ("utterances", utterances as u64),
             ("hypotheses", hypotheses as u64),
             ("tokens", tokens),
             ("cut", cut),
         ];
-        Ok(counts.into_iter().map(|(name, count)| (name.into(), count.into())).collect())
+        Ok((counts.into_iter().map(|(name, count)| (name.into(), count.into())).collect(), dropped))
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use lorb_engine::hub::Found;
 use lorb_engine::lora::LoraConfig;
 use lorb_engine::nbest::wer::percent;
+use lorb_engine::rescore::settings::ListOptions;
 use lorb_engine::train::base::Base;
 use lorb_engine::train::domain::Domain;
 use lorb_engine::train::job::{Job, Prepared};
@@ -22,7 +23,7 @@ use pyo3::types::{PyBytes, PyDict};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::compute::{self, Compute, Lists, receive};
+use crate::compute::{self, Compute, Files, Lists, receive};
 use crate::convert::{dict, options};
 use crate::errors::{exception, panicked, usage};
 
@@ -60,6 +61,7 @@ struct Request {
     checkpoint_every: u64,
     /// The rank of this process, and of how many.
     share: Option<(usize, usize)>,
+    reading: Files,
     lists: Lists,
     compute: Compute,
 }
@@ -115,7 +117,7 @@ impl Request {
             pace: Pace { epochs: self.epochs, hyps: self.hyps, batch_tokens: self.batch_tokens },
             checkpoint_every: Duration::from_secs(self.checkpoint_every),
             options,
-            lists: self.lists.into(),
+            lists: ListOptions { reading: self.reading.try_into()?, ..self.lists.into() },
             command: None,
             team: Team::default(),
         };

@@ -84,6 +84,8 @@ def test_options_are_checked(adapter: Path, rescorer: lorb_engine.Rescorer, tmp_
         rescorer.rescore([], prune=-1.0)
     with pytest.raises(ValueError, match="format: expected one of jsonl, espnet"):
         lorb_engine.load_nbest(tmp_path / "lists", format="htk")
+    with pytest.raises(ValueError, match="ctc_weight: expected a number from 0 to 1"):
+        lorb_engine.load_nbest(tmp_path / "lists", ctc_weight=1.5)
     with pytest.raises(TypeError):
         rescorer.score("one string")
     with pytest.raises(lorb_engine.UsageError, match="init_adapter"):

@@ -3,6 +3,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,3 +166,39 @@ def test_numbers_of_numpy_are_numbers(rescorer: lorb_engine.Rescorer) -> None:
     plain = {"id": 1, "hyps": [{"text": "a cat", "am": -1.5}, {"text": "a cad", "am": -2.0}]}
     scalars = {"id": np.int64(1), "hyps": [{"text": h["text"], "am": np.float32(h["am"])} for h in plain["hyps"]]}  # type: ignore[attr-defined]
     assert rescorer.rescore([scalars]) == rescorer.rescore([plain])
+
+
+def test_what_a_format_cannot_hold_is_warned_of(rescorer: lorb_engine.Rescorer, tmp_path: Path) -> None:
+    kaldi, said = tmp_path / "kaldi", tmp_path / "said"
+    kaldi.mkdir()
+    for name, value in [("text", "a cat"), ("ac_cost", "1.0"), ("lm_cost", "2.0")]:
+        (kaldi / name).write_text(f"u-1 {value}\n")
+    said.write_text("u a cat\n")
+    with pytest.warns(UserWarning, match="dropped, as the format cannot hold it: .*ref of 1 utterances"):
+        rescorer.rescore_file(kaldi, tmp_path / "out", ref=said)
+
+
+def test_the_digest_covers_the_tokenizer(adapter: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(BUILTIN / "model", model)
+    same = lorb_engine.Rescorer(BUILTIN / "model", adapter).digest
+    assert lorb_engine.Rescorer(model, adapter).digest == same
+    config = model / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"do_lower_case": true', '"do_lower_case": false'))
+    assert lorb_engine.Rescorer(model, adapter).digest != same
+
+
+def test_ctrl_c_leaves_no_half_written_file(adapter: Path, lists: Lists, tmp_path: Path) -> None:
+    big, out = tmp_path / "big.jsonl", tmp_path / "out"
+    out.mkdir()
+    big.write_text("".join(json.dumps(u) + "\n" for u in lists[:50]) * 40, encoding="utf-8")
+    script = "import sys, lorb_engine; lorb_engine.Rescorer(adapter=sys.argv[1]).rescore_file(*sys.argv[2:])"
+    command = [sys.executable, "-c", script, str(adapter), str(big), str(out / "big.jsonl")]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.iterdir()):
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    assert list(out.iterdir()) == []

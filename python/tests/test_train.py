@@ -223,3 +223,28 @@ def test_a_team_that_cannot_be_reached_is_the_callers_error(tmp_path: Path) -> N
         lorb_engine.train(out=tmp_path / "out", device="cpu", share=(2, 2), all_gather=lambda mine: [mine, mine])
     with pytest.raises(lorb_engine.UsageError, match="give both or neither"):
         lorb_engine.train(out=tmp_path / "out", share=(0, 2))
+
+
+def test_lists_without_references_are_trained_and_counted_with_ref(tmp_path: Path) -> None:
+    utterances = list(lorb_engine.load_nbest(BUILTIN / "valid.jsonl.gz"))[:40]
+    said = "".join(f"{u['id']} {u.pop('ref')}\n" for u in utterances)
+    (tmp_path / "text").write_text(said, encoding="utf-8")
+    lists = tmp_path / "lists.jsonl"
+    lists.write_text("".join(json.dumps(u) + "\n" for u in utterances), encoding="utf-8")
+    first = next(iter(lorb_engine.load_nbest(lists, ref=tmp_path / "text")))
+    assert said.startswith(f"{first['id']} {first['ref']}\n")
+    # Nothing is scored: no GPU is opened, though there may be none.
+    counted = lorb_engine.evaluate(lists, ref=tmp_path / "text", device="cuda")
+    assert counted["files"][0]["utterances"] == 40
+    options: dict[str, Any] = {"model": BUILTIN / "model", "ref": tmp_path / "text", **SMALL}
+    assert lorb_engine.train(train=lists, out=tmp_path / "out", **options) is not None
+
+
+def test_the_embedded_lists_are_measured_on_the_named_ones(tmp_path: Path) -> None:
+    utterances = list(lorb_engine.load_nbest(BUILTIN / "valid.jsonl.gz"))[:7]
+    test = tmp_path / "mine.jsonl"
+    test.write_text("".join(json.dumps(u) + "\n" for u in utterances), encoding="utf-8")
+    lorb_engine.train(test=test, out=tmp_path / "out", **SMALL)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "- Lists to train on: those that are embedded in lorb-engine" in card
+    assert "- Held out: `mine.jsonl` (7 utterances)" in card
