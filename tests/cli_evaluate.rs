@@ -47,6 +47,30 @@ fn a_rescored_file_is_evaluated_without_a_model() {
 }
 
 #[test]
+fn a_rescored_file_of_any_format_is_evaluated() {
+    let desk = desk();
+    desk.write(
+        "test.ref",
+        lists(11, 100)
+            .lines()
+            .map(|line| {
+                let line = json(line);
+                format!("{} {}\n", line["id"].as_str().unwrap(), line["ref"].as_str().unwrap())
+            })
+            .collect::<String>(),
+    );
+    let expected = json(&desk.ok(&format!("{EVALUATE} test.jsonl --json")));
+    for format in ["csv", "parquet", "mlm", "kaldi", "espnet"] {
+        let rescore = "rescore --model base --adapter adapter --input test.jsonl";
+        desk.ok(&format!("{rescore} --output out.{format} --output-format {format}"));
+        let reference = if ["kaldi", "espnet"].contains(&format) { "--ref test.ref" } else { "" };
+        let found = json(&desk.ok(&format!("evaluate out.{format} --json {reference}")));
+        let errors = |report: &Value| report["files"][0]["systems"]["rescored"]["wer"].clone();
+        assert_eq!(errors(&found), errors(&expected), "{format}");
+    }
+}
+
+#[test]
 fn weights_are_saved_only_where_everything_could_be_read() {
     let desk = desk();
     desk.ok(&format!("{EVALUATE} --tune dev.jsonl test.jsonl"));

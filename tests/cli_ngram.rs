@@ -81,7 +81,29 @@ fn it_says_nothing_of_lists_that_are_strange_to_it() {
     desk.write("strange.jsonl", format!("{strange}\n"));
     let rescored = desk.ok("rescore --model base --adapter trained --input strange.jsonl");
     let line = &parsed(&rescored)[0];
-    assert!(line["hyps"].as_array().unwrap().iter().all(|h| h.get("lorb_ngram").is_none()), "{line}");
+    assert_eq!(numbers(line, "lorb_ngram"), [0.0, 0.0]);
+}
+
+#[test]
+fn formats_that_need_every_score_hold_familiar_and_strange_lists() {
+    let (desk, _) = trained();
+    let line =
+        |text: &str| format!("{}\n", json!({"id": "v", "ref": text, "hyps": [{"text": text, "am": -1.0}]}));
+    let (familiar, strange) = (patterned(1), line("at the end of it"));
+    for (order, lists) in
+        [("first", format!("{strange}{familiar}")), ("last", format!("{familiar}{strange}"))]
+    {
+        desk.write("mixed.jsonl", lists);
+        for format in ["kaldi", "csv", "parquet", "espnet", "mlm"] {
+            let out = format!("{order}.{format}");
+            let command = "rescore --model base --adapter trained --input mixed.jsonl";
+            desk.ok(&format!("{command} --output {out} --output-format {format}"));
+            for line in parsed(&desk.ok(&format!("convert {out} - --from {format}"))) {
+                let zero = numbers(&line, "lorb_ngram").iter().all(|d| *d == 0.0);
+                assert_eq!(zero, line["id"] == "v", "{out}: {line}");
+            }
+        }
+    }
 }
 
 #[test]

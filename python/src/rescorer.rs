@@ -257,7 +257,7 @@ impl Shared {
 
     /// An utterance as the command writes it.
     fn line(&self, utterance: &Utterance, features: &[Option<Features>]) -> Result<Map<String, Value>> {
-        let scores = |f: &Features| Scores::new(f, &self.settings.weights);
+        let scores = |f: &Features| Scores::new(f, &self.settings.weights, self.rescorer.has_ngram());
         let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
         rescored(utterance, &scores, self.settings.confidence_scale)
     }

@@ -185,7 +185,7 @@ fn write_all(
     let (mut utterances, mut hypotheses, mut pruned, mut tokens, mut cut) = (0, 0, 0, 0, 0);
     stream(rescorer, prune.unwrap_or(Margin::NONE), &mut input, |batch, scored| {
         for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
-            let scores = |f: &Features| Scores::new(f, &settings.weights);
+            let scores = |f: &Features| Scores::new(f, &settings.weights, rescorer.has_ngram());
             let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
             output.write_rescored(rescored(utterance, &scores, settings.confidence_scale)?)?;
             let scored = scores.iter().flatten().count();

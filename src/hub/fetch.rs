@@ -1,6 +1,6 @@
 //! A snapshot of a repository in the shared cache, with the files that are needed and no others.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -148,9 +148,6 @@ impl Hub<'_> {
                 | QuotaExceeded | FileTooLarge => Error::io(self.cache.path(), "fetch into it", e),
                 _ => self.network(e.to_string()),
             },
-            ApiError::LockAcquisition(lock) => {
-                self.network(format!("another program fetches it, and has locked {}", lock.display()))
-            }
             e => self.network(e.to_string()),
         }
     }
@@ -179,16 +176,30 @@ impl Snapshot<'_> {
             return Err(self.hub.network(format!("its answer has the ETag {etag:?}")));
         }
         let blob = cache.repo(self.hub.repo(metadata.commit_hash())).blob_path(etag);
-        if blob.exists() {
-            // Another commit has the same content.
-            fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, "create it", e))?;
-            let blob = Path::new("../../blobs").join(etag);
-            return symlink(blob, &path).map_err(|e| Error::io(&path, "link it", e));
+        let size = metadata.size() as u64;
+        loop {
+            // While another process fetches it this waits, and there is nothing left to do.
+            let lock = lock(&blob.with_extension("lock"), || {
+                note(format!("waiting for another process, which fetches {id}: {file}"))
+            })?;
+            if blob.exists() {
+                return self.link(etag, &path);
+            }
+            discard_what_cannot_go_on(&blob.with_extension("part"), size)?;
+            // The download takes the lock itself.
+            drop(lock);
+            note(format!("fetching {id}: {file}, {}", HumanBytes(size)));
+            match self.repo.download(file) {
+                Ok(_) => break,
+                Err(ApiError::LockAcquisition(_)) => {}
+                // Another process has linked it in the meantime.
+                Err(ApiError::IoError(e)) if e.kind() == io::ErrorKind::AlreadyExists && path.exists() => {
+                    break;
+                }
+                Err(e) => return Err(self.hub.failed(e)),
+            }
         }
-        discard_what_cannot_go_on(&blob.with_extension("part"), metadata.size() as u64)?;
-        note(format!("fetching {id}: {file}, {}", HumanBytes(metadata.size() as u64)));
-        self.repo.download(file).map_err(|e| self.hub.failed(e))?;
-        if !is_whole(&path, metadata.size() as u64, etag)? {
+        if !is_whole(&path, size, etag)? {
             for path in [&path, &blob] {
                 fs::remove_file(path).map_err(|e| Error::io(path, "remove it", e))?;
             }
@@ -196,6 +207,31 @@ impl Snapshot<'_> {
         }
         Ok(())
     }
+
+    /// Makes `path` of content that the cache has.
+    fn link(&self, etag: &str, path: &Path) -> Result<()> {
+        fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, "create it", e))?;
+        match symlink(Path::new("../../blobs").join(etag), path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io(path, "link it", e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The lock of hf-hub for a file of the cache, as soon as nobody has it; `waiting` is told where someone does.
+fn lock(path: &Path, waiting: impl FnOnce()) -> Result<File> {
+    let failed = |e| Error::io(path, "lock it", e);
+    path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+    let file = File::create(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            waiting();
+            file.lock().map_err(failed)?;
+        }
+        Err(TryLockError::Error(e)) => return Err(failed(e)),
+    }
+    Ok(file)
 }
 
 /// A download that was broken off goes on where it ended, but not where nothing is left to ask for.

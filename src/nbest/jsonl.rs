@@ -126,16 +126,18 @@ impl Sink for Writer {
 pub struct Scores {
     /// g_i, this engine's score.
     pub lorb: f64,
-    /// d_i, what the n-gram model of the adapter's domain gives it, where there is one and the list is not strange to it.
+    /// d_i, what the n-gram model of the adapter's domain gives it, where there is one; 0 where the list is strange to it.
     pub ngram: Option<f64>,
     /// s_i, the combined score that ranks the list.
     pub total: f64,
 }
 
 impl Scores {
-    pub fn new(features: &Features, weights: &Weights) -> Scores {
-        // 0 is what it gives lists that are strange to it.
-        let ngram = (features.ngram != 0.0).then_some(features.ngram);
+    /// `with_ngram` says whether there is an n-gram model. All lists have its score then: some formats need of each
+    /// hypothesis the scores of the first.
+    pub fn new(features: &Features, weights: &Weights, with_ngram: bool) -> Scores {
+        // Adding 0 makes 0 of -0.
+        let ngram = with_ngram.then_some(features.ngram + 0.0);
         Scores { lorb: features.lorb, ngram, total: weights.combined(features) }
     }
 }

@@ -88,8 +88,11 @@ impl Reader {
         self.line = first.line;
         let (id, n) = self.split(&first)?;
         let mut hypotheses = vec![(n, self.hypothesis(first)?)];
-        while let Some(next) = self.text.peek()?.and_then(|entry| split(&entry.key)) {
-            let Some((_, n)) = Some(next).filter(|(next, _)| *next == id) else { break };
+        loop {
+            let n = match self.text.peek()?.and_then(|entry| split(&entry.key)) {
+                Some((next, n)) if next == id => n,
+                _ => break,
+            };
             let Some(entry) = self.text.take()? else { break };
             if hypotheses.iter().any(|(before, _)| *before == n) {
                 return Err(self

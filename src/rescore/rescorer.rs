@@ -179,6 +179,11 @@ impl Rescorer {
         })
     }
 
+    /// Whether an adapter of it has an n-gram model.
+    pub fn has_ngram(&self) -> bool {
+        self.ngrams.iter().any(Option::is_some)
+    }
+
     /// d of the hypotheses of a list. What was pruned counts too: it may be what the list is known by.
     fn ngram_scores(&self, list: &[Read]) -> Vec<f64> {
         match list.first().and_then(|first| self.ngrams[first.adapter].as_ref()) {

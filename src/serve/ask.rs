@@ -229,7 +229,7 @@ impl Prepared {
                 words: read.units as f64,
                 ngram: read.ngram,
             };
-            let Scores { lorb, ngram, total } = Scores::new(&features, weights);
+            let Scores { lorb, ngram, total } = Scores::new(&features, weights, adapter.ngram.is_some());
             if !(lorb.is_finite() && total.is_finite()) {
                 let field = format!("{path}hyps[{}]", hyps.len());
                 return Err(Problem::field(field, "the weighted sum of its scores is not finite"));

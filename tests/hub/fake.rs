@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -21,6 +22,8 @@ pub struct State {
     pub cut: Vec<usize>,
     /// Whether weights arrive with a byte changed.
     pub damaged: bool,
+    /// How long weights take to arrive.
+    pub delay: Duration,
     /// "path bytes" of each answer, in order.
     pub log: Vec<String>,
 }
@@ -39,7 +42,7 @@ impl Hub {
             for stream in listener.incoming().flatten() {
                 let state = state.clone();
                 // Clients come and go as they like.
-                std::thread::spawn(move || answer(&stream, &mut state.lock().unwrap(), address));
+                std::thread::spawn(move || answer(&stream, &state, address));
             }
         });
         hub
@@ -83,7 +86,7 @@ fn is_large(file: &str) -> bool {
     file.ends_with(".safetensors")
 }
 
-fn answer(stream: &TcpStream, state: &mut State, address: SocketAddr) -> std::io::Result<()> {
+fn answer(stream: &TcpStream, state: &Mutex<State>, address: SocketAddr) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let first = lines.next().unwrap_or(Ok(String::new()))?;
     let path = first.split(' ').nth(1).unwrap_or_default().to_string();
@@ -93,6 +96,7 @@ fn answer(stream: &TcpStream, state: &mut State, address: SocketAddr) -> std::io
         let Some((name, value)) = line.split_once(": ") else { break };
         headers.insert(name.to_lowercase(), value.to_string());
     }
+    let mut state = state.lock().unwrap();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let token = state.token.as_ref().map(|token| format!("Bearer {token}"));
     let elsewhere = parts[0] == "elsewhere";
@@ -147,6 +151,9 @@ fn answer(stream: &TcpStream, state: &mut State, address: SocketAddr) -> std::io
         sent = sent.min(state.cut.remove(0));
     }
     state.log.push(format!("{path} {sent}"));
+    let delay = if elsewhere && sent > 1 { state.delay } else { Duration::ZERO };
+    drop(state);
+    std::thread::sleep(delay);
     let length = body.len();
     let mut stream = stream;
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{more}Connection: close\r\n\r\n")?;

@@ -1,6 +1,7 @@
 //! What is fetched, how often, and what goes wrong.
 
 use std::fs;
+use std::time::Duration;
 
 use lorb_engine::bert::tensors::Tensors;
 use serde_json::{Map, json};
@@ -176,6 +177,23 @@ fn a_download_goes_on_where_it_broke_off() {
     let rest = format!("model.safetensors {}", size - 1000 * first);
     let asked = hub.asked();
     assert!(asked.iter().any(|a| a.ends_with(&rest)), "{rest}: {asked:?}");
+}
+
+#[test]
+fn several_processes_fetch_it_once() {
+    let (desk, expected) = desk();
+    let hub = hub(&desk);
+    let url = hub.url();
+    let place = [("HF_HOME", "hf"), ("HF_ENDPOINT", url.as_str())];
+    // Longer than hf-hub waits for a lock.
+    hub.state().delay = Duration::from_secs(7);
+    std::thread::scope(|scope| {
+        let all = [(); 3].map(|()| scope.spawn(|| run(&desk, RESCORE, &place)));
+        for ran in all.map(|thread| thread.join().unwrap()) {
+            expect(&ran, 0, &[]);
+            assert_eq!(ran.stdout, expected);
+        }
+    });
 }
 
 #[test]
