@@ -92,7 +92,14 @@ fn what_is_none_of_these_is_refused() {
     let desk = Desk::new();
     std::fs::create_dir(desk.path("empty")).unwrap();
     desk.write("bad.jsonl", "{\"id\":1,\"hyps\":[]}");
-    desk.refused("inspect empty", 2, &["empty: it has neither config.json nor adapter_config.json"]);
+    desk.refused(
+        "inspect empty",
+        2,
+        &[
+            "empty: it has neither config.json nor adapter_config.json",
+            "the folder holds no lists of a known format",
+        ],
+    );
     desk.refused("inspect nothing", 2, &["nothing: cannot open it"]);
     desk.refused("inspect bad.jsonl", 2, &["bad.jsonl:1: \"hyps\" is empty"]);
 }

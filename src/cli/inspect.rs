@@ -31,9 +31,11 @@ impl Inspect {
             adapter::describe(path)?
         } else if path.join("config.json").exists() {
             model::describe(path)?
-        } else if path.is_dir() && self.lists.reading().format_of(Some(path)).is_err() {
-            let problem = "it has neither config.json nor adapter_config.json, nor lists";
-            return Err(Error::file(path, problem, "give the folder of a BERT, of an adapter or of lists"));
+        } else if path.is_dir()
+            && let Err(error) = self.lists.reading().format_of(Some(path))
+        {
+            let hint = format!("give the folder of a BERT, of an adapter or of lists ({error})");
+            return Err(Error::file(path, "it has neither config.json nor adapter_config.json", hint));
         } else {
             list::describe(path, &self.lists)?
         };

@@ -5,7 +5,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 use csv::{ErrorKind, StringRecord};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::file::ListFile;
 use super::keyed::json;
@@ -26,9 +26,13 @@ pub(super) fn recognise(line: &str) -> bool {
     read && [ID, TEXT].iter().all(|name| header.iter().any(|column| column == *name))
 }
 
-/// The finite number that a cell holds.
-fn number(cell: &str) -> Option<f64> {
-    cell.parse().ok().filter(|number: &f64| number.is_finite())
+/// The finite number that a cell holds: an f64, but for whole ones that it would round.
+fn number(cell: &str) -> Option<Value> {
+    const ALL_ARE_THERE: f64 = (1u64 << f64::MANTISSA_DIGITS) as f64;
+    let rounded = cell.parse().ok().filter(|number: &f64| number.is_finite())?;
+    let whole = || cell.parse().ok().filter(|n: &Number| n.is_i64() || n.is_u64()).map(Value::Number);
+    let large = if rounded.abs() < ALL_ARE_THERE { None } else { whole() };
+    Some(large.unwrap_or_else(|| json(rounded)))
 }
 
 /// Reads one hypothesis a row.
@@ -79,7 +83,7 @@ impl Rows for Reader {
                     row.rank = Some(rank?);
                 }
                 _ if cell.is_empty() => {}
-                _ => drop(row.fields.insert(name.into(), number(cell).map_or_else(|| cell.into(), json))),
+                _ => drop(row.fields.insert(name.into(), number(cell).unwrap_or_else(|| cell.into()))),
             }
         }
         Ok(Some(row))

@@ -29,6 +29,15 @@ fn columns_are_fields() {
 }
 
 #[test]
+fn whole_numbers_keep_all_of_their_digits() {
+    let desk = Desk::new();
+    let fields = r#""start_ns": 9007199254740993, "below": -9007199254740993, "am": -1e300"#;
+    desk.write("in.jsonl", format!("{{\"id\": \"u\", \"hyps\": [{{\"text\": \"A\", {fields}}}]}}\n"));
+    desk.ok("convert in.jsonl there.csv");
+    assert_eq!(parsed(&desk.ok("convert there.csv -")), parsed(&desk.read("in.jsonl")));
+}
+
+#[test]
 fn what_is_wrong_is_named_with_file_and_line() {
     let desk = Desk::new();
     for (table, expected) in [
