@@ -23,16 +23,17 @@ const ARCHITECTURES: &[&str] = &["sm_80", "sm_90", "compute_80"];
 const HOPPER: &[&str] = &["sm_90a"];
 
 fn main() {
-    for watched in ["build.rs", "build", "kernels", "src/device/cuda/tiles.rs"] {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    for watched in ["build", "kernels", "src/device/cuda/tiles.rs"] {
         println!("cargo::rerun-if-changed={watched}");
     }
     for variable in
         ["LORB_KERNELS", "NVCC", "CUDA_HOME", "NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"]
     {
         println!("cargo::rerun-if-env-changed={variable}");
-    }
-    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        return;
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let table = match env::var_os("LORB_KERNELS") {

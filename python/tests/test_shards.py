@@ -100,13 +100,13 @@ def test_a_broken_shard_is_told_of_and_stops_no_other(job: Job, capsys: pytest.C
     assert "rescored 2 shards, 8 utterances" in printed and "0.jsonl:1: " in printed
 
     # What cannot be written is no better than what cannot be read.
-    twice = "".join(f"{name},{text},-1,-1\n" for name, text in [("a", "x"), ("b", "y"), ("a", "z")])
+    utterance = '{"hyp_1": {"text": "x", "am": -1, "lm": -1}}'
     (Path(job.input) / "0.jsonl").unlink()
-    (Path(job.input) / "3.csv").write_text(f"id,text,am,lm\n{twice}")
+    (Path(job.input) / "3.json").write_text(f'{{"a": {utterance}, "b": {utterance}, "a": {utterance}}}')
     pruned = dataclasses.replace(job, output=str(Path(job.output).parent / "pruned"), prune=1.0)
-    for one, problem in [(job, "a comes twice"), (pruned, "prune leaves hypotheses without a score, which csv needs")]:
+    for one, problem in [(job, "a comes twice"), (pruned, "prune leaves hypotheses without a score, which mlm needs")]:
         problems = {shard["shard"]: shard["problem"] for shard in work(one)}
-        assert problem in problems.pop("3.csv") and not any(problems.values())
+        assert problem in problems.pop("3.json") and not any(problems.values())
     with pytest.raises(lorb_engine.UsageError, match="prune: expected a number from 0"):
         Worker(dataclasses.replace(job, prune=-1.0))
 
