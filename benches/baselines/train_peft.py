@@ -81,7 +81,6 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=8)
     parser.add_argument("--targets", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--full-finetune", action="store_true")
-    parser.add_argument("--freeze-embeddings", action="store_true", help="fine-tune all but them")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--head-lr", type=float, default=1e-2, help="of the classifier, a fresh pooler and beta")
     parser.add_argument("--epochs", type=int, default=2)
@@ -105,8 +104,6 @@ def main() -> None:
     model = trainable(args.model, args.rank, args.alpha, args.targets, args.full_finetune, "cpu")
     theta = torch.zeros((), requires_grad=True)
     bert = model.bert if args.full_finetune else model.base_model.model.bert
-    if args.freeze_embeddings:
-        bert.embeddings.requires_grad_(False)
     features: list[torch.Tensor] = []
     bert.pooler.register_forward_hook(lambda _m, _i, output: features.append(output))
     groups: dict[tuple[float, float], list[torch.Tensor]] = {}
