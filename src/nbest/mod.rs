@@ -66,3 +66,10 @@ pub struct Hypothesis {
     /// All fields of the hypothesis as read, in order.
     pub fields: Map<String, Value>,
 }
+
+impl Hypothesis {
+    /// s_i, where rescoring wrote it: in JSON lines beside the first pass's own score, in other formats in its place.
+    pub fn total(&self) -> Option<f64> {
+        self.fields.get(jsonl::TOTAL).or_else(|| self.fields.get(writer::SCORE))?.as_f64()
+    }
+}

@@ -198,11 +198,7 @@ impl Judge<'_> {
 
 fn best_of_totals(utterance: &Utterance) -> Result<usize, Refusal> {
     let scored = utterance.hypotheses.iter().enumerate().filter(|(_, h)| h.lorb.is_some());
-    // Outside JSON lines the total is the list's score.
-    let totals = scored.map(|(i, h)| {
-        let total = h.fields.get("total").or_else(|| h.fields.get("score"))?;
-        Some((i, total.as_f64()?))
-    });
+    let totals = scored.map(|(i, h)| Some((i, h.total()?)));
     let (indices, totals): (Vec<usize>, Vec<f64>) = totals.collect::<Option<_>>().unwrap_or_default();
     order(&totals).first().map(|&best| indices[best]).ok_or((
         "\"lorb\" is there, but not \"total\"".into(),

@@ -35,10 +35,8 @@ impl Buffer {
     /// not for adapters, which come and go one by one.
     pub fn lasting(len: usize) -> Buffer {
         let lines = len.div_ceil(16);
-        match if lines >= LARGE { Piece::new(lines) } else { None } {
-            Some(piece) => Buffer { lines: Lines::Large(piece), len },
-            None => Buffer::zeroed(len),
-        }
+        let piece = if lines >= LARGE { Piece::new(lines) } else { None };
+        piece.map_or_else(|| Buffer::zeroed(len), |piece| Buffer { lines: Lines::Large(piece), len })
     }
 }
 
