@@ -158,8 +158,11 @@ fn compute(queue: &Queue<Row>, cache: &ScoreCache, score: &Score, work: Work<Row
         Ok(Err(error)) => format!("scoring failed: {error}"),
         Err(_) => "scoring panicked".into(),
     };
-    // A device that failed once gives no more answers, and what panicked may have left anything behind.
+    // A device that failed once gives no more answers, and what panicked may have left anything behind. Whoever is told
+    // so finds the service not ready.
+    let waiting = queue.end(&reason);
     refuse(batch, &reason);
+    refuse(waiting, &reason);
     Err(reason)
 }
 
