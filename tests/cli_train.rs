@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use lorb_engine::bert::tensors::Tensors;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::json;
@@ -73,6 +74,10 @@ impl Project {
 
     fn train(&self, out: &str, more: &[&str]) -> Output {
         self.command(out, more).output().unwrap()
+    }
+
+    fn json(&self, out: &str, file: &str) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(self.path(out).join(file)).unwrap()).unwrap()
     }
 
     fn adapter(&self, out: &str) -> Vec<u8> {
@@ -252,6 +257,76 @@ fn an_adapter_can_be_trained_on() {
 }
 
 #[test]
+fn what_is_trained_on_starts_as_it_was() {
+    let project = Project::new();
+    succeeded(project.train("first", &["--dropout", "0.2"]));
+    let still = ["--init-adapter", "first", "--epochs", "1", "--lr", "1e-9", "--head-lr", "1e-9"];
+    succeeded(project.train("second", &still));
+    let beta = |out: &str| project.json(out, "lorb.json")["training_weights"]["lorb"].as_f64().unwrap();
+    assert!((beta("first") - 1.0).abs() > 1e-3, "it is learned: {}", beta("first"));
+    assert!((beta("first") - beta("second")).abs() < 1e-6, "{} {}", beta("first"), beta("second"));
+    // Dropout is no part of an adapter, but of a run.
+    let dropout = |out: &str| project.json(out, "adapter_config.json")["lora_dropout"].clone();
+    assert_eq!([dropout("first"), dropout("second")], [json!(0.2), json!(0.0)]);
+    let classifier = |out: &str| {
+        let tensors = Tensors::open(project.path(out).join("adapter_model.safetensors")).unwrap();
+        let name = "base_model.model.classifier.weight";
+        let shape = tensors.shape(name).unwrap().to_vec();
+        tensors.f32(name, &shape, "").unwrap().to_vec()
+    };
+    let mut moved = classifier("first").into_iter().zip(classifier("second")).map(|(a, b)| (a - b).abs());
+    assert!(moved.all(|moved| moved < 1e-6));
+}
+
+#[test]
+fn the_weights_of_the_loss_are_those_that_were_given() {
+    let project = Project::new();
+    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    fs::write(project.path("lists.jsonl"), lists.replace("{\"text\"", "{\"lm\":-2,\"text\"")).unwrap();
+    let given = ["--first-pass-weight", "0.25", "--lm-weight", "0.5", "--beta", "2", "--epochs", "1"];
+    succeeded(project.train("out", &given));
+    let weights = &project.json("out", "lorb.json")["training_weights"];
+    let found = ["first_pass", "lm", "lorb"].map(|name| weights[name].as_f64().unwrap());
+    assert_eq!(found, [0.25, 0.125, 2.0]);
+}
+
+#[test]
+fn what_is_saved_beside_an_adapter_is_what_tuning_finds() {
+    let project = Project::new();
+    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    let valid: Vec<&str> = lists.lines().take(30).collect();
+    fs::write(project.path("valid.jsonl"), valid.join("\n")).unwrap();
+    succeeded(project.train("out", &["--valid", "valid.jsonl", "--epochs", "1"]));
+    let trained = project.json("out", "rescoring.json");
+    let mut evaluate = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
+    evaluate.current_dir(project.dir.path()).args(["evaluate", "--model", "base", "--adapter", "out"]);
+    succeeded(evaluate.args(["--tune", "valid.jsonl", "lists.jsonl"]).output().unwrap());
+    assert_eq!(project.json("out", "rescoring.json"), trained);
+    assert_ne!(trained["confidence_scale"], 1.0);
+}
+
+#[test]
+fn a_run_that_begins_forgets_the_one_before() {
+    let project = Project::new();
+    succeeded(project.train("out", &["--epochs", "1"]));
+    let metrics = || fs::read_to_string(project.path("out/metrics.jsonl")).unwrap();
+    assert!(metrics().contains("\"kind\":\"result\"") && project.path("out/run.json").exists());
+    let mut child = project
+        .command("out", &["--epochs", "500"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while metrics().contains("\"kind\":\"result\"") {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!project.path("out/run.json").exists());
+}
+
+#[test]
 fn a_finished_run_stays_as_it_is_where_another_cannot_start() {
     let project = Project::new();
     succeeded(project.train("out", &[]));
@@ -266,9 +341,12 @@ fn a_finished_run_stays_as_it_is_where_another_cannot_start() {
     assert!(content() == before);
 
     // Other references make another n-gram model, though not another adapter.
-    let changed = String::from_utf8(lists).unwrap().replace("was", "says");
+    let changed = String::from_utf8(lists.clone()).unwrap().replace("was", "says");
     fs::write(project.path("lists.jsonl"), changed).unwrap();
     refused(project.train("out", &["--resume"]), &["lists of digest"]);
+    fs::write(project.path("lists.jsonl"), lists).unwrap();
+    tiny_bert(&project.path("base"), 2, &TinyBert::default());
+    refused(project.train("out", &["--resume"]), &["a model of digest"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -278,6 +356,23 @@ fn nobody_needs_to_read_what_it_says() {
     let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
     assert!(project.command("out", &[]).stderr(full()).status().unwrap().success());
     assert!(project.path("out/rescoring.json").is_file());
+}
+
+#[test]
+fn a_fresh_head_starts_at_a_fit_to_the_errors_whatever_beta_is() {
+    let project = Project::new();
+    let first = |beta: &str| {
+        let still = ["--epochs", "1", "--lr", "1e-9", "--head-lr", "1e-9", "--beta", beta];
+        succeeded(project.train(beta, &still));
+        let metrics = fs::read_to_string(project.path(beta).join("metrics.jsonl")).unwrap();
+        let mut lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let step = lines.find(|line| line["kind"] == "step").unwrap();
+        ["mwer", "mwer_without"].map(|loss| step[loss].as_f64().unwrap())
+    };
+    let [with, without] = first("1");
+    assert!(with < without - 0.02, "{with} {without}");
+    let [of_another, _] = first("4");
+    assert!((with - of_another).abs() < 1e-4, "{with} {of_another}");
 }
 
 #[test]

@@ -252,3 +252,68 @@ fn list(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     found.sort();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            options: serde_json::json!({"rank": 8}),
+            data: "d".into(),
+            start: "s".into(),
+            instruction_set: "avx2".into(),
+        }
+    }
+
+    fn state() -> State {
+        State {
+            values: vec![1.0, 2.0],
+            adamw: Adamw {
+                options: AdamwOptions { clip: 0.5, ..AdamwOptions::default() },
+                m: vec![3.0, 4.0],
+                v: vec![5.0, 6.0],
+                step: 7,
+            },
+            position: Position {
+                epoch: 2,
+                step_in_epoch: 3,
+                step: 11,
+                fitted: Some(1),
+                validating: true,
+                best: Some((0.1 + 0.2, 1)),
+                seconds: 12.5,
+            },
+            best: vec![8.0, 9.0],
+            best_scores: vec![10.0; 3],
+            head_fit: HeadFit { sums: vec![11.0; 6] },
+            validated: vec![12.0; 2],
+        }
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written() {
+        let out = tempfile::tempdir().unwrap();
+        assert_eq!(load(out.path(), &identity()).unwrap(), None);
+        save(out.path(), &identity(), &state()).unwrap();
+        assert_eq!(load(out.path(), &identity()).unwrap(), Some(state()));
+        let other = Identity { start: "t".into(), ..identity() };
+        assert!(load(out.path(), &other).unwrap_err().to_string().contains("a model of digest s, not t"));
+    }
+
+    #[test]
+    fn the_newest_counts_and_the_others_go() {
+        let out = tempfile::tempdir().unwrap();
+        for step in 0..12 {
+            let state = State { position: Position { step, ..state().position }, ..state() };
+            save(out.path(), &identity(), &state).unwrap();
+            assert_eq!(load(out.path(), &identity()).unwrap(), Some(state));
+            assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
+        }
+        // Where a process was killed before it removed the one before.
+        let path = |number: u64| out.path().join(format!("{PREFIX}{number:08}"));
+        save(out.path(), &identity(), &State { values: vec![0.0], ..state() }).unwrap();
+        fs::create_dir(path(12)).unwrap();
+        assert_eq!(load(out.path(), &identity()).unwrap().unwrap().values, [0.0]);
+    }
+}

@@ -131,6 +131,8 @@ mod tests {
         let lower = cross_fit(3, Unit::Word, &train).unwrap().familiarity;
         assert!(lower.strange < familiar.strange - 2.0, "{lower:?} {familiar:?}");
         assert!((lower.usual - familiar.usual).abs() < 0.5, "{lower:?} {familiar:?}");
+        // Eleven references of three words that no other has.
+        assert!(lower.mean < familiar.mean - 1.5, "{lower:?} {familiar:?}");
     }
 
     #[test]

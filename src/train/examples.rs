@@ -160,3 +160,83 @@ pub fn lists(examples: &[Example]) -> Vec<ScoredList> {
 pub fn first_pass_weight(examples: &[Example], lm_weight: f64) -> f64 {
     sharpness(&lists(examples), &Weights { lm: lm_weight, ..Weights::default() }, CONFIDENCE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rescore::tune::ScoredHypothesis;
+    use crate::rescore::weights::Features;
+
+    fn example() -> Example {
+        let hypothesis = |first_pass, lm, errors| ScoredHypothesis {
+            features: Features { first_pass, lm, ..Features::default() },
+            errors,
+            pruned: false,
+        };
+        Example {
+            id: "u".into(),
+            list: ScoredList {
+                hypotheses: vec![hypothesis(-1.0, -8.0, 1), hypothesis(-1.5, -2.0, 0)],
+                reference_units: 1,
+            },
+            tokens: vec![vec![2, 7, 3], vec![2, 8, 3]],
+            cut: 0,
+            texts: Texts { reference: "a".into(), hypotheses: vec!["b".into(), "a".into()] },
+        }
+    }
+
+    #[test]
+    fn whatever_a_run_depends_on_is_in_the_digest() {
+        let changed = |change: fn(&mut Example)| {
+            let mut example = example();
+            change(&mut example);
+            digest(&[&[example]])
+        };
+        let mut digests = vec![
+            changed(|_| {}),
+            changed(|e| e.texts.reference = "c".into()),
+            changed(|e| e.list.hypotheses[1].features.first_pass = -1.25),
+            changed(|e| e.list.hypotheses[1].features.lm = -3.0),
+            changed(|e| e.list.hypotheses[1].errors = 2),
+            changed(|e| e.tokens[1][1] = 9),
+            digest(&[&[example(), example()]]),
+            digest(&[&[example()], &[example()]]),
+            digest(&[&[], &[example(), example()]]),
+        ];
+        assert_eq!(digest(&[&[example()]]), digests[0]);
+        let count = digests.len();
+        digests.sort();
+        digests.dedup();
+        assert_eq!(digests.len(), count);
+    }
+
+    #[test]
+    fn another_seed_splits_otherwise_and_neither_side_is_empty() {
+        let examples = |count: usize| -> Vec<Example> {
+            (0..count).map(|i| Example { id: i.to_string(), ..example() }).collect()
+        };
+        let ids = |examples: &[Example]| examples.iter().map(|e| e.id.clone()).collect::<Vec<_>>();
+        let of = |seed| {
+            let (left, right) = split(examples(40), 0.25, seed);
+            assert_eq!((left.len(), right.len()), (30, 10));
+            let mut all = [ids(&left), ids(&right)].concat();
+            all.sort_by_key(|id| id.parse::<usize>().unwrap());
+            assert_eq!(all, ids(&examples(40)));
+            ids(&right)
+        };
+        assert_eq!(of(1), of(1));
+        assert_ne!(of(1), of(2));
+        for fraction in [0.001, 0.999] {
+            let (left, right) = split(examples(2), fraction, 1);
+            assert_eq!((left.len(), right.len()), (1, 1));
+        }
+    }
+
+    #[test]
+    fn the_first_pass_is_as_sure_as_the_language_model_lets_it() {
+        let examples: Vec<Example> = (0..3).map(|_| example()).collect();
+        let (alone, with_lm) = (first_pass_weight(&examples, 0.0), first_pass_weight(&examples, 0.5));
+        // Half a nat apart by the first pass; by both the other is ahead, by two and a half.
+        assert!((alone - 5.0 * with_lm).abs() < 1e-6 * alone, "{alone} {with_lm}");
+    }
+}

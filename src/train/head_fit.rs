@@ -221,6 +221,39 @@ mod tests {
         assert!(w.iter().all(|w| w.abs() < 0.1), "{w:?}");
     }
 
+    /// Two lists, one a half, of two hypotheses with one feature: 1 and -1.
+    fn of_halves(errors: [[u32; 2]; 2]) -> Option<Vec<f32>> {
+        let list = |errors| FitList { features: &[1.0, -1.0], offsets: &[0.0, 0.0], errors };
+        let mut fit = HeadFit::default();
+        fit.add(1, &[list(&errors[0]), list(&errors[1])]);
+        fit.weight(1)
+    }
+
+    #[test]
+    fn what_one_half_says_must_hold_in_the_other() {
+        assert_eq!(of_halves([[0, 6], [2, 0]]), None);
+        // Alone they say 3 and 1. Scaled by t these miss the other's errors by (1 - 3 t)^2 + (3 - t)^2, which is least
+        // at t = 0.6; both together say 2.
+        let w = of_halves([[0, 6], [0, 2]]).unwrap();
+        assert!((w[0] - 1.2).abs() < 1e-3, "{w:?}");
+    }
+
+    #[test]
+    fn what_the_first_pass_rules_out_does_not_count() {
+        let features = [0.5, -1.0, 2.0, 0.25, 1.0, -0.5, 90.0, -70.0];
+        let sums = |hypotheses: usize| {
+            let mut fit = HeadFit::default();
+            let list = FitList {
+                features: &features[..2 * hypotheses],
+                offsets: &[0.0, -0.5, -1.0, -1e4][..hypotheses],
+                errors: &[1, 0, 2, 50][..hypotheses],
+            };
+            fit.add(2, &[list]);
+            fit.sums
+        };
+        assert_eq!(sums(3), sums(4));
+    }
+
     #[test]
     fn without_lists_there_is_no_fit() {
         assert_eq!(HeadFit::default().weight(HIDDEN), None);

@@ -493,3 +493,197 @@ pub fn parameter_groups(adapter: &Adapter, options: &TrainOptions, factor: f32) 
     };
     adapter.layout.entries().iter().map(of).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bert;
+    use crate::lora::{Layout, LoraConfig};
+    use crate::rescore::tune::ScoredHypothesis;
+    use crate::rescore::weights::Features;
+    use crate::train::examples::Texts;
+
+    const LISTS: usize = 8;
+
+    /// A list of which the first pass prefers the hypothesis with an error. Its tokens are its number and the
+    /// hypothesis's.
+    fn example(number: usize) -> Example {
+        let hypothesis = |first_pass, lm, errors| ScoredHypothesis {
+            features: Features { first_pass, lm, ..Features::default() },
+            errors,
+            pruned: false,
+        };
+        Example {
+            id: number.to_string(),
+            list: ScoredList {
+                hypotheses: vec![hypothesis(0.0, -2.0, 1), hypothesis(-1.0, -6.0, 0)],
+                reference_units: 1,
+            },
+            tokens: vec![vec![number as u32, 0], vec![number as u32, 1]],
+            cut: 0,
+            texts: Texts::default(),
+        }
+    }
+
+    /// Counts its steps in its values, and after each epoch knows so many lists' right hypotheses.
+    struct Scripted<'a> {
+        knows: &'a [usize],
+        validations: usize,
+        values: Vec<f32>,
+        factors: Vec<f32>,
+        offsets: Vec<Vec<f64>>,
+    }
+
+    impl Learner for Scripted<'_> {
+        fn step(&mut self, batch: &StepBatch, step: u64, factor: f32) -> Result<()> {
+            assert_eq!(step, self.factors.len() as u64);
+            self.values.iter_mut().for_each(|value| *value += 1.0);
+            self.factors.push(factor);
+            self.offsets.push(batch.offsets.clone());
+            Ok(())
+        }
+
+        fn losses(&mut self, _wait: bool) -> Result<Vec<Losses>> {
+            Ok(Vec::new())
+        }
+
+        fn snapshot(&mut self) -> Result<(Vec<f32>, Adamw)> {
+            Ok((self.values.clone(), Adamw::new(AdamwOptions::default(), self.values.len())))
+        }
+
+        fn restore(&mut self, values: &[f32], _adamw: &Adamw) {
+            self.values = values.to_vec();
+        }
+
+        fn features(&mut self, _sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+            Ok(Vec::new())
+        }
+
+        fn scores(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
+            let known = self.knows[self.validations];
+            self.validations += 1;
+            let right = |tokens: &&[u32]| (tokens[0] < known as u32) == (tokens[1] == 1);
+            Ok(sequences.iter().map(|tokens| f32::from(u8::from(right(tokens)))).collect())
+        }
+    }
+
+    #[derive(Default)]
+    struct Best(Vec<bool>);
+
+    impl Observer for Best {
+        fn start(&mut self, _done: u64, _steps: u64) {}
+        fn fitting(&mut self, _done: usize, _lists: usize) {}
+        fn step(&mut self, _report: StepReport) {}
+        fn validation(&mut self, validation: Validation) {
+            self.0.push(validation.best);
+        }
+    }
+
+    /// Trains on lists that each are a step of their own, four an epoch.
+    fn train(knows: &[usize], patience: Option<u32>) -> (Outcome, Scripted<'_>, Vec<bool>) {
+        go_on(knows, patience, 0.0)
+    }
+
+    fn adapter(pooler: bool, learned_beta: bool) -> Adapter {
+        let config = bert::Config {
+            hidden: 2,
+            layers: 1,
+            heads: 1,
+            intermediate: 2,
+            vocab: 9,
+            max_positions: 8,
+            type_vocab: 2,
+            layer_norm_eps: 1e-12,
+            pad_token_id: 0,
+        };
+        let lora = LoraConfig { rank: 1, ..LoraConfig::default() };
+        let layout = Layout::new(&config, &lora, pooler, learned_beta);
+        let values = vec![0.0; layout.len()];
+        Adapter { config: lora, layout, values, classifier_bias: 0.0, base_name: String::new() }
+    }
+
+    /// The same, from a checkpoint before the first step, after so many seconds.
+    fn go_on(knows: &[usize], patience: Option<u32>, seconds: f64) -> (Outcome, Scripted<'_>, Vec<bool>) {
+        let adapter = adapter(false, false);
+        let values = adapter.values.clone();
+        let options =
+            TrainOptions { epochs: knows.len() as u32, patience, batch_tokens: 4, ..TrainOptions::default() };
+        let (examples, out) =
+            ((0..LISTS).map(example).collect::<Vec<Example>>(), tempfile::tempdir().unwrap());
+        let run = Run {
+            options: &options,
+            fit_head: false,
+            fixed_weights: Weights { first_pass: 0.5, lm: 0.25, ..Weights::default() },
+            train: &examples[..4],
+            valid: &examples,
+            team: &Team::default(),
+            out: out.path(),
+            checkpoint_every: Duration::from_secs(3600),
+            identity: Identity {
+                options: serde_json::Value::Null,
+                data: String::new(),
+                start: String::new(),
+                instruction_set: String::new(),
+            },
+            stop: &AtomicBool::new(false),
+        };
+        let mut learner =
+            Scripted { knows, validations: 0, values, factors: Vec::new(), offsets: Vec::new() };
+        let mut best = Best::default();
+        let mut state = State::start(&adapter, false);
+        state.position.seconds = seconds;
+        let outcome = run.train(adapter, &mut learner, Some(state), &mut best).unwrap();
+        (outcome, learner, best.0)
+    }
+
+    #[test]
+    fn the_first_epoch_that_validated_best_is_kept() {
+        let (outcome, learner, best) = train(&[6, 8, 7, 8], None);
+        assert_eq!((outcome.epoch, outcome.epochs, outcome.steps), (2, 4, 16));
+        assert_eq!(best, [true, true, false, false]);
+        assert_eq!((outcome.adapter.values[0], learner.values[0]), (8.0, 16.0));
+        let right = |list: &ScoredList| list.hypotheses[1].features.lorb > list.hypotheses[0].features.lorb;
+        assert!(outcome.validation.iter().all(right), "its scores are those of another epoch");
+    }
+
+    #[test]
+    fn patience_waits_for_so_many_that_were_not_the_best() {
+        let epochs = |patience| train(&[6, 8, 7, 7, 7, 7], patience).0.epochs;
+        assert_eq!([Some(1), Some(2), Some(9), None].map(epochs), [3, 4, 6, 6]);
+    }
+
+    #[test]
+    fn the_rate_follows_its_schedule_over_all_epochs() {
+        let (_, learner, _) = train(&[6, 8], None);
+        let expected: Vec<f32> =
+            (0..8).map(|step| lr_factor(step, 8, TrainOptions::default().warmup)).collect();
+        assert_eq!(learner.factors, expected);
+    }
+
+    #[test]
+    fn the_time_of_earlier_processes_counts() {
+        assert!((1000.0..1100.0).contains(&go_on(&[8], None, 1000.0).0.seconds));
+    }
+
+    #[test]
+    fn heads_have_a_rate_of_their_own_and_matrices_alone_decay() {
+        let options = TrainOptions { lr: 0.5, head_lr: 2.0, weight_decay: 0.25, ..TrainOptions::default() };
+        let adapter = adapter(true, true);
+        let groups = parameter_groups(&adapter, &options, 0.5);
+        assert_eq!(groups.len(), adapter.layout.entries().len());
+        for (group, entry) in groups.iter().zip(adapter.layout.entries()) {
+            let (lr, weight_decay) = match &entry.name[..] {
+                "theta" | "pooler.dense.bias" => (1.0, 0.0),
+                "classifier.weight" | "pooler.dense.weight" => (1.0, 0.25),
+                _ => (0.25, 0.25),
+            };
+            assert_eq!(*group, ParameterGroup { range: entry.range(), lr, weight_decay }, "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn the_loss_has_the_scores_that_are_not_trained() {
+        let (_, learner, _) = train(&[8], None);
+        assert_eq!(learner.offsets, vec![vec![-0.5, -2.0]; 4]);
+    }
+}

@@ -89,3 +89,87 @@ pub fn shuffle<T>(items: &mut [T], random: &mut ChaCha8Rng) {
         items.swap(i, j);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rescore::tune::{ScoredHypothesis, ScoredList};
+    use crate::rescore::weights::Features;
+    use crate::train::examples::Texts;
+
+    /// A list whose hypotheses have these first-pass scores, as many errors as their number, and `tokens` tokens each.
+    fn example(scores: &[f64], tokens: usize) -> Example {
+        let hypothesis = |(i, &first_pass): (usize, &f64)| ScoredHypothesis {
+            features: Features { first_pass, ..Features::default() },
+            errors: i as u64,
+            pruned: false,
+        };
+        Example {
+            id: "u".into(),
+            list: ScoredList {
+                hypotheses: scores.iter().enumerate().map(hypothesis).collect(),
+                reference_units: 1,
+            },
+            tokens: vec![vec![0; tokens]; scores.len()],
+            cut: 0,
+            texts: Texts::default(),
+        }
+    }
+
+    const DRAW: Draw = Draw {
+        hyps: 3,
+        batch_tokens: 100,
+        weights: Weights { first_pass: 1.0, lm: 0.0, lorb: 0.0, words: 0.0, ngram: 0.0 },
+        seed: 1,
+    };
+
+    #[test]
+    fn the_best_is_always_drawn_and_the_likely_more_often() {
+        let examples = [example(&[-3.0, -1.0, -9.0, 0.0, 0.0, -2.0], 2)];
+        let mut drawn = [0; 6];
+        for epoch in 0..1000 {
+            let hypotheses = &plan_epoch(&examples, DRAW, epoch)[0][0].hypotheses;
+            assert!(hypotheses.len() == 3 && hypotheses.is_sorted_by(|a, b| a < b), "{hypotheses:?}");
+            hypotheses.iter().for_each(|&i| drawn[i] += 1);
+        }
+        // Of two that are as good the first is the best.
+        assert_eq!(drawn[3], 1000);
+        let [likely_last, likely, unlikely, _, tied, between] = drawn;
+        assert!(
+            tied > likely && likely > between && between > likely_last && likely_last > unlikely,
+            "{drawn:?}"
+        );
+        assert!(tied < 1000, "{drawn:?}");
+        let all = Draw { hyps: 9, ..DRAW };
+        assert_eq!(plan_epoch(&examples, all, 0)[0][0].hypotheses, [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn every_epoch_draws_anew_and_can_be_drawn_again() {
+        let examples: Vec<Example> = (0..20).map(|_| example(&[0.0, -0.1, -0.2, -0.3, -0.4], 2)).collect();
+        let plan = |seed, epoch| plan_epoch(&examples, Draw { seed, ..DRAW }, epoch);
+        assert_eq!(plan(1, 0), plan(1, 0));
+        assert_ne!(plan(1, 0), plan(1, 1));
+        assert_ne!(plan(1, 0), plan(2, 0));
+    }
+
+    #[test]
+    fn steps_are_filled_with_what_teaches() {
+        let nothing = || example(&[0.0], 2);
+        let (short, long) = (|| example(&[0.0, -1.0], 10), || example(&[0.0, -1.0], 70));
+        let examples = [short(), nothing(), short(), short(), nothing(), short(), long(), short(), short()];
+        let plan = plan_epoch(&examples, DRAW, 0);
+        let mut shown: Vec<usize> = plan.iter().flatten().map(|sample| sample.example).collect();
+        shown.sort_unstable();
+        assert_eq!(shown, [0, 2, 3, 5, 6, 7, 8]);
+        let tokens = |step: &Vec<Sample>| -> usize {
+            step.iter().map(|s| [20, 140][usize::from(s.example == 6)]).sum()
+        };
+        // The long one is more than a step, and has one of its own; of the others five fill one.
+        for (i, step) in plan.iter().enumerate() {
+            assert!(tokens(step) <= 100 || step.len() == 1, "{plan:?}");
+            let next = plan.get(i + 1).map_or(100, |next| tokens(&next[..1].to_vec()));
+            assert!(tokens(step) + next > 100, "{plan:?}");
+        }
+    }
+}

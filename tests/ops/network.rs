@@ -6,6 +6,7 @@ use lorb_engine::bert::{Checkpoint, Config, Encoder, PackedBatch};
 use lorb_engine::device::Memory;
 use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::lora::{Adapter, Entry, Group, LoraConfig};
+use lorb_engine::ops::mwer::{MwerInputs, mean_mwer};
 use lorb_engine::rescore::scorer;
 use lorb_engine::tape::Tape;
 use lorb_engine::train::step::{Objective, StepBatch, StepGradient, gradient};
@@ -140,6 +141,13 @@ impl Network {
         }
     }
 
+    /// The mean over the utterances where g counts nothing.
+    fn mwer_without(&self) -> f64 {
+        let StepBatch { offsets, errors, utterances, .. } = &self.batch;
+        let scores = vec![0.0; offsets.len()];
+        mean_mwer(MwerInputs { offsets, scores: &scores, errors, beta: 0.0 }, utterances).loss
+    }
+
     fn encoder(&self, cpu: &Cpu) -> Encoder<Cpu> {
         Encoder::load(cpu, &self.config, &self.checkpoint, true).unwrap()
     }
@@ -215,6 +223,7 @@ fn check(case: Case) {
         };
         let found = network.gradient(&cpu);
         require("mwer", (found.mwer - exact.mwer).abs(), lost.mwer);
+        assert!((found.mwer_without - network.mwer_without()).abs() < 1e-12, "without g {name}");
         if case.correlation_weight > 0.0 {
             require("correlation", (found.correlation - exact.correlation).abs(), lost.correlation);
         }
