@@ -349,12 +349,31 @@ fn domains_that_cannot_be_evaluated_are_refused() {
     }
     desk.refused("evaluate --adapter-for legal=adapter test.jsonl", 2, &["--model"]);
 
-    let saved = desk.read("adapters/news/rescoring.json");
-    let lower = saved.replace("\"case\": \"keep\"", "\"case\": \"lower\"");
-    assert_ne!(saved, lower);
-    desk.write("adapters/news/rescoring.json", lower);
-    let differ =
-        ["adapters/legal and adapters/news", "--case is \"keep\" for the one, \"lower\" for the other"];
-    desk.refused(&format!("{MIXED} --adapter adapter test.jsonl"), 2, &differ);
+    let saved = json(&desk.read("adapters/news/rescoring.json"));
+    for (option, place, of_legal, of_news) in [
+        ("first-pass", "/fields/first_pass", "\"am\"", "\"lm\""),
+        ("lm", "/fields/lm", "\"lm\"", "\"am\""),
+        ("noise", "/normalise/noise", "null", "\"<.*>\""),
+        ("fillers", "/normalise/fillers", "[]", "[\"uh\"]"),
+        ("unit", "/unit", "\"word\"", "\"char\""),
+        ("case", "/normalise/case", "\"keep\"", "\"lower\""),
+    ] {
+        let mut other = saved.clone();
+        *other.pointer_mut(place).unwrap() = json(of_news);
+        desk.write("adapters/news/rescoring.json", other.to_string());
+        let differ = format!("--{option} is {of_legal} for the one, {of_news} for the other");
+        let words = ["adapters/legal and adapters/news", &differ];
+        desk.refused(&format!("{MIXED} --adapter adapter test.jsonl"), 2, &words);
+    }
     desk.ok(&format!("{MIXED} --adapter adapter --case lower test.jsonl"));
+
+    // A language model that counts for one of them must be there for all.
+    for (name, weight) in [("legal", 0.0), ("news", 0.5)] {
+        let mut counts = saved.clone();
+        counts["weights"]["lm"] = json!(weight);
+        desk.write(&format!("adapters/{name}/rescoring.json"), counts.to_string());
+    }
+    desk.write("no-lm.jsonl", desk.read("test.jsonl").replace("\"lm\"", "\"other\""));
+    let missing = ["no-lm.jsonl:1: hyps[0] has no \"lm\""];
+    desk.refused(&format!("{MIXED} --adapter adapter no-lm.jsonl"), 2, &missing);
 }

@@ -94,6 +94,8 @@ fn weights_are_tuned_saved_and_used() {
     let saved = json(&desk.read("adapter/rescoring.json"));
     assert_eq!(report["weights"], saved["weights"]);
     assert_eq!(report["confidence_scale"], saved["confidence_scale"]);
+    // The lists are noise, of which nobody can be as sure as the plain sum of the scores is.
+    assert!(saved["confidence_scale"].as_f64().unwrap() < 0.9, "{saved}");
     assert_eq!(saved["tuned_on"][0]["list"], "dev.jsonl");
     assert_eq!(saved["tuned_on"][0]["utterances"], 120);
     let pairs: Vec<_> =
@@ -222,6 +224,30 @@ fn the_evaluated_lists_do_not_touch_the_weights() {
         std::os::unix::fs::symlink(desk.path("dev.jsonl"), desk.path("link.jsonl")).unwrap();
         desk.refused("evaluate --tune link.jsonl dev.jsonl", 2, &["link.jsonl cannot be both"]);
     }
+}
+
+#[test]
+fn the_lists_that_weights_were_tuned_on_are_told() {
+    let desk = desk();
+    desk.write("more.jsonl", lists(12, 60));
+    desk.ok(&format!("{EVALUATE} --tune dev.jsonl --tune more.jsonl test.jsonl"));
+    let tuned_on = json(&desk.read("adapter/rescoring.json"))["tuned_on"].clone();
+    let expected = serde_json::json!([
+        {"list": "dev.jsonl", "utterances": 120}, {"list": "more.jsonl", "utterances": 60}
+    ]);
+    assert_eq!(tuned_on, expected);
+}
+
+#[test]
+fn a_language_model_that_counts_must_be_there() {
+    let desk = desk();
+    desk.ok(&format!("{EVALUATE} --tune dev.jsonl test.jsonl"));
+    let mut saved = json(&desk.read("adapter/rescoring.json"));
+    saved["weights"]["lm"] = 0.5.into();
+    desk.write("adapter/rescoring.json", saved.to_string());
+    desk.ok(&format!("{EVALUATE} test.jsonl"));
+    desk.write("no-lm.jsonl", lists(1, 3).replace("\"lm\"", "\"other\""));
+    desk.refused(&format!("{EVALUATE} no-lm.jsonl"), 2, &["no-lm.jsonl:1: hyps[0] has no \"lm\""]);
 }
 
 #[test]

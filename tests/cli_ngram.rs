@@ -72,6 +72,32 @@ fn the_model_of_the_references_counts_in_the_total() {
 }
 
 #[test]
+fn the_held_out_lists_are_judged_with_it() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", patterned(60));
+    desk.write("test.jsonl", patterned(12));
+    desk.ok(&format!("{TRAIN} --out trained --test test.jsonl"));
+    let metrics = parsed(&desk.read("trained/metrics.jsonl"));
+    let sets = metrics.last().unwrap()["sets"].as_array().unwrap();
+    for set in sets {
+        assert!(set["errors"]["first_pass"].as_u64().unwrap() > 0, "{set}");
+        assert_eq!(set["errors"]["rescored"], 0, "{set}");
+    }
+    assert_eq!(sets[1]["utterances"], 12);
+}
+
+#[test]
+fn what_does_not_help_on_the_validation_lists_is_not_kept() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", patterned(60));
+    desk.write("strange.jsonl", support::cli::lists(40, 60));
+    desk.ok(&format!("{TRAIN} --out trained --valid strange.jsonl"));
+    assert!(!desk.path("trained/ngram.arpa").exists());
+    let settings = RescoringFile::load(&desk.path("trained")).unwrap().unwrap();
+    assert_eq!((settings.weights.ngram, settings.ngram), (0.0, None));
+}
+
+#[test]
 fn it_says_nothing_of_lists_that_are_strange_to_it() {
     let (desk, _) = trained();
     let strange = json!({"id": "v", "hyps": [
@@ -131,7 +157,7 @@ fn a_field_of_the_users_own_stays() {
     desk.refused(
         "rescore --model base --adapter trained --input in.jsonl --lm lorb_ngram",
         2,
-        &["lorb_ngram"],
+        &["\"lorb_ngram\": rescoring overwrites it"],
     );
 }
 

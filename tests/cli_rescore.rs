@@ -141,6 +141,32 @@ fn beta_can_be_given() {
 }
 
 #[test]
+fn words_or_characters_are_counted_as_the_adapter_s_unit_says() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", lists(4, 20));
+    for (unit, of) in [
+        ("word", (|text| text.split(' ').count()) as fn(&str) -> usize),
+        ("char", |text| text.chars().filter(|c| *c != ' ').count()),
+    ] {
+        let rescoring = json!({
+            "weights": {"first_pass": 1.0, "lm": 0.0, "lorb": 0.0, "words": -0.25},
+            "confidence_scale": 1.0,
+            "fields": {"first_pass": "am", "lm": "lm", "lm_required": false},
+            "normalise": {},
+            "unit": unit,
+            "tuned_on": [],
+        });
+        desk.write("adapter/rescoring.json", rescoring.to_string());
+        for line in parsed(&desk.ok(&format!("{RESCORE} --input in.jsonl"))) {
+            let (am, total) = (scores(&line, "am"), scores(&line, "total"));
+            for (i, hypothesis) in line["hyps"].as_array().unwrap().iter().enumerate() {
+                assert_eq!(total[i], am[i] - 0.25 * of(hypothesis["text"].as_str().unwrap()) as f64);
+            }
+        }
+    }
+}
+
+#[test]
 fn weights_of_fewer_bits_change_the_scores_a_little() {
     let desk = Desk::new();
     desk.write("in.jsonl", lists(3, 20));

@@ -180,7 +180,9 @@ mod tests {
         assert!(near(probability(&model, &["<s>"], "a"), (2.0 + one(2.0)) / 3.0));
         let sentence = [("<s>", "a"), ("a", "b"), ("b", "</s>")];
         let product: f64 = sentence.iter().map(|(h, w)| probability(&model, &[h], w)).product();
-        assert!(near(model.likelihood(&["a", "b"]).log_probability, product.ln()));
+        let likelihood = model.likelihood(&["a", "b"]);
+        assert!(near(likelihood.log_probability, product.ln()));
+        assert_eq!((likelihood.words, model.likelihood(&[]).words), (3, 1));
     }
 
     #[test]

@@ -321,11 +321,38 @@ mod tests {
                 h.features.ngram = (i % 3) as f64 - errors as f64;
             }
             let [with, without] = [true, false].map(|lorb| tune_weights(&lists, lorb));
+            let mut unknown = lists.clone();
+            unknown.iter_mut().flat_map(|l| &mut l.hypotheses).for_each(|h| h.features.ngram = 0.0);
+            assert_eq!(Weights { ngram: 0.0, ..with }, tune_weights(&unknown, true));
             assert!(total_expected_errors(&lists, &with) <= total_expected_errors(&lists, &without));
             [with.ngram, without.ngram]
         };
         assert!(with_ngram(true).iter().all(|w| *w > 0.1));
         assert!(with_ngram(false).iter().all(|w| *w < 0.05));
+    }
+
+    #[test]
+    fn words_may_count_against_a_hypothesis() {
+        let mut lists = random_lists(9, 300, [0.1, 0.0, 0.0]);
+        for h in lists.iter_mut().flat_map(|l| &mut l.hypotheses) {
+            h.features.words += h.errors as f64;
+        }
+        let w = tune_weights(&lists, true);
+        assert!(w.words < -0.1, "{w:?}");
+    }
+
+    #[test]
+    fn what_was_pruned_is_not_chosen() {
+        let hypothesis = |first_pass, lorb, pruned| ScoredHypothesis {
+            features: Features { first_pass, lorb, ..Features::default() },
+            errors: 0,
+            pruned,
+        };
+        // Without a score it has g = 0, and the highest total.
+        let hypotheses = vec![hypothesis(-1.0, -5.0, false), hypothesis(-2.0, 0.0, true)];
+        let list = ScoredList { hypotheses, reference_units: 1 };
+        let weights = Weights { lorb: 1.0, ..Weights::default() };
+        assert_eq!((list.chosen(&weights), list.chosen_within(&weights, Margin::NONE)), (1, 0));
     }
 
     #[test]
@@ -361,6 +388,12 @@ mod tests {
         };
         let mean = lists.iter().map(of).sum::<f64>() / 200.0;
         assert!((mean - CONFIDENCE).abs() < 1e-6, "{mean}");
+
+        // Of a list of one everything is sure.
+        let mut more = lists.clone();
+        more.extend(random_lists(8, 200, [0.5, 0.0, 0.0]));
+        more[200..].iter_mut().for_each(|list| list.hypotheses.truncate(1));
+        assert_eq!(sharpness(&more, &Weights::default(), CONFIDENCE), scale);
     }
 
     #[test]
@@ -370,7 +403,7 @@ mod tests {
             first_pass: -1.0,
             lm: None,
             lorb,
-            ngram: None,
+            ngram: lorb.map(|lorb| lorb / 2.0),
             fields: Default::default(),
         };
         let mut utterance = Utterance {
@@ -384,13 +417,15 @@ mod tests {
         let scored = ScoredList::new(&utterance, None, &normaliser, Unit::Word).unwrap();
         assert_eq!((scored.reference_units, scored.oracle()), (3, 1));
         let facts = |l: &ScoredList| {
-            l.hypotheses.iter().map(|h| (h.errors, h.features.lorb, h.features.words)).collect::<Vec<_>>()
+            let facts =
+                |h: &ScoredHypothesis| (h.errors, h.features.lorb, h.features.ngram, h.features.words);
+            l.hypotheses.iter().map(facts).collect::<Vec<_>>()
         };
-        assert_eq!(facts(&scored), [(1, 0.5, 2.0), (0, 0.0, 3.0)]);
-        let given = Features { lorb: 7.0, words: 2.0, ..Features::default() };
+        assert_eq!(facts(&scored), [(1, 0.5, 0.25, 2.0), (0, 0.0, 0.0, 3.0)]);
+        let given = Features { lorb: 7.0, words: 2.0, ngram: -1.0, ..Features::default() };
         let scored =
             ScoredList::new(&utterance, Some(&[Some(given), None]), &normaliser, Unit::Word).unwrap();
-        assert_eq!(facts(&scored), [(1, 7.0, 2.0), (0, 0.0, 3.0)]);
+        assert_eq!(facts(&scored), [(1, 7.0, -1.0, 2.0), (0, 0.0, 0.0, 3.0)]);
         assert!(!scored.hypotheses[0].pruned && scored.hypotheses[1].pruned);
         utterance.reference = None;
         assert!(ScoredList::new(&utterance, None, &normaliser, Unit::Word).is_none());
