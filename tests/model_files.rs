@@ -67,6 +67,14 @@ fn what_is_not_computed_is_refused_by_name() {
 }
 
 #[test]
+fn the_epsilon_of_the_norms_is_that_of_the_file() {
+    let dir = tempdir().unwrap();
+    tiny_bert(dir.path(), 1, &TinyBert::default());
+    edit_config(dir.path(), "layer_norm_eps", 1e-5.into());
+    assert_eq!(Config::open(dir.path()).unwrap().layer_norm_eps, 1e-5);
+}
+
+#[test]
 fn every_spelling_and_type_gives_the_same_weights() {
     let plain = tempdir().unwrap();
     tiny_bert(plain.path(), 7, &TinyBert::default());
@@ -242,6 +250,13 @@ fn the_tokenizers_options_are_honoured() {
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"strip_accents": false}"#).unwrap();
     let encoded = tokenizer(dir.path()).encode("HÉ", 64).unwrap();
     assert_eq!(tokens(&encoded.ids), ["[CLS]", "[UNK]", "[SEP]"]);
+    for (option, expected) in
+        [("true", &["[CLS]", "a", "[UNK]", "b", "[SEP]"][..]), ("false", &["[CLS]", "[UNK]", "[SEP]"])]
+    {
+        let options = format!("{{\"tokenize_chinese_chars\": {option}}}");
+        fs::write(dir.path().join("tokenizer_config.json"), options).unwrap();
+        assert_eq!(tokens(&tokenizer(dir.path()).encode("a\u{4f60}b", 64).unwrap().ids), expected);
+    }
 }
 
 #[test]

@@ -388,6 +388,36 @@ fn a_merged_model_is_base_plus_update() {
 }
 
 #[test]
+fn a_merged_model_has_the_pooler_that_was_trained() {
+    let base = base(&TinyBert::default());
+    let adapter = base.adapter("query").with_fresh_pooler(&base.config, 7);
+    let parent = tempdir().unwrap();
+    let out = parent.path().join("merged");
+    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
+    let merged = Checkpoint::open(&out).unwrap();
+    let (weight, bias) = adapter.layout.pooler().unwrap();
+    assert_eq!(*merged.f32("pooler.dense.weight", &[32, 32]).unwrap(), adapter.values[weight]);
+    assert_eq!(*merged.f32("pooler.dense.bias", &[32]).unwrap(), adapter.values[bias]);
+}
+
+#[test]
+fn a_merged_model_forgets_the_labels_and_the_type_of_another_task() {
+    let base = base(&TinyBert::default());
+    let path = base.dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["num_labels"] = json!(3);
+    config["torch_dtype"] = json!("bfloat16");
+    fs::write(&path, config.to_string()).unwrap();
+    let parent = tempdir().unwrap();
+    let out = parent.path().join("merged");
+    let adapter = base.adapter("query");
+    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
+    let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["num_labels"], &config["torch_dtype"]), (&Value::Null, &Value::Null));
+    assert_eq!(config["dtype"], "float32");
+}
+
+#[test]
 fn a_merge_that_cannot_be_done_leaves_nothing() {
     let base = base(&TinyBert::default());
     let parent = tempdir().unwrap();

@@ -157,6 +157,13 @@ mod tests {
     }
 
     #[test]
+    fn noise_is_matched_before_the_case_changes() {
+        let options =
+            NormaliseOptions { case: Case::Lower, noise: Some("[A-Z]+:".into()), ..Default::default() };
+        assert_eq!(normalise(options, "SPK: A spk: B"), "a spk: b");
+    }
+
+    #[test]
     fn fillers_go_in_any_case_once_case_is_changed() {
         let fillers = vec!["uh".into(), "ÄHM".into()];
         let options = |case| NormaliseOptions { case, fillers: fillers.clone(), ..Default::default() };

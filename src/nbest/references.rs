@@ -122,12 +122,15 @@ mod tests {
     fn every_kind_gives_the_same() {
         let manifest = "{\"audio_filepath\": \"/a/s-1.wav\", \"duration\": 1, \"text\": \"A B\"}\n\
                         {\"audio_filepath\": \"s-2.flac\", \"text\": \"\"}\n";
+        let named = "{\"id\": \"s-1\", \"audio_filepath\": \"1.wav\", \"text\": \"A B\"}\n\
+                     {\"id\": \"s-2\", \"text\": \"\"}\n";
         for (name, text) in [
             ("text", "s-1 A B\ns-2\n"),
             ("text", "s-1\tA B\r\n\ns-2 \n"),
             ("ref.trn", "A B (s-s-1)\n(s-s-2)\n"),
             ("hyp.trn", "A B\t(s-1)\n (s-2)\n"),
             ("manifest.json", manifest),
+            ("named.json", named),
         ] {
             let references = read(name, text).unwrap();
             let mut found = [("s-1", ""), ("s-2", "")].map(|(id, _)| {

@@ -38,6 +38,27 @@ fn whole_numbers_keep_all_of_their_digits() {
 }
 
 #[test]
+fn a_text_that_would_come_back_as_a_number_is_told_of() {
+    let desk = Desk::new();
+    desk.write("in.jsonl", r#"{"id": "u", "hyps": [{"text": "A", "speaker": "007", "take": "1a"}]}"#);
+    let ran = desk.run("convert in.jsonl out.csv");
+    assert!(ran.stderr.contains("cannot hold it: speaker of 1 hypotheses\n"), "{}", ran.stderr);
+    let back = parsed(&desk.ok("convert out.csv -"));
+    assert_eq!(back, [json!({"id": "u", "hyps": [{"text": "A", "take": "1a"}]})]);
+}
+
+#[test]
+fn a_first_rank_begins_an_utterance_whatever_its_id() {
+    let desk = Desk::new();
+    desk.write("in.csv", "id,rank,text\nu,1,A\nu,2,B\nu,1,C\n");
+    let texts: Vec<usize> = parsed(&desk.ok("convert in.csv -"))
+        .iter()
+        .map(|line| line["hyps"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(texts, [2, 1]);
+}
+
+#[test]
 fn what_is_wrong_is_named_with_file_and_line() {
     let desk = Desk::new();
     for (table, expected) in [

@@ -30,7 +30,7 @@ const SMALL: [(usize, &str, &str); 6] = [
     (
         1,
         "scores",
-        "u {'decoder': tensor(-1.), 'ctc': tensor(-3.), 'lm': tensor(-9.)}\nv {\"ctc\": -1, \"decoder\": -2}\n",
+        "u {'decoder': tensor(-1.), 'ctc': tensor(-3.), 'lm': tensor(-9.)}\nv {\"am\": -9, \"ctc\": -1, \"decoder\": -2}\n",
     ),
     (2, "text", "u \n"),
     (2, "score", "u tensor(-2.5, device='cuda:0')\n"),

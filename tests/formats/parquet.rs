@@ -135,6 +135,9 @@ fn what_is_wrong_is_named_with_file_and_row() {
     fs::copy(fixture("snappy.parquet"), desk.path("folder/part-0.parquet")).unwrap();
     fs::copy(fixture("flat.parquet"), desk.path("folder/part-1.parquet")).unwrap();
     desk.refused("convert folder out.jsonl", 2, &["part-1.parquet: a row of it is not what one of"]);
+    // Rows are numbered by file.
+    fs::copy(fixture("infinite.parquet"), desk.path("folder/part-1.parquet")).unwrap();
+    desk.refused("convert folder out.jsonl", 2, &["part-1.parquet:2: hyps[1].am: -inf"]);
 }
 
 #[test]
