@@ -3,7 +3,8 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use lorb_engine::lora::LoraConfig;
+use lorb_engine::lora::{Adapter, LoraConfig};
+use lorb_engine::model::BaseModel;
 use serde_json::{Value, json};
 
 use crate::harness::{Server, conforms, write_adapter, write_adapters, write_shaped};
@@ -50,6 +51,37 @@ fn they_are_loaded_on_demand_read_again_and_unloaded() {
     assert_eq!(loaded(&server), ["two"]);
     assert_eq!(server.ask("DELETE", "/v1/adapters/one", "").code(), "no_adapter");
     assert_eq!(lorb(&server.rescore(&ask("one"))), two);
+}
+
+#[test]
+fn one_that_is_read_again_takes_its_memory_once() {
+    let desk = Desk::new();
+    write_adapters(&desk, &["a"]);
+    let server = Server::start(&desk, "--adapters adapters");
+    let bytes = || server.get("/v1/adapters").json()["bytes"].as_u64().unwrap();
+    server.rescore(&ask("a"));
+    let once = bytes();
+    assert_eq!(server.ask("PUT", "/v1/adapters/a", "").status, 200);
+    assert!(once > 0 && bytes() == once, "{once} {}", bytes());
+}
+
+#[test]
+fn a_known_score_is_not_taken_for_that_of_another_scale_or_bias() {
+    let desk = Desk::new();
+    write_adapters(&desk, &["a"]);
+    let server = Server::start(&desk, "--adapters adapters");
+    let mut known = vec![lorb(&server.rescore(&ask("a")))];
+    let model = BaseModel::open(&desk.path("base")).unwrap();
+    let folder = desk.path("adapters/a");
+    for change in [(|a| a.config.alpha *= 2.0) as fn(&mut Adapter), |a| a.classifier_bias += 1.0] {
+        let mut adapter = Adapter::load(&folder, &model.config, &model.checkpoint).unwrap();
+        change(&mut adapter);
+        adapter.save(&folder).unwrap();
+        assert_eq!(server.ask("PUT", "/v1/adapters/a", "").status, 200);
+        let found = lorb(&server.rescore(&ask("a")));
+        assert!(!known.contains(&found), "{found:?}");
+        known.push(found);
+    }
 }
 
 #[test]

@@ -13,7 +13,10 @@ use crate::embedded::Embedded;
 use crate::http::{Connection, Response, request};
 
 fn ask(service: &Embedded) -> Response {
-    let body = json!({"adapter": "a", "hyps": [{"text": "the of", "am": 0}, {"text": "of the", "am": 0}]});
+    // More than a request may wait for anything.
+    let deadline_ms = 600_000;
+    let hyps = json!([{"text": "the of", "am": 0}, {"text": "of the", "am": 0}]);
+    let body = json!({"adapter": "a", "deadline_ms": deadline_ms, "hyps": hyps});
     let bytes = request("POST", "/v1/rescore", "Connection: close\r\n", &body.to_string());
     Connection::open(service.address).exchange(&bytes).unwrap()
 }

@@ -1,7 +1,13 @@
 //! The scores are those of `rescore`, bit for bit, whatever shares the batch.
 
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lorb_engine::lora::Adapter;
+use lorb_engine::model::BaseModel;
+use lorb_engine::nbest::normalise::{Unit, units};
+use lorb_engine::rescore::ngram::{Familiarity, Ngram};
+use lorb_engine::rescore::weights::{RescoringFile, Weights};
 use serde_json::{Value, json};
 
 use crate::harness::{Server, utterances, write_adapters};
@@ -115,6 +121,78 @@ fn weights_are_the_adapters_unless_given_and_parts_add_up() {
     let again = server.ask("POST", "/v1/rescore?explain=1", &ask.to_string()).json();
     assert_eq!(again["utterances"][0]["hyps"][0]["parts"]["cached"], true);
     assert_eq!(again["utterances"][0]["hyps"][0]["total"], answered["hyps"][0]["total"]);
+}
+
+#[test]
+fn what_an_utterance_says_goes_before_what_its_request_says() {
+    let desk = Desk::new();
+    write_adapters(&desk, &["a", "b"]);
+    let server = Server::start(&desk, "--adapters adapters --cache-memory 0");
+    let hyps = json!([{"text": "the of", "am": -1.5}]);
+    let own = json!({"hyps": hyps, "adapter": "b", "weights": {"lorb": 2.0}});
+    let ask = json!({"adapter": "a", "weights": {"lorb": 3.0}, "utterances": [own, {"hyps": hyps}]});
+    let answer = server.rescore(&ask);
+    let of = |i: usize| [&answer["utterances"][i]["adapter"], &answer["utterances"][i]["weights"]["lorb"]];
+    assert_eq!(of(0), [&json!("b"), &json!(2.0)]);
+    assert_eq!(of(1), [&json!("a"), &json!(3.0)]);
+    // More than is scored in a millisecond.
+    let many: Vec<Value> = (1..60).map(|i| json!({"text": "the ".repeat(i), "am": 0})).collect();
+    let patient = json!({"hyps": many, "deadline_ms": 100_000});
+    server.rescore(&json!({"adapter": "a", "deadline_ms": 1, "utterances": [patient]}));
+}
+
+#[test]
+fn an_adapter_with_a_pooler_of_its_own_scores_beside_one_without() {
+    let desk = Desk::new();
+    write_adapters(&desk, &["a"]);
+    let model = BaseModel::open(&desk.path("base")).unwrap();
+    let adapter = Adapter::load(desk.path("adapters/a"), &model.config, &model.checkpoint).unwrap();
+    adapter.with_fresh_pooler(&model.config, 3).save(desk.path("adapters/b")).unwrap();
+    let server = Server::start(&desk, "--adapters adapters --cache-memory 0");
+    let ask = |name: &str| json!({"adapter": name, "hyps": [{"text": "the of", "am": -1.5}]});
+    let [a, b] = ["a", "b"].map(|name| server.rescore(&ask(name))["utterances"][0].clone());
+    assert_ne!(a["hyps"], b["hyps"]);
+    let both = server.rescore(&json!({"utterances": [ask("a"), ask("b")]}));
+    assert_eq!(both["utterances"], json!([a, b]));
+}
+
+#[test]
+fn unit_and_ngram_model_of_an_adapter_count_as_in_rescore() {
+    let desk = Desk::new();
+    let folder = desk.path("adapters/a");
+    write_adapters(&desk, &["a"]);
+    let text = lists(13, 20);
+    let lines = parsed(&text);
+    let said: Vec<&str> = lines.iter().map(|line| line["ref"].as_str().unwrap()).collect();
+    let characters: Vec<Vec<&str>> = said.iter().map(|text| units(text, Unit::Char)).collect();
+    let ngram = Ngram::estimate(2, characters.iter().map(|text| &text[..])).unwrap();
+    ngram.save(&folder).unwrap();
+    let settings = RescoringFile {
+        weights: Weights { words: -0.25, ngram: 0.5, lorb: 1.0, ..Weights::default() },
+        confidence_scale: 0.5,
+        fields: Default::default(),
+        normalise: Default::default(),
+        unit: Unit::Char,
+        ngram: Some(Familiarity { mean: -2.0, strange: -20.0, usual: -3.0 }),
+        tuned_on: Vec::new(),
+    };
+    settings.save(&folder).unwrap();
+    desk.write("in.jsonl", &text);
+    let rescored =
+        parsed(&desk.ok("rescore --model base --adapter adapters/a --input in.jsonl --device cpu"));
+    let server = Server::start(&desk, "--adapters adapters --device cpu");
+    let bytes = || server.get("/v1/adapters").json()["bytes"].as_u64().unwrap();
+    let answer = server.rescore(&json!({"adapter": "a", "utterances": utterances(&text)}));
+    for (answered, line) in answer["utterances"].as_array().unwrap().iter().zip(&rescored) {
+        same(answered, line);
+        assert!(line["hyps"].as_array().unwrap().iter().all(|h| h["lorb_ngram"] != 0.0));
+    }
+    // It takes memory too.
+    let with = bytes();
+    fs::remove_file(folder.join(Ngram::FILE)).unwrap();
+    RescoringFile { ngram: None, ..settings }.save(&folder).unwrap();
+    assert_eq!(server.ask("PUT", "/v1/adapters/a", "").status, 200);
+    assert_eq!(with - bytes(), ngram.bytes() as u64);
 }
 
 #[test]
