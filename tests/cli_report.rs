@@ -161,6 +161,18 @@ fn the_page_says_what_the_metrics_do() {
         let percent =
             100.0 * set["errors"]["rescored"].as_f64().unwrap() / set["reference_units"].as_f64().unwrap();
         assert!(page.contains(&format!("<td>{percent:.2} %</td>")), "{percent}");
+        for list in set["examples"].as_array().unwrap() {
+            let errors = |place: &str| -> u64 {
+                let hypotheses = list["hypotheses"].as_array().unwrap();
+                hypotheses.iter().find(|h| h[place] == 1).unwrap()["errors"].as_u64().unwrap()
+            };
+            let (before, after) = (errors("before"), errors("after"));
+            let class = if after < before { "good" } else { "bad" };
+            assert!(
+                page.contains(&format!("<span class=\"{class}\">{before} → {after} errors</span>")),
+                "{list}"
+            );
+        }
     }
     for part in [
         "finished",
@@ -195,6 +207,51 @@ fn an_unfinished_run_has_a_page_at_any_moment() {
     desk.refused("report run", 2, &["metrics.jsonl", "line 2", "hop"]);
     desk.refused("report base", 2, &["base", "no metrics.jsonl", "--out"]);
     desk.refused("report nowhere", 2, &["nowhere"]);
+}
+
+#[test]
+fn an_unfinished_run_shows_its_best_epoch() {
+    let desk = desk();
+    desk.ok(&format!("{TRAIN} --out run"));
+    let mut lines = parsed(&desk.read("run/metrics.jsonl"));
+    lines.pop();
+    for line in lines.iter_mut().filter(|line| line["kind"] == "validation") {
+        line["best"] = json!(line["epoch"].as_u64() <= Some(2));
+    }
+    desk.write("run/metrics.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    desk.ok("report run");
+    assert!(desk.read("run/report.html").contains("after epoch 2, the best so far"));
+}
+
+#[test]
+fn every_curve_shows_its_own_numbers() {
+    let desk = desk();
+    desk.ok(&format!("{TRAIN} --out run"));
+    let lines = parsed(&desk.read("run/metrics.jsonl"));
+    let page = |lines: &[Value]| {
+        desk.write("run/metrics.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+        desk.ok("report run");
+        desk.read("run/report.html")
+    };
+    let whole = page(&lines);
+    for (kind, value) in [
+        ("step", "mwer"),
+        ("step", "mwer_without"),
+        ("step", "correlation"),
+        ("step", "gradient_norm"),
+        ("step", "lr"),
+        ("validation", "expected"),
+        ("validation", "expected_without"),
+        ("validation", "errors"),
+    ] {
+        let mut changed = lines.clone();
+        let line = changed.iter_mut().rfind(|line| line["kind"] == kind).unwrap();
+        line[value] = match line[value].as_u64() {
+            Some(number) => json!(number + 9),
+            None => json!(line[value].as_f64().unwrap() + 9.0),
+        };
+        assert_ne!(page(&changed), whole, "{value}");
+    }
 }
 
 #[test]
