@@ -11,6 +11,7 @@ use indicatif::HumanBytes;
 use sha2::{Digest, Sha256};
 
 use super::files::INDEX;
+use super::listing::Listing;
 use super::{Id, Kind, Place, Problem};
 use crate::bert::checkpoint::shard_files;
 use crate::text::hex;
@@ -27,11 +28,11 @@ pub fn fetch(id: &Id, kind: Kind, place: &Place, note: &dyn Fn(String)) -> Resul
     let hub = Hub { id, kind, place, cache: Cache::new(place.cache.clone()) };
     if place.offline {
         return hub
-            .cached()
+            .cached(note)
             .map_err(|what| hub.error(Problem::NotInCache { what, cache: place.cache.clone() }));
     }
     match hub.fetch(note) {
-        Err(Error::Hub { problem: Problem::Network { endpoint, reason }, name }) => match hub.cached() {
+        Err(Error::Hub { problem: Problem::Network { endpoint, reason }, name }) => match hub.cached(note) {
             Ok(dir) => {
                 note(format!(
                     "{name}: cannot ask {endpoint} ({reason}): taken from the cache as it is there"
@@ -64,12 +65,25 @@ impl Hub<'_> {
         self.cache.repo(self.repo(commit)).pointer_path(commit)
     }
 
-    /// The snapshot that the cache has of the revision, or what it lacks.
-    fn cached(&self) -> Result<PathBuf, String> {
+    fn folder_name(&self) -> String {
+        self.repo(&self.id.revision).folder_name()
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.place.cache.join(self.folder_name())
+    }
+
+    /// The commit that the revision was when it was last seen.
+    fn last_seen(&self) -> Option<String> {
+        let commit = fs::read_to_string(self.folder().join("refs").join(&self.id.revision)).ok()?;
+        Some(commit.trim().to_string())
+    }
+
+    /// The snapshot that the cache has of the revision, or what it lacks. One that [`fetch`](Self::fetch) did not end lacks
+    /// what is needed; of another program's it is told what may be missing, where that is not known.
+    fn cached(&self, note: &dyn Fn(String)) -> Result<PathBuf, String> {
         let revision = &self.id.revision;
-        let folder = self.place.cache.join(self.repo(revision).folder_name());
-        let commit = fs::read_to_string(folder.join("refs").join(revision));
-        let commit = commit.map_or(revision.clone(), |commit| commit.trim().to_string());
+        let commit = self.last_seen().unwrap_or_else(|| revision.clone());
         let dir = self.snapshot(&commit);
         if !is_commit(&commit) || !dir.is_dir() {
             return Err(format!("revision {revision} of it"));
@@ -83,6 +97,22 @@ impl Hub<'_> {
                 return Err(missing(format!("it has no {shard}")));
             }
         }
+        let listing = Listing::of(&self.folder(), &commit);
+        let mut unknown = Vec::new();
+        for file in self.kind.absent(|file| dir.join(file).exists()) {
+            match listing.has(file) {
+                Some(true) => return Err(missing(format!("it has no {file}"))),
+                Some(false) => {}
+                None => unknown.push(file),
+            }
+        }
+        if !unknown.is_empty() {
+            let (id, unknown) = (self.id, unknown.join(", "));
+            note(format!(
+                "{id}: the cache, as another program filled it, does not tell whether it has {unknown}: taken without; \
+                 a run that reaches the Hub fetches what there is"
+            ));
+        }
         Ok(dir)
     }
 
@@ -93,7 +123,8 @@ impl Hub<'_> {
         if !is_commit(&commit) {
             return Err(self.network(format!("its answer names the commit {commit:?}")));
         }
-        let files = self.kind.files(|file| info.siblings.iter().any(|s| s.rfilename == file));
+        let has = |file: &str| info.siblings.iter().any(|s| s.rfilename == file);
+        let files = self.kind.files(has);
         let files = files.map_err(|problem| self.error(problem))?;
         // By the commit: a branch may move on between two files.
         let snapshot =
@@ -106,10 +137,14 @@ impl Hub<'_> {
                 snapshot.ensure(&shard, note)?;
             }
         }
-        let revision = self.cache.repo(self.repo(&self.id.revision));
-        revision
-            .create_ref(&commit)
-            .map_err(|e| Error::io(self.cache.path(), "write a reference into it", e))?;
+        let listing = Listing::of(&self.folder(), &commit);
+        self.kind.absent(has).for_each(|file| listing.lacks(file));
+        if self.last_seen().as_ref() != Some(&commit) {
+            let revision = self.cache.repo(self.repo(&self.id.revision));
+            revision
+                .create_ref(&commit)
+                .map_err(|e| Error::io(self.cache.path(), "write a reference into it", e))?;
+        }
         Ok(snapshot.dir)
     }
 
@@ -177,11 +212,13 @@ impl Snapshot<'_> {
         }
         let blob = cache.repo(self.hub.repo(metadata.commit_hash())).blob_path(etag);
         let size = metadata.size() as u64;
+        let waiting = || note(format!("waiting for another process, which fetches {id}: {file}"));
+        // That of Python's client, held until the file is there: between a look and its own lock, hf-hub lets others in.
+        let locks = cache.path().join(".locks").join(self.hub.folder_name());
+        let _turn = lock(&locks.join(format!("{etag}.lock")), waiting)?;
         loop {
-            // While another process fetches it this waits, and there is nothing left to do.
-            let lock = lock(&blob.with_extension("lock"), || {
-                note(format!("waiting for another process, which fetches {id}: {file}"))
-            })?;
+            // While another program of hf-hub fetches it this waits, and there is nothing left to do.
+            let lock = lock(&blob.with_extension("lock"), waiting)?;
             if blob.exists() {
                 return self.link(etag, &path);
             }
@@ -218,7 +255,7 @@ impl Snapshot<'_> {
     }
 }
 
-/// The lock of hf-hub for a file of the cache, as soon as nobody has it; `waiting` is told where someone does.
+/// The lock of a file of the cache, as soon as nobody has it; `waiting` is told where someone does.
 fn lock(path: &Path, waiting: impl FnOnce()) -> Result<File> {
     let failed = |e| Error::io(path, "lock it", e);
     path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;

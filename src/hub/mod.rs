@@ -3,6 +3,7 @@
 
 mod fetch;
 mod files;
+mod listing;
 mod place;
 
 use std::fmt;

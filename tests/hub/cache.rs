@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::support::cli::{Desk, lists};
 use crate::{RESCORE, content, desk, expect, run};
 
@@ -75,6 +77,42 @@ fn what_the_cache_lacks_is_named() {
     let offline = [("HF_HOME", "hf"), ("HF_HUB_OFFLINE", "1")];
     let words = ["org/base: ", "it has no tokenizer.json or vocab.txt", "is not in the cache"];
     expect(&run(&desk, RESCORE, &offline), 2, &words);
+}
+
+#[test]
+fn what_another_program_may_have_left_out_is_told() {
+    let (desk, expected) = desk();
+    lay_out(&desk.path("hf/hub"), "org/base", "main", &desk.path("base"), &MODEL);
+    lay_out(&desk.path("hf/hub"), "org/adapter", "main", &desk.path("adapter"), &ADAPTER[..2]);
+    let offline = [("HF_HOME", "hf"), ("HF_HUB_OFFLINE", "1")];
+    let words =
+        ["org/adapter: the cache", "does not tell whether it has lorb.json, rescoring.json, ngram.arpa"];
+    let ran = run(&desk, RESCORE, &offline);
+    expect(&ran, 0, &words);
+    assert_ne!(ran.stdout, expected, "lorb.json has the weights");
+    // As Hugging Face's programs remember what a commit lacks,
+    let folder = desk.path("hf/hub/models--org--adapter");
+    let no_exist = folder.join(".no_exist").join(COMMIT);
+    fs::create_dir_all(&no_exist).unwrap();
+    for file in ["lorb.json", "rescoring.json", "ngram.arpa"] {
+        fs::write(no_exist.join(file), "").unwrap();
+    }
+    let known = run(&desk, RESCORE, &offline);
+    assert!(!known.stderr.contains("org/adapter: the cache"), "{}", known.stderr);
+    assert_eq!(known.stdout, ran.stdout);
+    // and all that it has.
+    fs::create_dir(folder.join("trees")).unwrap();
+    let tree = |files: &[&str]| {
+        let files: serde_json::Map<_, _> =
+            files.iter().map(|file| (file.to_string(), json!({"size": 1, "blob_id": "0"}))).collect();
+        let tree = json!({"format_version": 1, "files": files}).to_string();
+        fs::write(folder.join("trees").join(format!("{COMMIT}.json")), tree).unwrap();
+    };
+    tree(&ADAPTER);
+    let words = ["org/adapter: ", "it has no lorb.json", "is not in the cache"];
+    expect(&run(&desk, RESCORE, &offline), 2, &words);
+    tree(&ADAPTER[..2]);
+    assert_eq!(run(&desk, RESCORE, &offline).stdout, ran.stdout);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct State {
     pub cut: Vec<usize>,
     /// Whether weights arrive with a byte changed.
     pub damaged: bool,
+    /// The file that cannot be had.
+    pub fails: Option<String>,
     /// How long weights take to arrive.
     pub delay: Duration,
     /// "path bytes" of each answer, in order.
@@ -101,8 +103,9 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, address: SocketAddr) -> std:
     let token = state.token.as_ref().map(|token| format!("Bearer {token}"));
     let elsewhere = parts[0] == "elsewhere";
     let refused = !elsewhere && token.is_some() && headers.get("authorization") != token.as_ref();
+    let fails = parts.last().is_some_and(|file| state.fails.as_deref() == Some(*file));
     let found = match parts[..] {
-        _ if refused => None,
+        _ if refused || fails => None,
         ["api", "models", organisation, name, "revision", revision] => {
             let repository = format!("{organisation}/{name}");
             let revision = revision.replace("%2F", "/");
@@ -143,6 +146,7 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, address: SocketAddr) -> std:
     };
     let (status, more, body) = match found {
         Some(found) => found,
+        None if fails => ("500 Internal Server Error", String::new(), b"Try again".to_vec()),
         None if refused => ("401 Unauthorized", String::new(), b"Invalid credentials".to_vec()),
         None => ("404 Not Found", String::new(), b"Not Found".to_vec()),
     };

@@ -22,6 +22,16 @@ fn hub(desk: &Desk) -> Hub {
     hub
 }
 
+/// What is needed of both.
+const NEEDED: [&str; 6] = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "config.json",
+    "lorb.json",
+    "model.safetensors",
+    "vocab.txt",
+];
+
 /// The files whose content was sent, without the bytes that only ask for the size.
 fn downloads(asked: &[String]) -> Vec<&str> {
     let parts = asked.iter().filter(|a| !a.starts_with("/api/")).map(|a| a.rsplit_once(' ').unwrap());
@@ -43,11 +53,7 @@ fn what_is_needed_is_fetched_once() {
     let asked = hub.asked();
     let mut files = downloads(&asked);
     files.sort();
-    let adapter = ["adapter_config.json", "adapter_model.safetensors"];
-    assert_eq!(
-        files,
-        [&adapter[..], &["config.json", "lorb.json", "model.safetensors", "vocab.txt"]].concat()
-    );
+    assert_eq!(files, NEEDED);
 
     let again = run(&desk, RESCORE, &variables);
     expect(&again, 0, &[]);
@@ -56,6 +62,7 @@ fn what_is_needed_is_fetched_once() {
     assert_eq!(asked.len(), 2, "{asked:?}");
     assert!(asked.iter().all(|a| a.starts_with("/api/models/org/")), "{asked:?}");
     let offline = run(&desk, RESCORE, &[("HF_HOME", "hf"), ("HF_HUB_OFFLINE", "1")]);
+    assert!(!offline.stderr.contains("does not tell"), "{}", offline.stderr);
     assert_eq!((again.stdout, offline.stdout), (expected.clone(), expected));
 
     // A commit that leaves the weights alone: what it shares is not fetched again.
@@ -180,6 +187,25 @@ fn a_download_goes_on_where_it_broke_off() {
 }
 
 #[test]
+fn what_broke_off_is_not_taken_as_whole() {
+    let (desk, expected) = desk();
+    let hub = hub(&desk);
+    let url = hub.url();
+    let place = [("HF_HOME", "hf"), ("HF_ENDPOINT", url.as_str())];
+    let commit = hub.state().revisions[&("org/adapter".into(), "main".into())].clone();
+    // A commit names its snapshot itself: no reference to it has to be there.
+    let request = RESCORE.replace("org/adapter", &format!("org/adapter@{commit}"));
+    // The adapter would score without it, with other weights.
+    hub.state().fails = Some("lorb.json".into());
+    expect(&run(&desk, &request, &place), 1, &["org/adapter@", "cannot fetch it"]);
+    let offline = [("HF_HOME", "hf"), ("HF_HUB_OFFLINE", "1")];
+    expect(&run(&desk, &request, &offline), 2, &["org/adapter@", "is not in the cache"]);
+    hub.state().fails = None;
+    assert_eq!(run(&desk, &request, &place).stdout, expected);
+    assert_eq!(run(&desk, &request, &offline).stdout, expected);
+}
+
+#[test]
 fn several_processes_fetch_it_once() {
     let (desk, expected) = desk();
     let hub = hub(&desk);
@@ -194,6 +220,10 @@ fn several_processes_fetch_it_once() {
             assert_eq!(ran.stdout, expected);
         }
     });
+    let asked = hub.asked();
+    let mut files = downloads(&asked);
+    files.sort();
+    assert_eq!(files, NEEDED);
 }
 
 #[test]
