@@ -1,10 +1,10 @@
 //! Requests and answers as JSON; openapi.json says the same to everybody else.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use std::fmt::{self, Formatter};
 
 use axum::http::StatusCode;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::config::Limits;
 use super::problem::Problem;
@@ -168,10 +168,8 @@ impl Parsed {
 
 /// A request out of the bytes of its body: `{"utterances": […], …}`, or one utterance alone.
 pub(super) fn parse(body: &[u8], limits: &Limits) -> Result<Parsed, Problem> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "not_json", format!("not JSON: {e}")))?;
-    let alone = value.get("hyps").is_some() && value.get("utterances").is_none();
-    let ask = if alone { Ask { utterances: vec![read(value)?], ..Ask::default() } } else { read(value)? };
+    let alone = is_alone(body)?;
+    let ask = if alone { Ask { utterances: vec![read(body)?], ..Ask::default() } } else { read(body)? };
     let parsed = Parsed { ask, alone };
     let within = |field: String, found: usize, most: usize| match found {
         0 => Err(Problem::field(field, "it is empty")),
@@ -194,10 +192,53 @@ pub(super) fn parse(body: &[u8], limits: &Limits) -> Result<Parsed, Problem> {
     Ok(parsed)
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
-        let field = e.path().to_string();
+/// Whether the body is one utterance alone, by its keys, which come in any order. It is not kept as a [`serde_json::Value`],
+/// which takes up to 60 times its bytes.
+fn is_alone(body: &[u8]) -> Result<bool, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    match json.deserialize_map(Alone).and_then(|alone| json.end().map(|()| alone)) {
+        // No object: reading it says what is wrong.
+        Err(e) if e.is_data() => Ok(false),
+        found => found.map_err(|e| not_json(&e)),
+    }
+}
+
+/// Looks at the keys of an object, and past everything else.
+struct Alone;
+
+impl<'de> Visitor<'de> for Alone {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        let (mut hyps, mut utterances) = (false, false);
+        while let Some(key) = map.next_key::<String>()? {
+            hyps |= key == "hyps";
+            utterances |= key == "utterances";
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(hyps && !utterances)
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let (field, e) = (e.path().to_string(), e.inner());
+        if !e.is_data() {
+            return not_json(e);
+        }
         let field = if field == "." { "(the body)".into() } else { field };
-        Problem::field(field, e.inner().to_string())
-    })
+        let (message, place) = (e.to_string(), format!(" at line {} column {}", e.line(), e.column()));
+        Problem::field(field, message.strip_suffix(&place).unwrap_or(&message))
+    })?;
+    json.end().map_err(|e| not_json(&e))?;
+    Ok(value)
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "not_json", format!("not JSON: {error}"))
 }

@@ -103,6 +103,33 @@ fn bodies_that_are_being_read_are_bounded_together() {
     service.stop().unwrap();
 }
 
+/// The worst of a megabyte: what is none of a request's, and what is short in JSON and not in memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_body_takes_few_times_its_bytes_in_memory() {
+    let desk = Desk::new();
+    write_adapters(&desk, &["a"]);
+    let server = Server::start(&desk, "--adapters adapters");
+    let before = server.peak_memory();
+    let filled = |start: &str, item: &str, end: &str| {
+        let items = vec![item; ((1 << 20) - start.len() - end.len()) / (item.len() + 1)];
+        format!("{start}{}{end}", items.join(","))
+    };
+    for (body, field) in [
+        (filled("{\"utterances\":[", "0", "]}"), "utterances[0]"),
+        (filled("{\"x\":[", "{}", "]}"), "x"),
+        (filled("{\"hyps\":[", "{\"text\":\"\",\"am\":0}", "]}"), "hyps"),
+        (filled("{\"utterances\":[", "{\"hyps\":[]}", "]}"), "utterances"),
+    ] {
+        let refused = server.ask("POST", "/v1/rescore", &body);
+        assert!([413, 422].contains(&refused.status), "{}", refused.text());
+        assert_eq!(refused.field(), field);
+        let after = server.peak_memory();
+        println!("{field}: {before} KiB before, {after} KiB after");
+        assert!(after < before + (24 << 10), "{field}: {before} KiB before, {after} KiB after");
+    }
+}
+
 #[test]
 fn the_time_to_send_a_body_is_not_taken_from_the_time_to_score_it() {
     let desk = Desk::new();
