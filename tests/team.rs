@@ -165,9 +165,14 @@ fn two_that_were_stopped_go_on_to_the_same_bytes() {
     let desk = desk();
     let whole = run_two(&desk, None, |_, team| job(&desk, "train.jsonl", "whole", team));
     assert!(whole.iter().all(Result::is_ok));
-    for ended in run_two(&desk, Some(5), |_, team| job(&desk, "train.jsonl", "two", team)) {
-        assert!(matches!(ended, Err(Error::Interrupted(_))));
-    }
+    let stopped = run_two(&desk, Some(5), |_, team| job(&desk, "train.jsonl", "two", team));
+    let [first, second] = [0, 1].map(|rank| match &stopped[rank] {
+        Err(Error::Interrupted(said)) => said,
+        _ => panic!("rank {rank} was not stopped"),
+    });
+    assert!(first.starts_with("stopped after step 5, saved in "), "{first}");
+    // Who wrote nothing does not say so.
+    assert!(second.starts_with("stopped after step 5; rank 0 saves in "), "{second}");
     // Alone it cannot go on: its sums would be others.
     let resumed = Job { resume: true, ..job(&desk, "train.jsonl", "two", Team::default()) };
     let error = run(&desk, resumed, None).err().unwrap().to_string();

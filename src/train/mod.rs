@@ -426,8 +426,10 @@ impl Run<'_> {
         }
         clock.saved = Instant::now();
         if self.stop.load(Ordering::Relaxed) {
+            // Of a team another process may not have been stopped.
+            let saved = if self.team.leads() { ", saved in" } else { "; rank 0 saves in" };
             return Err(Error::Interrupted(format!(
-                "stopped after step {}, saved in {}; the same command with --resume goes on from there",
+                "stopped after step {}{saved} {}; the same command with --resume goes on from there",
                 state.position.step,
                 self.out.display()
             )));
