@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use lorb_engine::nbest::jsonl::{Fields, Scores, rescored, utterance};
+use lorb_engine::nbest::jsonl::{Fields, utterance};
 use lorb_engine::nbest::{Dropped, Format, ListWriter, Reading, Utterance};
 use lorb_engine::rescore::head::Head;
 use lorb_engine::rescore::prune::Margin;
-use lorb_engine::rescore::read_ahead::{MAX_TEXT_BYTES, MAX_UTTERANCES, ReadAhead};
+use lorb_engine::rescore::read_ahead::{Failure, MAX_TEXT_BYTES, MAX_UTTERANCES, ReadAhead};
 use lorb_engine::rescore::rescorer as engine;
+use lorb_engine::rescore::rewrite::{line, rewrite};
 use lorb_engine::rescore::settings::ListOptions;
-use lorb_engine::rescore::stream::stream;
-use lorb_engine::rescore::weights::{Features, RescoringFile};
+use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyDict, PyIterator};
@@ -252,14 +252,8 @@ impl Rescored {
 impl Shared {
     fn rescore(&self, batch: &[Utterance], margin: Margin) -> Result<Lines> {
         let scored = self.rescorer.score(batch, margin)?;
-        batch.iter().zip(&scored.features).map(|(utterance, f)| self.line(utterance, f)).collect()
-    }
-
-    /// An utterance as the command writes it.
-    fn line(&self, utterance: &Utterance, features: &[Option<Features>]) -> Result<Map<String, Value>> {
-        let scores = |f: &Features| Scores::new(f, &self.settings.weights, self.rescorer.has_ngram());
-        let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
-        rescored(utterance, &scores, self.settings.confidence_scale)
+        let line = |(utterance, f): (&Utterance, &Vec<_>)| line(&self.rescorer, &self.settings, utterance, f);
+        batch.iter().zip(&scored.features).map(line).collect()
     }
 
     fn rescore_file(
@@ -280,27 +274,18 @@ impl Shared {
         let margin = margin.unwrap_or(Margin::NONE);
         let mut writer = ListWriter::create(Some(output), format)?;
         let reading = Reading { format: Some(format), ..reading };
-        let mut input = ReadAhead::start(Some(input), &self.settings.required_fields(), &reading);
-        let (mut utterances, mut hypotheses, mut tokens, mut cut) = (0, 0, 0, 0);
-        stream(&self.rescorer, margin, &mut input, |batch, scored| {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted("nobody waits for it any more".into()));
-            }
-            for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
-                writer.write_rescored(self.line(utterance, features)?)?;
-                hypotheses += features.iter().flatten().count();
-            }
-            utterances += batch.utterances.len();
-            tokens += scored.tokens;
-            cut += scored.cut;
-            batch.failure.map_or(Ok(()), |failure| Err(failure.error))
-        })?;
+        let input = ReadAhead::start(Some(input), &self.settings.required_fields(), &reading);
+        let goes_on = |failure: Option<Failure>| match stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted("nobody waits for it any more".into())),
+            false => failure.map_or(Ok(()), |failure| Err(failure.error)),
+        };
+        let done = rewrite(&self.rescorer, &self.settings, margin, input, &mut writer, goes_on)?;
         let dropped = writer.finish()?;
         let counts = [
-            ("utterances", utterances as u64),
-            ("hypotheses", hypotheses as u64),
-            ("tokens", tokens),
-            ("cut", cut),
+            ("utterances", done.utterances),
+            ("hypotheses", done.hypotheses),
+            ("tokens", done.tokens),
+            ("cut", done.cut),
         ];
         Ok((counts.into_iter().map(|(name, count)| (name.into(), count.into())).collect(), dropped))
     }

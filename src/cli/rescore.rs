@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use lorb_engine::atomic::{self, AtomicFile};
-use lorb_engine::nbest::jsonl::{Fields, Scores, rescored};
+use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::{Format, ListReader, ListWriter, Reading};
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
 use lorb_engine::rescore::rescorer::Rescorer;
-use lorb_engine::rescore::stream::stream;
-use lorb_engine::rescore::weights::{Features, RescoringFile};
+use lorb_engine::rescore::rewrite::{Counts, rewrite};
+use lorb_engine::rescore::weights::RescoringFile;
 use lorb_engine::{Error, Result};
 
 use super::convert::{note_dropped, note_left_out};
@@ -177,29 +177,18 @@ fn write_all(
     rescorer: &Rescorer,
     settings: &RescoringFile,
     prune: Option<Margin>,
-    mut input: ReadAhead,
+    input: ReadAhead,
     mut output: ListWriter,
     mut rejects: Option<Rejects>,
 ) -> Result<()> {
     let start = Instant::now();
-    let (mut utterances, mut hypotheses, mut pruned, mut tokens, mut cut) = (0, 0, 0, 0, 0);
-    stream(rescorer, prune.unwrap_or(Margin::NONE), &mut input, |batch, scored| {
-        for (utterance, features) in batch.utterances.iter().zip(&scored.features) {
-            let scores = |f: &Features| Scores::new(f, &settings.weights, rescorer.has_ngram());
-            let scores: Vec<Option<Scores>> = features.iter().map(|f| f.as_ref().map(scores)).collect();
-            output.write_rescored(rescored(utterance, &scores, settings.confidence_scale)?)?;
-            let scored = scores.iter().flatten().count();
-            hypotheses += scored;
-            pruned += scores.len() - scored;
-        }
-        utterances += batch.utterances.len();
-        tokens += scored.tokens;
-        cut += scored.cut;
-        reject(batch.failure, &mut rejects)
-    })?;
+    let margin = prune.unwrap_or(Margin::NONE);
+    let goes_on = |failure| reject(failure, &mut rejects);
+    let done = rewrite(rescorer, settings, margin, input, &mut output, goes_on)?;
     let seconds = start.elapsed().as_secs_f64();
     finish(output, rejects)?;
-    if let Some(margin) = prune {
+    let Counts { utterances, hypotheses, pruned, tokens, cut } = done;
+    if prune.is_some() {
         let (all, margin) = (hypotheses + pruned, margin.value());
         note(format!("pruned {pruned} of {all} hypotheses, more than {margin} below the best of their list"));
     }

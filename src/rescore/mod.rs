@@ -9,6 +9,7 @@ pub mod ngram;
 pub mod prune;
 pub mod read_ahead;
 pub mod rescorer;
+pub mod rewrite;
 pub mod scorer;
 pub mod settings;
 pub mod stream;
