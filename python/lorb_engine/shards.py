@@ -89,15 +89,20 @@ class Job:
     def to_do(self) -> list[str]:
         """The shards for the workers: those without an output or, where none is missing, one that is done, whose worker
         still refuses options that differ from what the output was made with."""
-        return self.missing() or self._shards()[:1]
+        shards = self._shards()
+        return self._without_output(shards) or shards[:1]
 
     def missing(self) -> list[str]:
         """The shards without an output, the largest first, so that no worker begins with one when the others end."""
-        shards = self._shards()
+        return self._without_output(self._shards())
+
+    def _without_output(self, shards: list[str]) -> list[str]:
         there = set(os.listdir(self.output))
         return [name for name in shards if name not in there]
 
     def _shards(self) -> list[str]:
+        if not os.path.isdir(self.input):
+            raise UsageError(f"{self.input}: there is no such folder: give the one of the shards")
         os.makedirs(self.output, exist_ok=True)
         if os.path.samefile(self.input, self.output):
             raise UsageError(f"{self.output}: input and output are the same folder: give another output")

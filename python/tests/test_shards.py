@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -51,13 +53,18 @@ def test_shards_are_what_the_command_writes(job: Job, command_line: CommandLine,
     assert files(there) == files(Path(job.output))
 
 
-def test_only_what_is_missing_is_done_and_the_bytes_are_the_same(job: Job) -> None:
+def test_only_what_is_missing_is_done_and_the_bytes_are_the_same(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     assert job.missing() == ["2.jsonl", "0.jsonl", "1.jsonl"]
     first = work(job)
     assert [(done["shard"], done["utterances"]) for done in first] == [
         ("2.jsonl", 6), ("0.jsonl", 3), ("1.jsonl", 2)
     ]  # fmt: skip
-    assert job.missing() == [] and job.to_do() == ["2.jsonl"]
+    assert job.missing() == []
+    # A folder of very many shards is listed once.
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", Mock(wraps=os.scandir))
+        assert job.to_do() == ["2.jsonl"]
+        assert os.scandir.call_args_list == [call(job.input)]  # type: ignore[attr-defined]
     out = Path(job.output)
     whole = files(out)
     assert set(whole) == {"0.jsonl", "1.jsonl", "2.jsonl"}
@@ -114,6 +121,10 @@ def test_a_broken_shard_is_told_of_and_stops_no_other(job: Job, capsys: pytest.C
 def test_input_and_output_are_checked(job: Job) -> None:
     with pytest.raises(lorb_engine.UsageError, match="input and output are the same folder"):
         dataclasses.replace(job, output=job.input).missing()
+    nowhere = dataclasses.replace(job, input="nowhere", output=str(Path(job.output).parent / "none"))
+    with pytest.raises(lorb_engine.UsageError, match="nowhere: there is no such folder"):
+        nowhere.to_do()
+    assert not Path(nowhere.output).exists()
     empty = Path(job.output).parent / "empty"
     empty.mkdir()
     with pytest.raises(lorb_engine.UsageError, match="empty: there are no shards"):
