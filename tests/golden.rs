@@ -11,9 +11,10 @@ use lorb_engine::lora::Adapter;
 use lorb_engine::model::BaseModel;
 use lorb_engine::ops::adamw::{Adamw, AdamwOptions};
 use lorb_engine::rescore::scorer::Scorer;
+use lorb_engine::train::TrainOptions;
 use lorb_engine::train::schedule::lr_factor;
+use lorb_engine::train::schedule::parameter_groups;
 use lorb_engine::train::step::{Objective, StepBatch, StepGradient, gradient};
-use lorb_engine::train::{TrainOptions, parameter_groups};
 use serde_json::Value;
 
 const VARIANTS: [&str; 3] = ["adapter_start", "adapter_qv", "adapter_pooler"];

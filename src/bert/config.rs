@@ -163,3 +163,21 @@ impl Config {
         all
     }
 }
+
+#[cfg(test)]
+impl Config {
+    /// Of a network that is small, with no two sizes alike.
+    pub(crate) fn tiny() -> Config {
+        Config {
+            hidden: 6,
+            layers: 3,
+            heads: 2,
+            intermediate: 10,
+            vocab: 9,
+            max_positions: 8,
+            type_vocab: 2,
+            layer_norm_eps: 1e-12,
+            pad_token_id: 0,
+        }
+    }
+}

@@ -145,25 +145,11 @@ impl Layout {
 mod tests {
     use super::*;
 
-    fn config() -> bert::Config {
-        bert::Config {
-            hidden: 6,
-            layers: 3,
-            heads: 2,
-            intermediate: 10,
-            vocab: 9,
-            max_positions: 8,
-            type_vocab: 2,
-            layer_norm_eps: 1e-12,
-            pad_token_id: 0,
-        }
-    }
-
     #[test]
     fn the_entries_cover_the_vector_without_gaps() {
         let lora =
             LoraConfig { rank: 2, targets: "query,output.dense".parse().unwrap(), ..Default::default() };
-        let layout = Layout::new(&config(), &lora, true, true);
+        let layout = Layout::new(&bert::Config::tiny(), &lora, true, true);
         let mut end = 0;
         for entry in layout.entries() {
             assert_eq!(entry.offset, end, "{}", entry.name);
@@ -180,7 +166,7 @@ mod tests {
     #[test]
     fn a_slot_is_where_its_entries_are() {
         let lora = LoraConfig { rank: 2, targets: "all".parse().unwrap(), ..Default::default() };
-        let layout = Layout::new(&config(), &lora, false, false);
+        let layout = Layout::new(&bert::Config::tiny(), &lora, false, false);
         let slot = layout.lora(1, Target::Output).unwrap();
         assert_eq!((slot.rank, slot.input, slot.output), (2, 10, 6));
         let find = |name: &str| layout.entries().iter().find(|e| e.name == name).unwrap();
@@ -190,6 +176,6 @@ mod tests {
         assert_eq!(layout.lora(3, Target::Query), None);
         assert_eq!((layout.pooler(), layout.theta()), (None, None));
         let none = LoraConfig { targets: "none".parse().unwrap(), ..lora };
-        assert_eq!(Layout::new(&config(), &none, false, false).len(), 6);
+        assert_eq!(Layout::new(&bert::Config::tiny(), &none, false, false).len(), 6);
     }
 }

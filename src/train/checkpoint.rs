@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::bert::tensors::{self, Output, Tensors};
+use crate::lora::Adapter;
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::train::head_fit::HeadFit;
 use crate::{Error, Result, atomic};
@@ -73,6 +74,29 @@ pub struct State {
     pub head_fit: HeadFit,
     /// g of the validation hypotheses done so far, where a validation is under way.
     pub validated: Vec<f32>,
+}
+
+impl State {
+    /// Before the first step.
+    pub(super) fn start(adapter: &Adapter, fit_head: bool) -> State {
+        State {
+            values: adapter.values.clone(),
+            adamw: Adamw::new(AdamwOptions::default(), adapter.values.len()),
+            position: Position {
+                epoch: 0,
+                step_in_epoch: 0,
+                step: 0,
+                fitted: fit_head.then_some(0),
+                validating: false,
+                best: None,
+                seconds: 0.0,
+            },
+            best: adapter.values.clone(),
+            best_scores: Vec::new(),
+            head_fit: HeadFit::default(),
+            validated: Vec::new(),
+        }
+    }
 }
 
 /// The counters of a [`State`].

@@ -161,6 +161,16 @@ pub fn first_pass_weight(examples: &[Example], lm_weight: f64) -> f64 {
     sharpness(&lists(examples), &Weights { lm: lm_weight, ..Weights::default() }, CONFIDENCE)
 }
 
+/// The lists of `examples` with the scores g of their hypotheses, in order.
+pub fn with_scores(examples: &[Example], scores: &[f32]) -> Vec<ScoredList> {
+    let mut scores = scores.iter();
+    let mut lists: Vec<ScoredList> = examples.iter().map(|e| e.list.clone()).collect();
+    for hypothesis in lists.iter_mut().flat_map(|l| &mut l.hypotheses) {
+        hypothesis.features.lorb = scores.next().map_or(0.0, |&g| f64::from(g));
+    }
+    lists
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,8 @@
-//! The learning rate over a run.
+//! The learning rates over a run.
+
+use super::options::TrainOptions;
+use crate::lora::{Adapter, Entry, Group};
+use crate::ops::adamw::ParameterGroup;
 
 /// The factor of the peak rate at `step` (from 0) of `steps`: linear warm-up, reaching 1 after the `warmup`
 /// share of the steps (at least one), then linear decay towards 0 after the last step.
@@ -7,9 +11,22 @@ pub fn lr_factor(step: u64, steps: u64, warmup: f32) -> f32 {
     if step < warm { (step + 1) as f32 / warm as f32 } else { (steps - step) as f32 / (steps - warm) as f32 }
 }
 
+/// Rates and decays of the tensors where the learning rates are `factor` of their peaks. Matrices decay;
+/// a pooler's bias, and theta, which is a logarithm, do not.
+pub fn parameter_groups(adapter: &Adapter, options: &TrainOptions, factor: f32) -> Vec<ParameterGroup> {
+    let of = |entry: &Entry| {
+        let lr = if entry.group == Group::Lora { options.lr } else { options.head_lr };
+        let decays = entry.group != Group::Beta && entry.name != "pooler.dense.bias";
+        let weight_decay = if decays { options.weight_decay } else { 0.0 };
+        ParameterGroup { range: entry.range(), lr: lr * factor, weight_decay }
+    };
+    adapter.layout.entries().iter().map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::run::tests::adapter;
 
     #[test]
     fn it_rises_then_falls_and_never_is_zero() {
@@ -19,5 +36,21 @@ mod tests {
         assert!(factors[4..].windows(2).all(|w| w[1] < w[0]));
         assert!(factors.iter().all(|&f| f > 0.0 && f <= 1.0));
         assert_eq!(lr_factor(0, 1, 0.05), 1.0);
+    }
+
+    #[test]
+    fn heads_have_a_rate_of_their_own_and_matrices_alone_decay() {
+        let options = TrainOptions { lr: 0.5, head_lr: 2.0, weight_decay: 0.25, ..TrainOptions::default() };
+        let adapter = adapter(true, true);
+        let groups = parameter_groups(&adapter, &options, 0.5);
+        assert_eq!(groups.len(), adapter.layout.entries().len());
+        for (group, entry) in groups.iter().zip(adapter.layout.entries()) {
+            let (lr, weight_decay) = match &entry.name[..] {
+                "theta" | "pooler.dense.bias" => (1.0, 0.0),
+                "classifier.weight" | "pooler.dense.weight" => (1.0, 0.25),
+                _ => (0.25, 0.25),
+            };
+            assert_eq!(*group, ParameterGroup { range: entry.range(), lr, weight_decay }, "{}", entry.name);
+        }
     }
 }

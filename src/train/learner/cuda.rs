@@ -12,8 +12,9 @@ use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::ops::mwer::cuda::{Beta, Lists};
 use crate::rescore::scorer::{BATCH_TOKENS, Place, Plan};
 use crate::tape::Tape;
+use crate::train::Losses;
+use crate::train::schedule::parameter_groups;
 use crate::train::step::StepBatch;
-use crate::train::{Losses, parameter_groups};
 
 /// Steps between two waits for the GPU.
 const STEPS_UNREAD: usize = 16;

@@ -9,10 +9,11 @@ pub use cuda::CudaLearner;
 
 use rayon::prelude::*;
 
+use super::Losses;
 use super::options::TrainOptions;
+use super::schedule::parameter_groups;
 use super::step::{Objective, StepBatch, gradient};
 use super::team::Team;
-use super::{Losses, parameter_groups};
 use crate::Result;
 use crate::bert::batch::chunks;
 use crate::bert::{Encoder, PackedBatch};
