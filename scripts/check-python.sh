@@ -6,13 +6,15 @@ cd "$(dirname "$0")/.."
 
 venv=target/python
 python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet maturin mypy numpy pytest
+# Not by the names in bin: in a target/ that was copied those are still the other folder's.
+python=$PWD/$venv/bin/python
+"$python" -m pip install --quiet maturin mypy numpy pytest
 
 # The target directory and the profile of the other builds, so that what the package depends on is compiled once.
 rm -rf target/wheels
-CARGO_TARGET_DIR=$PWD/target "$venv/bin/maturin" build --quiet --release -m python/Cargo.toml --out target/wheels
-"$venv/bin/pip" install --quiet --force-reinstall --no-deps target/wheels/*.whl
+CARGO_TARGET_DIR=$PWD/target "$python" -m maturin build --quiet --release -m python/Cargo.toml --out target/wheels
+"$python" -m pip install --quiet --force-reinstall --no-deps target/wheels/*.whl
 
 # From elsewhere: what is tested is the wheel, not the sources beside the tests.
-"$venv/bin/mypy" --config-file python/pyproject.toml python/lorb_engine python/tests
-"$venv/bin/pytest" -q python/tests scale/tests
+"$python" -m mypy --config-file python/pyproject.toml python/lorb_engine python/tests
+"$python" -m pytest -q python/tests scale/tests

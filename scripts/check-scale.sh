@@ -10,8 +10,8 @@ wheels=(target/wheels/*.whl)
 
 venv=target/scale/venv
 python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet -r scale/requirements.txt
-"$venv/bin/pip" install --quiet --force-reinstall --no-deps "${wheels[0]}"
+"$venv/bin/python" -m pip install --quiet -r scale/requirements.txt
+"$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "${wheels[0]}"
 
 export PYSPARK_PYTHON=$PWD/$venv/bin/python RAY_USAGE_STATS_ENABLED=0
 # Ray gives its workers the least priority, and whatever else this machine does would come first.
