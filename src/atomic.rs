@@ -288,4 +288,44 @@ mod tests {
     fn a_missing_directory_is_the_users_mistake() {
         assert_eq!(write("/no/such/place/file", b"").unwrap_err().exit_code(), 2);
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_appears_is_as_open_to_others_as_anything_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode();
+        fs::write(at("file"), b"x").unwrap();
+        write(at("atomic file"), b"x").unwrap();
+        assert_eq!(mode("atomic file"), mode("file"));
+        fs::create_dir(at("folder")).unwrap();
+        create_directory(at("atomic folder"), |_| Ok(())).unwrap();
+        assert_eq!(mode("atomic folder"), mode("folder"));
+    }
+
+    #[test]
+    fn what_has_its_name_or_is_gone_is_not_staged() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = || {
+            let file = AtomicFile::create(dir.path().join("file")).unwrap();
+            let place = file.file.get_ref().path().to_path_buf();
+            assert!(staged().contains(&place));
+            (file, place)
+        };
+        let (dropped, place) = begin();
+        drop(dropped);
+        assert!(!staged().contains(&place));
+        let (committed, place) = begin();
+        committed.commit().unwrap();
+        assert!(!staged().contains(&place));
+    }
+
+    #[test]
+    fn a_new_directory_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        fs::create_dir(&path).unwrap();
+        assert_eq!(AtomicDirectory::create_new(&path).err().unwrap().exit_code(), 2);
+    }
 }

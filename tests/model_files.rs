@@ -7,7 +7,7 @@ use std::path::Path;
 
 use lorb_engine::bert::{Checkpoint, Config, Encoder, Tokenizer};
 use lorb_engine::device::cpu::{Cpu, Isa};
-use safetensors::Dtype;
+use safetensors::{Dtype, SafeTensors};
 use support::{TinyBert, bytes, tiny_bert, vocabulary, write_safetensors};
 use tempfile::tempdir;
 
@@ -202,6 +202,27 @@ fn another_model_has_another_fingerprint() {
     }
     let json = serde_json::to_string(&first).unwrap();
     assert_eq!(serde_json::from_str::<lorb_engine::bert::Fingerprint>(&json).unwrap(), first);
+}
+
+/// Of two layers, what is looked at of either.
+#[test]
+fn another_first_or_last_layer_is_another_fingerprint() {
+    let dir = tempdir().unwrap();
+    tiny_bert(dir.path(), 0, &TinyBert::default());
+    let config = Config::open(dir.path()).unwrap();
+    let print = || Checkpoint::open(dir.path()).unwrap().fingerprint(&config).unwrap();
+    let (path, before) = (dir.path().join("model.safetensors"), print());
+    let file = fs::read(&path).unwrap();
+    for name in [QUERY, "encoder.layer.0.output.dense.weight", "encoder.layer.1.attention.self.key.weight"] {
+        let tensors = SafeTensors::deserialize(&file).unwrap();
+        let data = tensors.tensor(name).unwrap().data();
+        let start = data.as_ptr() as usize - file.as_ptr() as usize;
+        let mut negated = file.clone();
+        // The sign is in the last of an f32's four bytes.
+        negated[start..start + data.len()].iter_mut().skip(3).step_by(4).for_each(|byte| *byte ^= 0x80);
+        fs::write(&path, negated).unwrap();
+        assert!(!before.matches(&print()), "{name}");
+    }
 }
 
 fn tokenizer(dir: &Path) -> Tokenizer {

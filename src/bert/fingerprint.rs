@@ -81,4 +81,16 @@ mod tests {
         let nan = Fingerprint([f64::NAN; 4]);
         assert!(!nan.matches(&nan));
     }
+
+    #[test]
+    fn each_projection_must_be_near() {
+        let zero = Fingerprint([0.0; 4]);
+        for i in 0..4 {
+            let mut one = [0.0; 4];
+            one[i] = 0.009;
+            assert!(zero.matches(&Fingerprint(one)));
+            one[i] = -0.011;
+            assert!(!zero.matches(&Fingerprint(one)), "{i}");
+        }
+    }
 }

@@ -151,6 +151,13 @@ mod tests {
         assert_eq!(floor.bytes, 4.0 * f64::from(WEIGHTS + 7 * 10));
     }
 
+    #[test]
+    fn one_layer_is_both_the_first_and_the_last() {
+        let layer = (2 + 2 * 4) * 100 + 2 * 10 * 5 + 2 * (100 + 800);
+        let head = 2 * (100 + 10);
+        assert_eq!(scoring(&config(1), &sequences()).flop, 2.0 * f64::from(layer + head));
+    }
+
     fn back(targets: &str, trained_pooler: bool) -> Work {
         let all = training(&config(2), targets.parse().unwrap(), trained_pooler, &sequences());
         let forward = scoring(&config(2), &sequences());

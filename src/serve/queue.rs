@@ -229,4 +229,36 @@ mod tests {
         assert_eq!(queue.push(vec![job(1)]).unwrap_err().code, "unavailable");
         assert_eq!(queue.not_ready().unwrap(), "it broke");
     }
+
+    #[test]
+    fn a_batch_that_does_not_end_is_told_of_until_the_next() {
+        let queue = Queue::new(100);
+        let hang = || queue.lock().computing = Instant::now().checked_sub(STALLED + Duration::from_secs(1));
+        hang();
+        assert!(queue.not_ready().unwrap().contains("does not end"));
+        queue.push(vec![job(10)]).unwrap();
+        queue.next(10, |_| false).unwrap();
+        assert_eq!(queue.not_ready(), None);
+        hang();
+        queue.close();
+        assert!(queue.next(10, |_| false).is_none());
+        assert_eq!(queue.not_ready(), None, "nothing is computed");
+    }
+
+    #[test]
+    fn one_fast_batch_promises_little() {
+        let queue = Queue::new(100);
+        queue.push(vec![job(100)]).unwrap();
+        queue.computed(10, Duration::from_secs(1));
+        queue.computed(60, Duration::from_secs(1));
+        assert_eq!(queue.check_room().unwrap_err().retry_after, Some(4), "50 tokens, 15 a second");
+    }
+
+    #[test]
+    fn the_first_reason_to_end_is_the_one_that_is_told() {
+        let queue = Queue::<u32>::new(100);
+        queue.end("it broke");
+        queue.end("it ended");
+        assert_eq!(queue.not_ready().unwrap(), "it broke");
+    }
 }

@@ -244,6 +244,13 @@ mod tests {
     }
 
     #[test]
+    fn at_its_deadline_a_job_is_over() {
+        let (mut s, now) = (Scheduler::new(), Instant::now());
+        s.push(job("a", 1, 1, now, 10));
+        assert_eq!(s.expire(now + Duration::from_millis(10), |_| false).len(), 1);
+    }
+
+    #[test]
     fn a_row_that_is_longer_than_a_batch_is_a_batch() {
         let (mut s, now) = (Scheduler::new(), Instant::now());
         s.push(job("a", 1, 2, now, 1000));

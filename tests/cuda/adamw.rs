@@ -1,5 +1,5 @@
 use lorb_engine::device::Memory;
-use lorb_engine::device::cuda::tiles::ADAMW_CHUNK;
+use lorb_engine::device::cuda::tiles::{ADAMW_CHUNK, ADAMW_THREADS};
 use lorb_engine::ops::adamw::cuda::DeviceAdamw;
 use lorb_engine::ops::adamw::{Adamw, AdamwOptions, ParameterGroup};
 
@@ -127,4 +127,35 @@ fn infinite_gradients_change_nothing() {
         assert_eq!((norm[0].is_finite(), bits(&values) != bits(&start)), (moves, moves), "{bad}");
         assert_eq!(adamw.state(&cuda, 0).unwrap() == state, !moves, "{bad}");
     }
+}
+
+/// Two blocks more than the threads of one, each of which has a part of the norm.
+#[test]
+fn the_norm_is_of_all_blocks() {
+    let cuda = devices().next().unwrap();
+    let parameters = ((ADAMW_THREADS + 2) * ADAMW_CHUNK) as usize;
+    let groups = [ParameterGroup { range: 0..parameters, lr: 1e-3, weight_decay: 0.0 }];
+    let mut gradient = vec![0.0; parameters];
+    (gradient[0], gradient[parameters - 1]) = (3.0, 4.0);
+    let mut adamw = DeviceAdamw::new(&cuda, &Adamw::new(AdamwOptions::default(), parameters), &groups);
+    let mut values = cuda.parameters(&vec![0.0; parameters]);
+    let mut norm = cuda.parameters(&[0.0]);
+    adamw.set_step(&cuda, 1, 1.0);
+    adamw.update(&cuda, &mut values, &cuda.parameters(&gradient), (&mut norm, 0));
+    assert_eq!(cuda.download_flat(&norm).unwrap(), [5.0]);
+}
+
+/// By clip / (norm + 1e-6), as `clip_grad_norm_` does.
+#[test]
+fn small_gradients_are_clipped_to_less_than_the_limit() {
+    let cuda = devices().next().unwrap();
+    let options = AdamwOptions { clip: 1e-6, ..AdamwOptions::default() };
+    let groups = [ParameterGroup { range: 0..1, lr: 1e-3, weight_decay: 0.0 }];
+    let mut adamw = DeviceAdamw::new(&cuda, &Adamw::new(options, 1), &groups);
+    let (mut values, mut norm) = (cuda.parameters(&[0.0]), cuda.parameters(&[0.0]));
+    adamw.set_step(&cuda, 1, 1.0);
+    adamw.update(&cuda, &mut values, &cuda.parameters(&[3e-6]), (&mut norm, 0));
+    let m = adamw.state(&cuda, 1).unwrap().m[0];
+    let expected = (1.0 - options.beta1) * 0.75e-6;
+    assert!((m - expected).abs() <= 1e-5 * expected, "{m} not {expected}");
 }

@@ -364,3 +364,17 @@ fn sequences_may_lack_queries_or_keys() {
         }
     }
 }
+
+/// The same of the form for one query a sequence.
+#[test]
+fn a_single_query_may_lack_keys() {
+    for cuda in devices() {
+        let case = Case::new(&[0, 4], 1, 32).cls();
+        let (inputs, dy) = data(&case, &cuda);
+        let results = run(&cuda, &case, &inputs, &dy);
+        assert_eq!(cuda.download(&results.y).unwrap()[..32], [0.0; 32]);
+        assert_eq!(cuda.download(&results.log_sum_exp).unwrap()[0], f32::NEG_INFINITY);
+        let Inputs::Split(dq, _) = &results.d else { panic!("the gradients have the form of the inputs") };
+        assert_eq!(cuda.download(dq).unwrap()[..32], [0.0; 32]);
+    }
+}

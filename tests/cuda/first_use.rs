@@ -40,6 +40,10 @@ impl Machine {
     }
 
     fn examine(&self, precision: Precision) -> Result<Trusted, Refused> {
+        self.examine_on(&|| Emulated::new(Order::Forward), precision)
+    }
+
+    fn examine_on(&self, device: &dyn Fn() -> Emulated, precision: Precision) -> Result<Trusted, Refused> {
         let attempt = |trial: Trial| {
             self.tried.borrow_mut().push(trial.to_string());
             Ok(match self.faulty.contains(&trial.to_string().as_str()) {
@@ -48,7 +52,7 @@ impl Machine {
             })
         };
         let first_use = FirstUse { folder: Some(self.folder.clone()), attempt: &attempt };
-        let open = || Ok(Arc::new(Emulated::new(Order::Forward)) as Arc<dyn Driver>);
+        let open = || Ok(Arc::new(device()) as Arc<dyn Driver>);
         first_use.examine(&open, precision).map(|(_, trusted)| trusted)
     }
 
@@ -86,6 +90,26 @@ fn what_agrees_is_tried_once() {
     assert_eq!(machine.tried(), ["f32 common", "f32 lora_linear plain", "f32 attention plain"]);
     machine.examine(Precision::F32).unwrap();
     machine.examine(Precision::Bf16).unwrap();
+    assert!(machine.tried().is_empty());
+}
+
+#[test]
+fn what_agrees_on_one_device_is_tried_on_another() {
+    let machine = Machine::new(&[]);
+    machine.examine(Precision::F32).unwrap();
+    machine.tried();
+    let others: [&dyn Fn() -> Emulated; 3] = [
+        &|| Emulated::new(Order::Forward).named("another"),
+        &|| Emulated::new(Order::Forward).with_multiprocessors(8),
+        &|| Emulated::hopper(163 << 10, Order::Forward),
+    ];
+    for other in others {
+        for tries in [3, 0] {
+            machine.examine_on(other, Precision::F32).unwrap();
+            assert_eq!(machine.tried().len(), tries);
+        }
+    }
+    machine.examine(Precision::F32).unwrap();
     assert!(machine.tried().is_empty());
 }
 

@@ -44,3 +44,18 @@ fn both_directions_are_those_of_the_oracle() {
         }
     }
 }
+
+/// y = beta, and dx = (d - mean(d)) / sqrt(eps).
+#[test]
+fn a_row_of_one_value_is_divided_by_the_epsilon() {
+    for cuda in devices() {
+        let (gamma, beta, eps) = (weights(&[1.0; 32]), weights(&[0.5; 32]), 0.25);
+        let norm = cuda.norm(NormWeights { gamma, beta, eps });
+        let x = cuda.upload(&[2.0; 32], 1, 32);
+        assert_eq!(cuda.download(&cuda.layer_norm(&norm, &x)).unwrap(), [0.5; 32]);
+        let mut dy = [0.0; 32];
+        (dy[0], dy[1]) = (1.0, -1.0);
+        let dx = cuda.layer_norm_backward(&norm, &x, &cuda.upload(&dy, 1, 32));
+        assert_eq!(cuda.download(&dx).unwrap(), dy.map(|d| 2.0 * d));
+    }
+}

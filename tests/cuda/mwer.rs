@@ -145,3 +145,38 @@ fn one_hypothesis_or_none_has_no_gradient() {
     let found = run(&cuda, &case, &[2.0], 0.0, true, 0);
     assert_eq!((found.losses, found.d_scores, found.gradient), (vec![0.0; 2], vec![0.0], vec![0.25; 3]));
 }
+
+#[test]
+fn no_utterances_have_no_loss_and_no_gradient() {
+    let cuda = device();
+    let case = Case { offsets: vec![], errors: vec![], starts: vec![0] };
+    let found = run(&cuda, &case, &[], 0.0, true, 3);
+    assert_eq!((found.losses, found.d_scores, found.gradient), (vec![0.0; 2], vec![], vec![0.25; 3]));
+}
+
+/// More hypotheses than a block has threads, and the last is the likely one.
+#[test]
+fn the_best_of_a_long_list_may_be_the_last() {
+    let cuda = device();
+    let (mut offsets, mut errors) = (vec![-1000.0; 300], vec![2; 300]);
+    (offsets[299], errors[299]) = (0.0, 302);
+    let case = Case { offsets, errors, starts: vec![0, 300] };
+    let found = run(&cuda, &case, &[0.0; 300], 0.0, true, 0);
+    assert_eq!((found.losses, found.d_scores), (vec![299.0; 2], vec![0.0; 300]));
+}
+
+/// Of 1,024 hypotheses one has no error: a loss of some 1e-5, where the mean is near 1.
+#[test]
+fn a_small_loss_is_not_lost_beside_the_mean() {
+    let cuda = device();
+    for list in 0..8 {
+        let mut errors = vec![1; 1024];
+        errors[0] = 0;
+        let scores: Vec<f32> = Random::new(23 + list).values(1024).iter().map(|g| g / 64.0).collect();
+        let case = Case { offsets: vec![0.0; 1024], errors, starts: vec![0, 1024] };
+        let weights = scores.iter().map(|&g| f64::from(g).exp());
+        let expected = 1.0 / 1024.0 - f64::from(scores[0]).exp() / weights.sum::<f64>();
+        let loss = run(&cuda, &case, &scores, 0.0, true, 0).losses[0];
+        assert!((f64::from(loss) - expected).abs() <= 1e-9, "{loss} not {expected}");
+    }
+}

@@ -163,6 +163,18 @@ impl Emulated {
         Emulated { properties, machine: Arc::new(machine), log: Log::default(), captured: Mutex::default() }
     }
 
+    /// The same under another name.
+    pub fn named(mut self, name: &str) -> Emulated {
+        self.properties.name = name.into();
+        self
+    }
+
+    /// The same with as many multiprocessors.
+    pub fn with_multiprocessors(mut self, multiprocessors: u32) -> Emulated {
+        self.properties.multiprocessors = multiprocessors;
+        self
+    }
+
     /// What it is asked from here on, too.
     pub fn log(&self) -> Log {
         self.log.clone()
