@@ -58,7 +58,7 @@ KERNEL(mwer, Mwer, MWER_THREADS) {
         p.d_scores[i] = d / static_cast<float>(utterances);
     }
     block_sums<WARPS>(found, shared);
-    if (threadIdx.x < 3) p.of_utterances[utterance * 3 + threadIdx.x] = n == 0 ? 0.0f : found[threadIdx.x];
+    if (threadIdx.x < 3) p.of_utterances[utterance * 3 + threadIdx.x] = found[threadIdx.x];
 }
 
 struct MwerSum {
