@@ -421,6 +421,17 @@ fn every_size_of_tile_is_that_of_the_oracle() {
     }
 }
 
+/// More chunks of rows than the second stage of the gradients loads at once.
+#[test]
+fn gradients_are_of_all_chunks_of_rows() {
+    let rows = 1100;
+    for cuda in devices().take(2) {
+        let case =
+            Case { rows, input: 8, modules: &[(8, Some(1))], range: 0..1, then: Then::Nothing, dropout: 0.0 };
+        check(&cuda, case, rows);
+    }
+}
+
 fn check(cuda: &Cuda, case: Case, room: usize) {
     let name = format!("{:?}, {case:?}, room {room}", cuda.precision());
     let data = case.data(cuda.precision());

@@ -158,3 +158,11 @@ fn a_gpu_is_used_until_it_is_full() {
     assert_eq!(cuda.check().unwrap_err().to_string(), "no room");
     drop(taken);
 }
+
+#[test]
+fn pieces_are_a_part_of_what_was_given() {
+    let cuda = Cuda::new(idle(1 << 40), Precision::F32);
+    let mib = |count: usize| cuda.upload_f32(&vec![0.0; count << 18], count << 8, 1 << 10);
+    let _taken = [128, 1].map(mib);
+    assert_eq!(cuda.allocated(), (128 + 4) << 20);
+}
