@@ -29,6 +29,13 @@ pub fn drivers() -> impl Iterator<Item = (Arc<dyn Driver>, Precision)> {
     })
 }
 
+/// Those of bf16, and one whose shared memory has room for fewer stages; or the GPU.
+pub fn with_tensor_cores() -> impl Iterator<Item = Cuda> {
+    let small = || Cuda::poisoned(Arc::new(Emulated::small(Order::Random(5))), Precision::Bf16);
+    let small = std::env::var_os("LORB_TEST_CUDA").is_none().then(small);
+    devices().filter(|cuda| cuda.precision() == Precision::Bf16).chain(small)
+}
+
 /// The same of compute capability 9.0 in bf16, with room for as many stages as an H100, for three, and for no
 /// Hopper form that sums S; or the GPU.
 pub fn hoppers() -> impl Iterator<Item = Cuda> {

@@ -10,7 +10,7 @@ use lorb_engine::ops::lora_linear::cuda::Slope;
 use lorb_engine::ops::lora_linear::{Call, DeviceEpilogue, Dropout, Dx, LinearWeights, LoraLinear, Output};
 
 use crate::autodiff::{Operation, Real, pull_back};
-use crate::devices::{devices, hoppers, rounded};
+use crate::devices::{devices, hoppers, rounded, with_tensor_cores};
 use crate::harness::{Oracle, Random, ULP, bits, weights};
 use crate::oracle::{constants, dot, gelu, sum};
 
@@ -403,7 +403,8 @@ fn both_directions_are_those_of_the_oracle() {
     }
 }
 
-/// More than one tile in rows, in columns and in steps of the inner dimension, with S fused and not.
+/// More than one tile in rows, in columns and in steps of the inner dimension, with S fused and not, and from three to
+/// five stages.
 #[test]
 fn every_size_of_tile_is_that_of_the_oracle() {
     let shapes: [(Shape, Then, f32); 6] = [
@@ -414,7 +415,7 @@ fn every_size_of_tile_is_that_of_the_oracle() {
         ((130, 133, 136, &[(136, Some(8))], 0..1), Then::Gelu, 0.0),
         ((131, 131, 136, &[(136, Some(40))], 0..1), Then::Residual, 0.0),
     ];
-    for cuda in devices().filter(|cuda| cuda.precision() == Precision::Bf16) {
+    for cuda in with_tensor_cores() {
         for ((rows, room, input, modules, range), then, dropout) in shapes.clone() {
             check(&cuda, Case { rows, input, modules, range, then, dropout }, room);
         }

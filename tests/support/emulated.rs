@@ -145,6 +145,11 @@ impl Emulated {
         Emulated::of((8, 0), 163 << 10, order)
     }
 
+    /// One with the least shared memory for a block that any has, as those of compute capability 8.6 and 8.9.
+    pub fn small(order: Order) -> Emulated {
+        Emulated::of((8, 9), 99 << 10, order)
+    }
+
     /// One of compute capability 9.0.
     pub fn hopper(shared_bytes: u32, order: Order) -> Emulated {
         Emulated::of((9, 0), shared_bytes, order)
