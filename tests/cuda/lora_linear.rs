@@ -377,12 +377,13 @@ type Shape = (usize, usize, usize, Modules, Range<usize>);
 
 #[test]
 fn both_directions_are_those_of_the_oracle() {
-    let shapes: [Shape; 11] = [
-        // On CUDA cores in either precision.
+    let shapes: [Shape; 12] = [
+        // On CUDA cores in either precision, for the input, for the outputs, or for both.
         (1, 1, 7, &[(1, Some(1))], 0..1),
         (3, 5, 17, &[(97, Some(13))], 0..1),
         (67, 70, 33, ODD, 0..3),
         (5, 5, 33, ODD, 1..3),
+        (7, 7, 40, &[(5, Some(3)), (3, None)], 0..2),
         // On tensor cores in bf16, with small tiles: all of a layer and parts, S fused and not.
         (1, 1, 8, &[(8, Some(1))], 0..1),
         (13, 13, 24, UNEQUAL, 0..3),
