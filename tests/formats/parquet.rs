@@ -1,9 +1,12 @@
 //! Parquet. tests/fixtures/parquet has files that pyarrow, pandas and Spark's layout gave (make.py).
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use lorb_engine::text::hex;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::support::cli::{Desk, lists, parsed};
 
@@ -170,4 +173,18 @@ fn truncated_and_damaged_files_are_refused_or_read_but_never_a_failure() {
     desk.write("in.parquet", &whole[..whole.len() - 20]);
     desk.refused("convert in.parquet out.jsonl", 2, &["truncated or damaged", "the first 0 rows"]);
     assert!(!desk.names().iter().any(|name| name.starts_with(".lorb-")), "{:?}", desk.names());
+}
+
+#[test]
+fn a_large_file_is_written_in_parts() {
+    let desk = Desk::new();
+    // Digests, since what repeats itself is compressed to nothing.
+    let digest = |i: u32| hex(&Sha256::digest(i.to_le_bytes()));
+    let text = |of: u32| (0..1 << 14).map(|i| digest(of << 14 | i)).collect::<String>();
+    let lines = (0..12).map(|i| json!({"id": i.to_string(), "hyps": [{"text": text(i)}]}).to_string() + "\n");
+    desk.write("in.jsonl", lines.collect::<String>());
+    desk.ok("convert in.jsonl out.parquet");
+    let file = SerializedFileReader::new(File::open(desk.path("out.parquet")).unwrap()).unwrap();
+    let rows: Vec<i64> = file.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+    assert!(rows.len() > 1 && rows.iter().sum::<i64>() == 12, "{rows:?}");
 }
