@@ -166,7 +166,7 @@ impl Config {
 
 #[cfg(test)]
 impl Config {
-    /// Of a network that is small, with no two sizes alike.
+    /// Of a small network.
     pub(crate) fn tiny() -> Config {
         Config {
             hidden: 6,
