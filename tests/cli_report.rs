@@ -209,6 +209,10 @@ fn an_unfinished_run_has_a_page_at_any_moment() {
     desk.refused("report nowhere", 2, &["nowhere"]);
 }
 
+fn write_metrics(desk: &Desk, lines: &[Value]) {
+    desk.write("run/metrics.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+}
+
 #[test]
 fn an_unfinished_run_shows_its_best_epoch() {
     let desk = desk();
@@ -218,7 +222,7 @@ fn an_unfinished_run_shows_its_best_epoch() {
     for line in lines.iter_mut().filter(|line| line["kind"] == "validation") {
         line["best"] = json!(line["epoch"].as_u64() <= Some(2));
     }
-    desk.write("run/metrics.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    write_metrics(&desk, &lines);
     desk.ok("report run");
     assert!(desk.read("run/report.html").contains("after epoch 2, the best so far"));
 }
@@ -229,7 +233,7 @@ fn every_curve_shows_its_own_numbers() {
     desk.ok(&format!("{TRAIN} --out run"));
     let lines = parsed(&desk.read("run/metrics.jsonl"));
     let page = |lines: &[Value]| {
-        desk.write("run/metrics.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+        write_metrics(&desk, lines);
         desk.ok("report run");
         desk.read("run/report.html")
     };

@@ -50,6 +50,13 @@ impl Project {
         self.dir.path().join(name)
     }
 
+    /// Of its lists, so many, as another file.
+    fn write_first(&self, count: usize, name: &str) {
+        let lists = fs::read_to_string(self.path("lists.jsonl")).unwrap();
+        let first: Vec<&str> = lists.lines().take(count).collect();
+        fs::write(self.path(name), first.join("\n")).unwrap();
+    }
+
     fn command(&self, out: &str, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
         command
@@ -206,9 +213,7 @@ fn a_finished_run_is_not_run_again() {
 #[test]
 fn a_model_card_tells_what_was_done() {
     let project = Project::new();
-    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
-    let held_out: Vec<&str> = lists.lines().take(30).collect();
-    fs::write(project.path("held out.jsonl"), held_out.join("\n")).unwrap();
+    project.write_first(30, "held out.jsonl");
     let said = succeeded(project.train("an adapter", &["--test", "held out.jsonl", "--valid", "0.25"]));
     let card = fs::read_to_string(project.path("an adapter/README.md")).unwrap();
     assert!(card.starts_with("---\nlibrary_name: peft\n") && card.matches("---\n").count() == 2, "{card}");
@@ -293,9 +298,7 @@ fn the_weights_of_the_loss_are_those_that_were_given() {
 #[test]
 fn what_is_saved_beside_an_adapter_is_what_tuning_finds() {
     let project = Project::new();
-    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
-    let valid: Vec<&str> = lists.lines().take(30).collect();
-    fs::write(project.path("valid.jsonl"), valid.join("\n")).unwrap();
+    project.write_first(30, "valid.jsonl");
     succeeded(project.train("out", &["--valid", "valid.jsonl", "--epochs", "1"]));
     let trained = project.json("out", "rescoring.json");
     let mut evaluate = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));

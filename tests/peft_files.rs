@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lorb_engine::bert::{Checkpoint, Config};
 use lorb_engine::lora::{Adapter, Group, LoraConfig, Target, merge};
@@ -340,14 +340,20 @@ fn a_classifier_of_one_label_is_kept() {
     assert_eq!((adapter.classifier_bias, adapter.beta()), (0.0, None));
 }
 
+/// The folder of a merged model, in `parent`.
+fn merged(base: &Base, adapter: &Adapter, parent: &TempDir) -> PathBuf {
+    let out = parent.path().join("merged");
+    merge(&base.checkpoint, &base.config, base.dir.path(), Some(adapter), &out, |_| Ok(())).unwrap();
+    out
+}
+
 #[test]
 fn a_merged_model_is_base_plus_update() {
     let base = base(&TinyBert { dtype: Dtype::BF16, prefix: true, ..Default::default() });
     let mut adapter = base.adapter("query,output.dense");
     adapter.config.rslora = true;
     let parent = tempdir().unwrap();
-    let out = parent.path().join("merged");
-    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
+    let out = merged(&base, &adapter, &parent);
 
     let merged = Checkpoint::open(&out).unwrap();
     for (name, shape) in base.config.encoder_tensors() {
@@ -392,8 +398,7 @@ fn a_merged_model_has_the_pooler_that_was_trained() {
     let base = base(&TinyBert::default());
     let adapter = base.adapter("query").with_fresh_pooler(&base.config, 7);
     let parent = tempdir().unwrap();
-    let out = parent.path().join("merged");
-    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
+    let out = merged(&base, &adapter, &parent);
     let merged = Checkpoint::open(&out).unwrap();
     let (weight, bias) = adapter.layout.pooler().unwrap();
     assert_eq!(*merged.f32("pooler.dense.weight", &[32, 32]).unwrap(), adapter.values[weight]);
@@ -408,10 +413,9 @@ fn a_merged_model_forgets_the_labels_and_the_type_of_another_task() {
     config["num_labels"] = json!(3);
     config["torch_dtype"] = json!("bfloat16");
     fs::write(&path, config.to_string()).unwrap();
-    let parent = tempdir().unwrap();
-    let out = parent.path().join("merged");
     let adapter = base.adapter("query");
-    merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
+    let parent = tempdir().unwrap();
+    let out = merged(&base, &adapter, &parent);
     let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
     assert_eq!((&config["num_labels"], &config["torch_dtype"]), (&Value::Null, &Value::Null));
     assert_eq!(config["dtype"], "float32");

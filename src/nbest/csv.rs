@@ -29,7 +29,7 @@ pub(super) fn recognise(line: &str) -> bool {
 /// The finite number that a cell holds: an f64, but for whole ones that it would round.
 fn number(cell: &str) -> Option<Value> {
     const ALL_ARE_THERE: f64 = (1u64 << f64::MANTISSA_DIGITS) as f64;
-    let rounded: f64 = cell.parse().ok().filter(|number: &f64| number.is_finite())?;
+    let rounded = cell.parse().ok().filter(|number: &f64| number.is_finite())?;
     if rounded.abs() >= ALL_ARE_THERE
         && let Ok(whole) = cell.parse::<Number>()
         && !whole.is_f64()

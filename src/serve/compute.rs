@@ -119,10 +119,13 @@ pub(super) fn start(
             Ok(())
         };
         let ended = catch_unwind(AssertUnwindSafe(run));
-        let ended = ended.unwrap_or_else(|_| Err("the compute thread panicked".into()));
-        let ended = ended.map_err(|reason: String| {
+        let ended = ended.unwrap_or_else(|_| Err((Vec::new(), "the compute thread panicked".into())));
+        let ended = ended.map_err(|(batch, reason): (Vec<Row>, String)| {
             tracing::error!(reason, "nothing is computed any more");
-            refuse(queue.end(&reason), &reason);
+            // Whoever is told so finds the service not ready.
+            let waiting = queue.end(&reason);
+            refuse(batch, &reason);
+            refuse(waiting, &reason);
             Error::Device(format!("nothing is computed any more: {reason}"))
         });
         // Who started it may not wait for its end.
@@ -131,8 +134,13 @@ pub(super) fn start(
     Ok(Computing(ended))
 }
 
-/// Computes a batch; the error is why there can be no other.
-fn compute(queue: &Queue<Row>, cache: &ScoreCache, score: &Score, work: Work<Row>) -> Result<(), String> {
+/// Computes a batch; the error is what has no score, and why there can be no other batch.
+fn compute(
+    queue: &Queue<Row>,
+    cache: &ScoreCache,
+    score: &Score,
+    work: Work<Row>,
+) -> Result<(), (Vec<Row>, String)> {
     let Work { batch, expired } = work;
     for (row, _) in expired.into_iter().flat_map(|job| job.rows) {
         row.answer.fail(Problem::deadline());
@@ -158,12 +166,8 @@ fn compute(queue: &Queue<Row>, cache: &ScoreCache, score: &Score, work: Work<Row
         Ok(Err(error)) => format!("scoring failed: {error}"),
         Err(_) => "scoring panicked".into(),
     };
-    // A device that failed once gives no more answers, and what panicked may have left anything behind. Whoever is told
-    // so finds the service not ready.
-    let waiting = queue.end(&reason);
-    refuse(batch, &reason);
-    refuse(waiting, &reason);
-    Err(reason)
+    // A device that failed once gives no more answers, and what panicked may have left anything behind.
+    Err((batch, reason))
 }
 
 fn refuse(rows: Vec<Row>, reason: &str) {

@@ -82,15 +82,7 @@ impl State {
         State {
             values: adapter.values.clone(),
             adamw: Adamw::new(AdamwOptions::default(), adapter.values.len()),
-            position: Position {
-                epoch: 0,
-                step_in_epoch: 0,
-                step: 0,
-                fitted: fit_head.then_some(0),
-                validating: false,
-                best: None,
-                seconds: 0.0,
-            },
+            position: Position { fitted: fit_head.then_some(0), ..Position::default() },
             best: adapter.values.clone(),
             best_scores: Vec::new(),
             head_fit: HeadFit::default(),
@@ -100,7 +92,7 @@ impl State {
 }
 
 /// The counters of a [`State`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// Epochs whose steps are all done.
     pub epoch: u32,

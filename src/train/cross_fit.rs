@@ -74,26 +74,15 @@ fn set_scores(list: &mut ScoredList, familiarity: &Familiarity, likelihoods: Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescore::tune::ScoredHypothesis;
     use crate::rescore::weights::Features;
     use crate::train::examples::Texts;
 
     /// Two hypotheses, of which the first pass prefers the one with the error.
     fn example(reference: &str, wrong: &str) -> Example {
-        let hypothesis = |first_pass, errors| ScoredHypothesis {
-            features: Features { first_pass, ..Features::default() },
-            errors,
-            pruned: false,
-        };
+        let scores = |first_pass| Features { first_pass, ..Features::default() };
         Example {
-            id: reference.into(),
-            list: ScoredList {
-                hypotheses: vec![hypothesis(0.0, 1), hypothesis(-1.0, 0)],
-                reference_units: 3,
-            },
-            tokens: vec![vec![0], vec![1]],
-            cut: 0,
             texts: Texts { reference: reference.into(), hypotheses: vec![wrong.into(), reference.into()] },
+            ..Example::of(3, &[(scores(0.0), 1), (scores(-1.0), 0)])
         }
     }
 

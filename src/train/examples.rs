@@ -164,7 +164,7 @@ pub fn first_pass_weight(examples: &[Example], lm_weight: f64) -> f64 {
 /// The lists of `examples` with the scores g of their hypotheses, in order.
 pub fn with_scores(examples: &[Example], scores: &[f32]) -> Vec<ScoredList> {
     let mut scores = scores.iter();
-    let mut lists: Vec<ScoredList> = examples.iter().map(|e| e.list.clone()).collect();
+    let mut lists = lists(examples);
     for hypothesis in lists.iter_mut().flat_map(|l| &mut l.hypotheses) {
         hypothesis.features.lorb = scores.next().map_or(0.0, |&g| f64::from(g));
     }
@@ -177,21 +177,27 @@ mod tests {
     use crate::rescore::tune::ScoredHypothesis;
     use crate::rescore::weights::Features;
 
+    impl Example {
+        /// Without texts, of a reference of so many words and hypotheses with these errors, of a token each.
+        pub(in crate::train) fn of(reference_units: u64, hypotheses: &[(Features, u64)]) -> Example {
+            let scored =
+                |&(features, errors): &(Features, u64)| ScoredHypothesis { features, errors, pruned: false };
+            Example {
+                id: String::new(),
+                list: ScoredList { hypotheses: hypotheses.iter().map(scored).collect(), reference_units },
+                tokens: vec![vec![0]; hypotheses.len()],
+                cut: 0,
+                texts: Texts::default(),
+            }
+        }
+    }
+
     fn example() -> Example {
-        let hypothesis = |first_pass, lm, errors| ScoredHypothesis {
-            features: Features { first_pass, lm, ..Features::default() },
-            errors,
-            pruned: false,
-        };
+        let scores = |first_pass, lm| Features { first_pass, lm, ..Features::default() };
         Example {
-            id: "u".into(),
-            list: ScoredList {
-                hypotheses: vec![hypothesis(-1.0, -8.0, 1), hypothesis(-1.5, -2.0, 0)],
-                reference_units: 1,
-            },
             tokens: vec![vec![2, 7, 3], vec![2, 8, 3]],
-            cut: 0,
             texts: Texts { reference: "a".into(), hypotheses: vec!["b".into(), "a".into()] },
+            ..Example::of(1, &[(scores(-1.0, -8.0), 1), (scores(-1.5, -2.0), 0)])
         }
     }
 

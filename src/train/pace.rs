@@ -55,23 +55,12 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescore::tune::{ScoredHypothesis, ScoredList};
     use crate::rescore::weights::Features;
-    use crate::train::examples::Texts;
 
     /// Lists that teach, and as many that do not.
     fn examples(teaching: usize) -> Vec<Example> {
-        let hypothesis = |errors| ScoredHypothesis { features: Features::default(), errors, pruned: false };
-        let example = |i: usize| Example {
-            id: i.to_string(),
-            list: ScoredList {
-                hypotheses: vec![hypothesis(0), hypothesis(u64::from(i < teaching))],
-                reference_units: 1,
-            },
-            tokens: vec![vec![0], vec![1]],
-            cut: 0,
-            texts: Texts::default(),
-        };
+        let example =
+            |i: usize| Example::of(1, &[0, u64::from(i < teaching)].map(|e| (Features::default(), e)));
         (0..2 * teaching).map(example).collect()
     }
 

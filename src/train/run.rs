@@ -357,29 +357,17 @@ pub(super) mod tests {
     use crate::bert::Config;
     use crate::lora::{Layout, LoraConfig};
     use crate::ops::adamw::{Adamw, AdamwOptions};
-    use crate::rescore::tune::ScoredHypothesis;
     use crate::rescore::weights::Features;
-    use crate::train::examples::Texts;
 
     const LISTS: usize = 8;
 
     /// A list of which the first pass prefers the hypothesis with an error. Its tokens are its number and the
     /// hypothesis's.
     fn example(number: usize) -> Example {
-        let hypothesis = |first_pass, lm, errors| ScoredHypothesis {
-            features: Features { first_pass, lm, ..Features::default() },
-            errors,
-            pruned: false,
-        };
+        let scores = |first_pass, lm| Features { first_pass, lm, ..Features::default() };
         Example {
-            id: number.to_string(),
-            list: ScoredList {
-                hypotheses: vec![hypothesis(0.0, -2.0, 1), hypothesis(-1.0, -6.0, 0)],
-                reference_units: 1,
-            },
             tokens: vec![vec![number as u32, 0], vec![number as u32, 1]],
-            cut: 0,
-            texts: Texts::default(),
+            ..Example::of(1, &[(scores(0.0, -2.0), 1), (scores(-1.0, -6.0), 0)])
         }
     }
 

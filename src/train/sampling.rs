@@ -93,27 +93,13 @@ pub fn shuffle<T>(items: &mut [T], random: &mut ChaCha8Rng) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescore::tune::{ScoredHypothesis, ScoredList};
     use crate::rescore::weights::Features;
-    use crate::train::examples::Texts;
 
     /// A list whose hypotheses have these first-pass scores, as many errors as their number, and `tokens` tokens each.
     fn example(scores: &[f64], tokens: usize) -> Example {
-        let hypothesis = |(i, &first_pass): (usize, &f64)| ScoredHypothesis {
-            features: Features { first_pass, ..Features::default() },
-            errors: i as u64,
-            pruned: false,
-        };
-        Example {
-            id: "u".into(),
-            list: ScoredList {
-                hypotheses: scores.iter().enumerate().map(hypothesis).collect(),
-                reference_units: 1,
-            },
-            tokens: vec![vec![0; tokens]; scores.len()],
-            cut: 0,
-            texts: Texts::default(),
-        }
+        let scored = scores.iter().map(|&first_pass| Features { first_pass, ..Features::default() });
+        let hypotheses: Vec<_> = scored.zip(0..).collect();
+        Example { tokens: vec![vec![0; tokens]; scores.len()], ..Example::of(1, &hypotheses) }
     }
 
     const DRAW: Draw = Draw {

@@ -156,29 +156,24 @@ fn moved_list(example: &Example, list: &ScoredList, with: &Weights) -> MovedList
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescore::tune::ScoredHypothesis;
     use crate::rescore::weights::Features;
-    use crate::train::examples::Texts;
+    use crate::train::examples::{Texts, lists};
 
     /// A list whose hypotheses have these errors and scores of the first pass and of g.
     fn example(id: &str, hypotheses: &[(u64, f64, f64)]) -> Example {
-        let scored = hypotheses.iter().map(|&(errors, first_pass, lorb)| ScoredHypothesis {
-            features: Features { first_pass, lorb, ..Features::default() },
-            errors,
-            pruned: false,
-        });
+        let scored = |&(errors, first_pass, lorb): &(u64, f64, f64)| {
+            (Features { first_pass, lorb, ..Features::default() }, errors)
+        };
         let texts = (0..hypotheses.len()).map(|i| format!("text {i}")).collect();
         Example {
             id: id.into(),
-            list: ScoredList { hypotheses: scored.collect(), reference_units: 10 },
-            tokens: Vec::new(),
-            cut: 0,
             texts: Texts { reference: "said".into(), hypotheses: texts },
+            ..Example::of(10, &hypotheses.iter().map(scored).collect::<Vec<_>>())
         }
     }
 
     fn summary(examples: &[Example]) -> SetSummary {
-        let lists: Vec<ScoredList> = examples.iter().map(|e| e.list.clone()).collect();
+        let lists = lists(examples);
         let with = Weights { lorb: 1.0, ..Weights::default() };
         SetSummary::new("held out", examples, &lists, &Weights::default(), &with)
     }

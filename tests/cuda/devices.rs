@@ -15,9 +15,14 @@ pub fn devices() -> impl Iterator<Item = Cuda> {
     drivers().map(|(driver, precision)| Cuda::poisoned(driver, precision))
 }
 
+/// Where LORB_TEST_CUDA asks for it.
+fn gpu() -> Option<Arc<dyn Driver>> {
+    std::env::var_os("LORB_TEST_CUDA").map(|_| cuda::open().expect("LORB_TEST_CUDA needs a GPU"))
+}
+
 /// What they are on.
 pub fn drivers() -> impl Iterator<Item = (Arc<dyn Driver>, Precision)> {
-    let real = std::env::var_os("LORB_TEST_CUDA").map(|_| cuda::open().expect("LORB_TEST_CUDA needs a GPU"));
+    let real = gpu();
     let all = [
         (Order::Forward, Precision::F32),
         (Order::Reverse, Precision::Bf16),
@@ -32,14 +37,14 @@ pub fn drivers() -> impl Iterator<Item = (Arc<dyn Driver>, Precision)> {
 /// Those of bf16, and one whose shared memory has room for fewer stages; or the GPU.
 pub fn with_tensor_cores() -> impl Iterator<Item = Cuda> {
     let small = || Cuda::poisoned(Arc::new(Emulated::small(Order::Random(5))), Precision::Bf16);
-    let small = std::env::var_os("LORB_TEST_CUDA").is_none().then(small);
+    let small = gpu().is_none().then(small);
     devices().filter(|cuda| cuda.precision() == Precision::Bf16).chain(small)
 }
 
 /// The same of compute capability 9.0 in bf16, with room for as many stages as an H100, for three, and for no
 /// Hopper form that sums S; or the GPU.
 pub fn hoppers() -> impl Iterator<Item = Cuda> {
-    let real = std::env::var_os("LORB_TEST_CUDA").map(|_| cuda::open().expect("LORB_TEST_CUDA needs a GPU"));
+    let real = gpu();
     let all = [(Order::Forward, 227), (Order::Reverse, 103), (Order::Random(3), 160), (Order::Random(4), 99)];
     all.into_iter().map(move |(order, kib)| {
         let driver = real.clone().unwrap_or_else(|| Arc::new(Emulated::hopper(kib << 10, order)));
