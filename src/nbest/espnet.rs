@@ -30,8 +30,8 @@ const DECODER: &str = "decoder";
 const CTC: &str = "ctc";
 
 /// Whether `folder` is one.
-pub(super) fn recognise(folder: &Path) -> bool {
-    folders(folder).is_ok_and(|folders| !folders.is_empty())
+pub(super) fn recognise(folder: &Path) -> Result<bool> {
+    Ok(!folders(folder)?.is_empty())
 }
 
 /// The folder of the n-th hypotheses, from 1.

@@ -36,8 +36,8 @@ pub(super) fn recognise(start: &str) -> bool {
 }
 
 /// Whether a folder holds some.
-pub(super) fn recognise_folder(path: &Path) -> bool {
-    files(path).is_ok_and(|files| !files.is_empty())
+pub(super) fn recognise_folder(path: &Path) -> Result<bool> {
+    Ok(!files(path)?.is_empty())
 }
 
 /// The files of a folder in the order of their names, without those that Spark hides.
