@@ -4,8 +4,11 @@ mod support;
 
 use std::path::PathBuf;
 
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::cli::{Desk, PROGRAM, lists, parsed};
+use support::write_safetensors;
 
 fn lorb(text: &str) -> Vec<f64> {
     let lines = parsed(text);
@@ -85,6 +88,20 @@ fn models_adapters_and_lists_are_told_apart() {
 
     let text = desk.ok("inspect adapter");
     assert!(text.contains("rank              4\n") && text.contains("\n    first pass  1\n"), "{text}");
+}
+
+#[test]
+fn a_classifier_that_is_a_scalar_gives_no_labels() {
+    let desk = Desk::new();
+    let path = desk.path("base/model.safetensors");
+    let file = std::fs::read(&path).unwrap();
+    let stored = SafeTensors::deserialize(&file).unwrap();
+    let own = |(name, t): (&str, TensorView)| (name.into(), t.shape().to_vec(), t.data().to_vec());
+    let mut tensors: Vec<_> = stored.iter().map(own).collect();
+    tensors.push(("classifier.weight".into(), Vec::new(), vec![0; 4]));
+    write_safetensors(&path, Dtype::F32, &tensors);
+    let text = desk.ok("inspect base");
+    assert!(text.contains("classifier labels     none\n"), "{text}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub fn describe(dir: &Path) -> Result<Map<String, Value>> {
         dtypes.extend(checkpoint.dtype(&name).map(|dtype| format!("{dtype:?}")));
         parameters += shape.iter().product::<usize>();
     }
-    let head = checkpoint.shape("classifier.weight").map(|shape| shape[0]);
+    let head = checkpoint.shape("classifier.weight").and_then(|shape| shape.first().copied());
     Ok(super::object(json!({
         "kind": "BERT",
         "path": dir,
