@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use support::cli::{Desk, PROGRAM, lists, parsed};
-use support::write_safetensors;
+use support::cli::{Desk, PROGRAM, lists, parsed, write_adapter};
+use support::{TinyBert, tiny_bert, write_safetensors};
 
 fn lorb(text: &str) -> Vec<f64> {
     let lines = parsed(text);
@@ -36,6 +36,19 @@ fn a_merged_model_scores_as_base_and_adapter() {
     desk.refused("merge --model base --adapter adapter --output merged", 2, &["merged exists already"]);
     desk.refused("merge --model base --adapter adapter --output no/such", 2, &["no/such"]);
     desk.refused("merge --model base --adapter base --output new", 2, &["adapter_config.json"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_merge_holds_one_tensor_at_a_time() {
+    let desk = Desk::new();
+    let base =
+        TinyBert { hidden: 256, intermediate: 1024, layers: 24, dtype: Dtype::BF16, ..Default::default() };
+    tiny_bert(&desk.path("half"), 1, &base);
+    write_adapter(&desk.path("half"), &desk.path("of-half"));
+    let peak = 1024 * desk.peak("merge --model half --adapter of-half --output merged");
+    let written = std::fs::metadata(desk.path("merged/model.safetensors")).unwrap().len();
+    assert!(peak < written, "{peak} bytes, to write {written}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Adapter, Entry, Layout, LoraConfig, Target, Targets};
+use crate::bert::checkpoint::in_classifier;
 use crate::bert::tensors::{self, Output, Tensors};
 use crate::bert::{self, Checkpoint};
 use crate::text::plain;
@@ -74,14 +75,14 @@ impl Adapter {
                     name: key(&entry.name),
                     shape: stored_shape(entry),
                     values: Box::new(move || match is_transposed(entry) {
-                        true => transpose(values, entry.rows, entry.cols).into(),
-                        false => values.into(),
+                        true => Ok(transpose(values, entry.rows, entry.cols).into()),
+                        false => Ok(values.into()),
                     }),
                 });
             }
         }
         let bias = Cow::Owned(vec![self.classifier_bias]);
-        outputs.push(Output { name: key("classifier.bias"), shape: vec![1], values: Box::new(|| bias) });
+        outputs.push(Output { name: key("classifier.bias"), shape: vec![1], values: Box::new(|| Ok(bias)) });
         tensors::write(dir.join(WEIGHTS), outputs)?;
 
         let saved: &[&str] = match self.layout.pooler() {
@@ -271,8 +272,7 @@ fn target_pattern(targets: Targets) -> String {
 
 /// The name in PEFT's file, where `name` is that of an [`Entry`].
 fn key(name: &str) -> String {
-    let prefix = if name.starts_with("classifier.") { "" } else { "bert." };
-    format!("base_model.model.{prefix}{name}")
+    format!("base_model.model.{}", in_classifier(name))
 }
 
 /// B is `[output, rank]` in PEFT's file.

@@ -10,10 +10,7 @@ pub fn describe(dir: &Path) -> Result<Map<String, Value>> {
     let BaseModel { config, checkpoint, tokenizer, .. } = BaseModel::open(dir)?;
     let (mut parameters, mut dtypes) = (0, BTreeSet::new());
     for (name, shape) in config.encoder_tensors() {
-        if checkpoint.shape(&name) != Some(&shape) {
-            // Read only to have it refused in the words that every command has for it.
-            checkpoint.f32(&name, &shape)?;
-        }
+        checkpoint.check(&name, &shape)?;
         dtypes.extend(checkpoint.dtype(&name).map(|dtype| format!("{dtype:?}")));
         parameters += shape.iter().product::<usize>();
     }
