@@ -188,6 +188,10 @@ fn a_folder_without_weights_says_what_to_do() {
     assert_says(refusal(Checkpoint::open(dir.path())), &["no model.safetensors"]);
     fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
     assert_says(refusal(Checkpoint::open(dir.path())), &["pytorch_model.bin", "python -c", "save_file"]);
+    let quoted = dir.path().join("it's");
+    fs::create_dir(&quoted).unwrap();
+    fs::write(quoted.join("pytorch_model.bin"), b"x").unwrap();
+    assert_says(refusal(Checkpoint::open(&quoted)), &[r"it'\''s' && python"]);
     assert_says(refusal(Checkpoint::open("/no/such/folder")), &["/no/such/folder"]);
 }
 

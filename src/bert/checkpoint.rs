@@ -8,6 +8,7 @@ use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::tensors::{Tensors, Weights};
+use crate::text::shell_quoted;
 use crate::{Error, Result};
 
 /// What to think of a tensor of another shape.
@@ -159,9 +160,9 @@ fn damaged(index: &Path, problem: String) -> Error {
 
 fn convert_hint(dir: &Path) -> String {
     format!(
-        "convert it: cd '{}' && python -c \"import torch, safetensors.torch as s; \
+        "convert it: cd {} && python -c \"import torch, safetensors.torch as s; \
          s.save_file({{k: v.clone() for k, v in torch.load('pytorch_model.bin', weights_only=True).items()}}, \
          'model.safetensors', {{'format': 'pt'}})\"",
-        dir.display()
+        shell_quoted(&dir.display().to_string())
     )
 }
