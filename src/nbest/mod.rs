@@ -1,7 +1,7 @@
 //! N-best lists: utterances, their hypotheses, their files, and word errors.
 
-pub mod alignment;
 mod csv;
+pub mod edits;
 mod espnet;
 mod file;
 pub mod format;
