@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use lorb_engine::nbest::jsonl::{Fields, utterance};
-use lorb_engine::nbest::{Dropped, Format, ListWriter, Reading, Utterance};
+use lorb_engine::nbest::jsonl::utterance;
+use lorb_engine::nbest::{Dropped, Fields, Format, ListWriter, Reading, Utterance};
 use lorb_engine::rescore::head::Head;
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, MAX_TEXT_BYTES, MAX_UTTERANCES, ReadAhead};

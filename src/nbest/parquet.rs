@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use self::table::{Layout, Table};
+use super::fields::{ID, REF, TEXT};
 use super::lines::Origin;
 use super::reader::Records;
 use super::record::{Defect, Record};
-use super::rows::{Grouped, ID, RANK, REF, Row, Rows, TEXT};
+use super::rows::{Grouped, RANK, Row, Rows};
 use crate::{Error, Result};
 
 pub(super) use writer::Writer;
 
-const HYPS: &str = "hyps";
 const MAGIC: &str = "PAR1";
 
 /// What a folder of such files looks like.

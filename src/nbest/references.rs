@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::fields::ID;
 use super::jsonl::parse::object;
 use super::lines::{Lines, Source};
 use super::record::{Defect, Record};
 use crate::{Error, Result};
+
+/// What a manifest calls the reference.
+pub(super) const SAID: &str = "text";
 
 /// References by id. They are held in memory: they are a small part of lists, and may have any order.
 pub(super) struct References {
@@ -106,7 +110,7 @@ fn of_manifest(line: &[u8]) -> Result<(String, String), Defect> {
     let hint = "write each line as {\"audio_filepath\": …, \"text\": …}";
     let id = manifest_id(&entry)
         .ok_or_else(|| Defect::new("there is neither \"id\" nor \"audio_filepath\"", hint))?;
-    match entry.get("text").and_then(Value::as_str) {
+    match entry.get(SAID).and_then(Value::as_str) {
         Some(text) => Ok((id.into(), text.into())),
         None => Err(Defect::new("there is no \"text\"", hint)),
     }
@@ -114,7 +118,7 @@ fn of_manifest(line: &[u8]) -> Result<(String, String), Defect> {
 
 /// The id of an utterance in a manifest: "id", else the name of its audio file without folder and ending.
 pub(super) fn manifest_id(entry: &Map<String, Value>) -> Option<&str> {
-    entry.get("id").and_then(Value::as_str).or_else(|| {
+    entry.get(ID).and_then(Value::as_str).or_else(|| {
         let audio = entry.get("audio_filepath").and_then(Value::as_str)?;
         Path::new(audio).file_stem()?.to_str()
     })

@@ -11,11 +11,10 @@ use super::read_ahead::ReadAhead;
 use super::rescorer::Rescorer;
 use super::tune::ScoredList;
 use super::weights::{Weights, order};
-use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit, units};
 use crate::nbest::wer::{BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, Change, Pair, Wer, bootstrap_change};
 use crate::nbest::word_errors::{Alignment, Reference};
-use crate::nbest::{Reading, Utterance};
+use crate::nbest::{Fields, Reading, Utterance};
 use crate::{Error, Result};
 
 /// What errors are counted for, in the order of reports.

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use lorb_engine::card::Card;
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::jsonl::Fields;
+use lorb_engine::nbest::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Unit};
 use lorb_engine::rescore::weights::Weights;
 use rand_chacha::ChaCha8Rng;
