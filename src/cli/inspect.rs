@@ -90,10 +90,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// An object literal as a map.
 fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        other => Map::from_iter([("value".into(), other)]),
-    }
+    let Value::Object(map) = value else { unreachable!("it is made as an object") };
+    map
 }
