@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use crate::Result;
 use crate::bert::{Checkpoint, Config, Tokenizer};
 use crate::model::BaseModel;
-use crate::nbest::ListReader;
-use crate::nbest::jsonl::Fields;
+use crate::nbest::{Fields, ListReader};
 
 macro_rules! asset {
     ($file:literal) => {

@@ -9,7 +9,7 @@ use crate::bert::Fingerprint;
 use crate::lora::adapter::has_classifier;
 use crate::lora::{Adapter, LoraConfig, Targets};
 use crate::model::BaseModel;
-use crate::nbest::jsonl::Fields;
+use crate::nbest::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Unit};
 use crate::rescore::weights::Weights;
 use crate::{Error, Result, atomic};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::process::Command;
 
 use lorb_engine::builtin;
-use lorb_engine::nbest::jsonl::Fields;
+use lorb_engine::nbest::Fields;
 
 #[test]
 fn the_embedded_lists_are_whole_and_their_sentences_disjoint() {

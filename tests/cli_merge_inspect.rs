@@ -4,8 +4,11 @@ mod support;
 
 use std::path::PathBuf;
 
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use support::cli::{Desk, PROGRAM, lists, parsed};
+use support::cli::{Desk, PROGRAM, lists, parsed, write_adapter};
+use support::{TinyBert, tiny_bert, write_safetensors};
 
 fn lorb(text: &str) -> Vec<f64> {
     let lines = parsed(text);
@@ -33,6 +36,19 @@ fn a_merged_model_scores_as_base_and_adapter() {
     desk.refused("merge --model base --adapter adapter --output merged", 2, &["merged exists already"]);
     desk.refused("merge --model base --adapter adapter --output no/such", 2, &["no/such"]);
     desk.refused("merge --model base --adapter base --output new", 2, &["adapter_config.json"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_merge_holds_one_tensor_at_a_time() {
+    let desk = Desk::new();
+    let base =
+        TinyBert { hidden: 256, intermediate: 1024, layers: 24, dtype: Dtype::BF16, ..Default::default() };
+    tiny_bert(&desk.path("half"), 1, &base);
+    write_adapter(&desk.path("half"), &desk.path("of-half"));
+    let peak = 1024 * desk.peak("merge --model half --adapter of-half --output merged");
+    let written = std::fs::metadata(desk.path("merged/model.safetensors")).unwrap().len();
+    assert!(peak < written, "{peak} bytes, to write {written}");
 }
 
 #[test]
@@ -85,6 +101,20 @@ fn models_adapters_and_lists_are_told_apart() {
 
     let text = desk.ok("inspect adapter");
     assert!(text.contains("rank              4\n") && text.contains("\n    first pass  1\n"), "{text}");
+}
+
+#[test]
+fn a_classifier_that_is_a_scalar_gives_no_labels() {
+    let desk = Desk::new();
+    let path = desk.path("base/model.safetensors");
+    let file = std::fs::read(&path).unwrap();
+    let stored = SafeTensors::deserialize(&file).unwrap();
+    let own = |(name, t): (&str, TensorView)| (name.into(), t.shape().to_vec(), t.data().to_vec());
+    let mut tensors: Vec<_> = stored.iter().map(own).collect();
+    tensors.push(("classifier.weight".into(), Vec::new(), vec![0; 4]));
+    write_safetensors(&path, Dtype::F32, &tensors);
+    let text = desk.ok("inspect base");
+    assert!(text.contains("classifier labels     none\n"), "{text}");
 }
 
 #[test]

@@ -7,6 +7,9 @@ use std::path::Path;
 
 use lorb_engine::bert::{Checkpoint, Config, Encoder, Tokenizer};
 use lorb_engine::device::cpu::{Cpu, Isa};
+use lorb_engine::hub::Found;
+use lorb_engine::rescore::head::Head;
+use lorb_engine::rescore::settings::ListOptions;
 use safetensors::{Dtype, SafeTensors};
 use support::{TinyBert, bytes, tiny_bert, vocabulary, write_safetensors};
 use tempfile::tempdir;
@@ -185,6 +188,10 @@ fn a_folder_without_weights_says_what_to_do() {
     assert_says(refusal(Checkpoint::open(dir.path())), &["no model.safetensors"]);
     fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
     assert_says(refusal(Checkpoint::open(dir.path())), &["pytorch_model.bin", "python -c", "save_file"]);
+    let quoted = dir.path().join("it's");
+    fs::create_dir(&quoted).unwrap();
+    fs::write(quoted.join("pytorch_model.bin"), b"x").unwrap();
+    assert_says(refusal(Checkpoint::open(&quoted)), &[r"it'\''s' && python"]);
     assert_says(refusal(Checkpoint::open("/no/such/folder")), &["/no/such/folder"]);
 }
 
@@ -222,6 +229,26 @@ fn another_first_or_last_layer_is_another_fingerprint() {
         negated[start..start + data.len()].iter_mut().skip(3).step_by(4).for_each(|byte| *byte ^= 0x80);
         fs::write(&path, negated).unwrap();
         assert!(!before.matches(&print()), "{name}");
+    }
+}
+
+#[test]
+fn a_digest_covers_what_the_configuration_alone_tells() {
+    let digest = |key, value| {
+        let dir = tempdir().unwrap();
+        tiny_bert(dir.path(), 1, &TinyBert { labels: 1, ..TinyBert::default() });
+        edit_config(dir.path(), key, value);
+        let base = Found { dir: dir.path().into(), name: "base".into(), id: None };
+        Head::open(Some(base), None, &ListOptions::default()).unwrap().digest().unwrap()
+    };
+    let plain = digest("initializer_range", 0.02.into());
+    assert_eq!(plain, digest("initializer_range", 0.05.into()), "it changes no score");
+    for (key, value) in [
+        ("num_attention_heads", 2.into()),
+        ("layer_norm_eps", 1e-5.into()),
+        ("max_position_embeddings", 32.into()),
+    ] {
+        assert_ne!(plain, digest(key, value), "{key}");
     }
 }
 

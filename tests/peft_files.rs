@@ -439,4 +439,17 @@ fn a_merge_that_cannot_be_done_leaves_nothing() {
     assert_says(refused.to_string(), &["exists already"]);
     fs::remove_file(out.join("mine")).unwrap();
     merge(&base.checkpoint, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap();
+    fs::remove_dir_all(&out).unwrap();
+
+    // What is wrong with values is seen when they are written.
+    let file = base.dir.path().join("model.safetensors");
+    let stored = fs::read(&file).unwrap();
+    let mut tensors: Vec<Tensor> = SafeTensors::deserialize(&stored).unwrap().iter().map(own).collect();
+    tensors[0].2[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    write_safetensors(&file, Dtype::F32, &tensors);
+    let damaged = Checkpoint::open(base.dir.path()).unwrap();
+    let refused =
+        merge(&damaged, &base.config, base.dir.path(), Some(&adapter), &out, |_| Ok(())).unwrap_err();
+    assert_says(refused.to_string(), &[&tensors[0].0, "NaN at 0"]);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
 }

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
-use lorb_engine::nbest::read_all;
+use lorb_engine::nbest::{Fields, read_all};
 use lorb_engine::rescore::tune::{ScoredList, chosen, oracle, total_errors, tune_weights};
 use lorb_engine::rescore::weights::Weights;
 

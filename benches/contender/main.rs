@@ -26,9 +26,8 @@ use lorb_engine::device::cuda::first_use::{Child, FirstUse};
 use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::Reading;
-use lorb_engine::nbest::jsonl::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
+use lorb_engine::nbest::{Fields, Reading};
 use lorb_engine::train::examples::{Example, Preparation};
 use lorb_engine::{Error, Result};
 

@@ -172,7 +172,8 @@ class Worker:
             )
         except LorbError as error:
             # The text alone does not say which of the machines it was.
-            raise type(error)(f"{self._host}: {error}") from None
+            error.args = (f"{self._host}: {error}",)
+            raise
         # Now, so that with a shard a UsageError tells of its lists alone.
         self._rescorer.rescore([], prune=job.prune)
         self._pin()

@@ -1,7 +1,8 @@
 //! Work off the interpreter: on workers of its own, while the caller waits for it and for Ctrl-C.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,10 +65,15 @@ impl Compute {
     pub fn device(&self, py: Python<'_>) -> PyResult<AnyDevice> {
         let (choice, dtype) = self.choice(py)?;
         let (device, notes) = py.detach(|| open(choice, dtype)).map_err(|e| exception(py, e))?;
-        let log = py.import("logging")?.call_method1("getLogger", ("lorb_engine",))?;
-        notes.iter().try_for_each(|note| log.call_method1("info", (note,)).map(drop))?;
+        log(py, &notes)?;
         Ok(device)
     }
+}
+
+/// Tells Python's `logging`.
+pub fn log(py: Python<'_>, notes: &[String]) -> PyResult<()> {
+    let logger = py.import("logging")?.call_method1("getLogger", ("lorb_engine",))?;
+    notes.iter().try_for_each(|note| logger.call_method1("info", (note,)).map(drop))
 }
 
 fn open(choice: Choice, dtype: Option<Dtype>) -> Result<(AnyDevice, Vec<String>)> {
@@ -80,19 +86,29 @@ fn open(choice: Choice, dtype: Option<Dtype>) -> Result<(AnyDevice, Vec<String>)
     select(choice, cpu, dtype, &FirstUse { folder: FirstUse::folder(), attempt: &attempt })
 }
 
-/// The base that was named, a folder or an id on the Hub.
-pub fn model(given: Option<PathBuf>) -> Result<Option<Found>> {
-    given.map(|given| locate(given, Kind::Model)).transpose()
+/// Finds what was named, a folder or an id on the Hub, and keeps what there was to say of it: it is for [`log`], and found
+/// off the interpreter.
+#[derive(Default)]
+pub struct Finder {
+    notes: RefCell<Vec<String>>,
 }
 
-/// The adapter that was named.
-pub fn adapter(given: Option<PathBuf>) -> Result<Option<Found>> {
-    given.map(|given| locate(given, Kind::Adapter)).transpose()
-}
+impl Finder {
+    pub fn model(&self, given: Option<PathBuf>) -> Result<Option<Found>> {
+        given.map(|given| self.find(&given, Kind::Model)).transpose()
+    }
 
-/// What was named, a folder or an id on the Hub.
-pub fn locate(given: PathBuf, kind: Kind) -> Result<Found> {
-    hub::locate(&given, kind, &|note| eprintln!("{note}"))
+    pub fn adapter(&self, given: Option<PathBuf>) -> Result<Option<Found>> {
+        given.map(|given| self.find(&given, Kind::Adapter)).transpose()
+    }
+
+    pub fn find(&self, given: &Path, kind: Kind) -> Result<Found> {
+        hub::locate(given, kind, &|note| self.notes.borrow_mut().push(note))
+    }
+
+    pub fn into_notes(self) -> Vec<String> {
+        self.notes.into_inner()
+    }
 }
 
 /// The format of files, and what they lack.

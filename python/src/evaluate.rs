@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde::Deserialize;
 
-use crate::compute::{self, Compute, Files, Lists};
+use crate::compute::{Compute, Files, Finder, Lists, log};
 use crate::convert::{options, to_python};
 use crate::errors::{exception, usage};
 
@@ -65,17 +65,21 @@ pub fn evaluate<'py>(py: Python<'py>, request: &Bound<'py, PyDict>) -> PyResult<
     let device = if scores_anew { compute.device(py)? } else { compute.cpu(py)? };
     let work = move || {
         evaluate.check(scores_anew)?;
+        let finder = Finder::default();
         let open = || {
-            let (base, adapter) = (compute::model(model)?, compute::adapter(adapter)?);
+            let (base, adapter) = (finder.model(model)?, finder.adapter(adapter)?);
             if adapter_for.is_empty() {
                 return Head::open(base, adapter, &evaluate.lists).map(Heads::from);
             }
-            let found = |(domain, named)| Ok((domain, compute::locate(named, Kind::Adapter)?));
+            let found = |(domain, named): (_, PathBuf)| Ok((domain, finder.find(&named, Kind::Adapter)?));
             let by_domain = adapter_for.into_iter().map(found).collect::<Result<_>>()?;
             Heads::open(base.as_ref(), by_domain, adapter, &evaluate.lists)
         };
         let heads = scores_anew.then(open).transpose()?;
-        Ok(serde_json::to_value(evaluate.run(device, heads)?).expect("a report is plain data"))
+        let report = serde_json::to_value(evaluate.run(device, heads)?).expect("a report is plain data");
+        Ok((report, finder.into_notes()))
     };
-    to_python(py, &workers.run(py, work)?)
+    let (report, notes) = workers.run(py, work)?;
+    log(py, &notes)?;
+    to_python(py, &report)
 }

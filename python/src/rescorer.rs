@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use lorb_engine::nbest::jsonl::{Fields, utterance};
-use lorb_engine::nbest::{Dropped, Format, ListWriter, Reading, Utterance};
+use lorb_engine::nbest::jsonl::utterance;
+use lorb_engine::nbest::{Dropped, Fields, Format, ListWriter, Reading, Utterance};
 use lorb_engine::rescore::head::Head;
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, MAX_TEXT_BYTES, MAX_UTTERANCES, ReadAhead};
@@ -22,7 +22,7 @@ use pyo3::types::{PyByteArray, PyDict, PyIterator};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::compute::{self, Compute, Files, Lists, Pending, Workers};
+use crate::compute::{Compute, Files, Finder, Lists, Pending, Workers, log};
 use crate::convert::{Unfit, dict, options, to_json};
 use crate::errors::{exception, usage};
 
@@ -76,16 +76,18 @@ impl Rescorer {
         let description = device.description();
         let lists = ListOptions::from(lists);
         let open = move || {
-            let mut head = Head::open(compute::model(model)?, compute::adapter(adapter)?, &lists)?;
+            let finder = Finder::default();
+            let mut head = Head::open(finder.model(model)?, finder.adapter(adapter)?, &lists)?;
             let weights = &mut head.settings.rescoring.weights;
             weights.lorb = beta.unwrap_or(weights.lorb);
             let digest = head.digest()?;
             let settings = head.settings.rescoring.clone();
             settings.required_fields().check_kept_by_rescoring()?;
             let rescorer = engine::Rescorer::of_head(device, head)?;
-            Ok((Shared { rescorer, settings }, digest))
+            Ok((Shared { rescorer, settings }, digest, finder.into_notes()))
         };
-        let (shared, digest) = workers.run(py, open)?;
+        let (shared, digest, notes) = workers.run(py, open)?;
+        log(py, &notes)?;
         Ok(Rescorer { workers, shared: Arc::new(shared), device: description, digest })
     }
 

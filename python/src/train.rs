@@ -24,7 +24,7 @@ use pyo3::types::{PyBytes, PyDict};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::compute::{self, Compute, Files, Lists, receive};
+use crate::compute::{Compute, Files, Finder, Lists, log, receive};
 use crate::convert::{dict, options};
 use crate::errors::{exception, panicked, usage};
 
@@ -74,6 +74,8 @@ struct Plan {
     /// With the domain of each, or one alone without.
     jobs: Vec<(Option<String>, Job)>,
     compute: Compute,
+    /// For the log.
+    notes: Vec<String>,
 }
 
 impl Request {
@@ -105,14 +107,15 @@ impl Request {
             patience: self.patience,
             ..d
         };
-        let model = compute::model(self.model)?;
+        let finder = Finder::default();
+        let model = finder.model(self.model)?;
         let job = Job {
             train: self.train,
             valid: self.valid,
             test: self.test,
             out: self.out,
             resume: self.resume,
-            init_adapter: compute::adapter(self.init_adapter)?,
+            init_adapter: finder.adapter(self.init_adapter)?,
             ngram_order: self.ngram_order.unwrap_or(Job::NGRAM_ORDER),
             fresh_pooler: self.fresh_pooler,
             pace: Pace { epochs: self.epochs, hyps: self.hyps, batch_tokens: self.batch_tokens },
@@ -129,7 +132,7 @@ impl Request {
                 names.zip(job.of_domains(&domains)?).collect()
             }
         };
-        Ok(Plan { model, jobs, compute: self.compute })
+        Ok(Plan { model, jobs, compute: self.compute, notes: finder.into_notes() })
     }
 }
 
@@ -165,8 +168,9 @@ pub fn train<'py>(
     if share.is_some() != all_gather.is_some() {
         return Err(usage(py, "share and all_gather are for each other: give both or neither"));
     }
-    let Plan { model, mut jobs, compute } = request.plan().map_err(|e| exception(py, e))?;
-    let workers = compute.workers(py)?;
+    let workers = request.compute.workers(py)?;
+    let Plan { model, mut jobs, compute, notes } = workers.run(py, move || request.plan())?;
+    log(py, &notes)?;
     let device = compute.device(py)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (events, mut receiver) = sync_channel(0);

@@ -188,6 +188,26 @@ def test_the_digest_covers_the_tokenizer(adapter: Path, tmp_path: Path) -> None:
     assert lorb_engine.Rescorer(model, adapter).digest != same
 
 
+def test_what_the_hub_says_is_logged(
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # As another program fills it: without a list of what the repository has.
+    repository = tmp_path / "models--org--name"
+    shutil.copytree(BUILTIN / "model", repository / "snapshots" / "abc123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with caplog.at_level("INFO", "lorb_engine"):
+        lorb_engine.Rescorer("org/name", adapter, device="cpu")
+    assert "org/name: the cache, as another program filled it, does not tell" in caplog.text
+    assert capfd.readouterr().err == ""
+
+
 def test_ctrl_c_leaves_no_half_written_file(adapter: Path, lists: Lists, tmp_path: Path) -> None:
     big, out = tmp_path / "big.jsonl", tmp_path / "out"
     out.mkdir()

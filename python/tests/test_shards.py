@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, call
@@ -95,6 +97,14 @@ def test_a_worker_that_would_write_other_bytes_is_refused(job: Job, monkeypatch:
     assert len(job.to_do()) == 1 and Worker(job).rescore(job.to_do()[0])["utterances"] == 0
     with pytest.raises(lorb_engine.UsageError, match=r".+: LORB_ISA=avx1024: expected avx512"):
         Worker(dataclasses.replace(job, isa="avx1024"))
+
+
+def test_an_error_tells_its_machine_and_stays_what_it_was(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").mkdir()
+    with pytest.raises(lorb_engine.FileError, match=f"^{socket.gethostname()}: .*adapter_config.json") as raised:
+        Worker(dataclasses.replace(job, adapter=str(tmp_path / "adapter")))
+    assert raised.value.errno == errno.EISDIR
 
 
 def test_a_broken_shard_is_told_of_and_stops_no_other(job: Job, capsys: pytest.CaptureFixture[str]) -> None:

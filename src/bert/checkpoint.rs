@@ -8,7 +8,11 @@ use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::tensors::{Tensors, Weights};
+use crate::text::shell_quoted;
 use crate::{Error, Result};
+
+/// What to think of a tensor of another shape.
+const OF_ANOTHER_MODEL: &str = "config.json belongs to another model than the weights";
 
 /// The tensors of a BERT, by their names in `BertModel` ("encoder.layer.0.output.dense.weight") and
 /// "classifier.weight" and "classifier.bias" for the head, whichever way the files spell them.
@@ -85,7 +89,15 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Tensor`] where it is missing, has another shape or type, or is not finite.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Weights> {
-        self.tensors.f32(&self.resolve(name), shape, "config.json belongs to another model than the weights")
+        self.tensors.f32(&self.resolve(name), shape, OF_ANOTHER_MODEL)
+    }
+
+    /// Whether tensor `name` is there and has this `shape`, without reading its values.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where it is missing or has another shape.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.tensors.check(&self.resolve(name), shape, OF_ANOTHER_MODEL)
     }
 
     /// Gives the memory back that was needed to read mapped files. Whoever reads a tensor again, also one that
@@ -102,6 +114,12 @@ impl Checkpoint {
         let found = spellings.into_iter().find(|s| self.tensors.shape(s).is_some());
         found.unwrap_or_else(|| name.to_string())
     }
+}
+
+/// What `BertForSequenceClassification` calls the tensor `name`: its head alone is not part of "bert".
+pub(crate) fn in_classifier(name: &str) -> String {
+    let prefix = if name.starts_with("classifier.") { "" } else { "bert." };
+    format!("{prefix}{name}")
 }
 
 fn open_shards(dir: &Path, index: &Path) -> Result<Tensors> {
@@ -142,9 +160,9 @@ fn damaged(index: &Path, problem: String) -> Error {
 
 fn convert_hint(dir: &Path) -> String {
     format!(
-        "convert it: cd '{}' && python -c \"import torch, safetensors.torch as s; \
+        "convert it: cd {} && python -c \"import torch, safetensors.torch as s; \
          s.save_file({{k: v.clone() for k, v in torch.load('pytorch_model.bin', weights_only=True).items()}}, \
          'model.safetensors', {{'format': 'pt'}})\"",
-        dir.display()
+        shell_quoted(&dir.display().to_string())
     )
 }

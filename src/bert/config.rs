@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::lora::Target;
 use crate::{Error, Result};
 
 /// The sizes of a BERT encoder.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     /// Width of a token's vector, H.
     pub hidden: usize,
@@ -24,7 +25,6 @@ pub struct Config {
     /// Rows of the segment table; only the first is ever used.
     pub type_vocab: usize,
     pub layer_norm_eps: f32,
-    pub pad_token_id: u32,
 }
 
 /// The keys that are read; a missing one has the default of `transformers`, where that is safe.
@@ -40,7 +40,6 @@ struct Raw {
     #[serde(default = "two")]
     type_vocab_size: usize,
     layer_norm_eps: Option<f32>,
-    pad_token_id: Option<u32>,
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
     #[serde(default)]
@@ -123,7 +122,6 @@ impl Config {
             max_positions: raw.max_position_embeddings,
             type_vocab: raw.type_vocab_size,
             layer_norm_eps,
-            pad_token_id: raw.pad_token_id.unwrap_or(0),
         })
     }
 
@@ -134,7 +132,7 @@ impl Config {
 
     /// Name and shape of every tensor of the encoder, without pooler and classifier, in Hugging Face's order.
     pub fn encoder_tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (h, wide) = (self.hidden, self.intermediate);
+        let h = self.hidden;
         let mut all = vec![
             ("embeddings.word_embeddings.weight".to_string(), vec![self.vocab, h]),
             ("embeddings.position_embeddings.weight".to_string(), vec![self.max_positions, h]),
@@ -143,17 +141,10 @@ impl Config {
             ("embeddings.LayerNorm.bias".to_string(), vec![h]),
         ];
         for layer in 0..self.layers {
-            let linears = [
-                ("attention.self.query", h, h),
-                ("attention.self.key", h, h),
-                ("attention.self.value", h, h),
-                ("attention.output.dense", h, h),
-                ("intermediate.dense", wide, h),
-                ("output.dense", h, wide),
-            ];
-            for (module, out, input) in linears {
-                all.push((format!("encoder.layer.{layer}.{module}.weight"), vec![out, input]));
-                all.push((format!("encoder.layer.{layer}.{module}.bias"), vec![out]));
+            for target in Target::ALL {
+                let (module, (input, output)) = (target.module(), target.sizes(self));
+                all.push((format!("encoder.layer.{layer}.{module}.weight"), vec![output, input]));
+                all.push((format!("encoder.layer.{layer}.{module}.bias"), vec![output]));
             }
             for module in ["attention.output.LayerNorm", "output.LayerNorm"] {
                 all.push((format!("encoder.layer.{layer}.{module}.weight"), vec![h]));
@@ -177,7 +168,6 @@ impl Config {
             max_positions: 8,
             type_vocab: 2,
             layer_norm_eps: 1e-12,
-            pad_token_id: 0,
         }
     }
 }

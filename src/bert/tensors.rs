@@ -166,26 +166,14 @@ impl Tensors {
     /// [`Error::Tensor`] where it is missing, has another shape (then with `hint`) or type, or holds a value
     /// that is not finite.
     pub fn f32(&self, name: &str, shape: &[usize], hint: &str) -> Result<Weights> {
-        let error = |expected: String, found: String, hint: &str| Error::Tensor {
-            path: self.path.clone(),
-            tensor: name.to_string(),
-            expected,
-            found,
-            hint: hint.to_string(),
-        };
-        let Some(stored) = self.stored.get(name) else {
-            return Err(error(format!("shape {shape:?}"), "nothing".into(), &self.hint_for_missing(name)));
-        };
-        if stored.shape != shape {
-            return Err(error(format!("shape {shape:?}"), format!("shape {:?}", stored.shape), hint));
-        }
+        let stored = self.find(name, shape, hint)?;
         let values = match stored.dtype {
             Dtype::F32 => read_f32(stored),
             Dtype::F16 => Values::Owned(convert::<f16>(stored)),
             Dtype::BF16 => Values::Owned(convert::<bf16>(stored)),
             other => {
                 let hint = "save the model in one of these types";
-                return Err(error("F32, F16 or BF16".into(), format!("{other:?}"), hint));
+                return Err(self.unfit(name, "F32, F16 or BF16".into(), format!("{other:?}"), hint));
             }
         };
         let weights = Weights(values);
@@ -193,9 +181,32 @@ impl Tensors {
             && let Some(at) = weights.iter().position(|x| !x.is_finite())
         {
             let hint = "the file is damaged or its training diverged";
-            return Err(error("finite values".into(), format!("{} at {at}", weights[at]), hint));
+            return Err(self.unfit(name, "finite values".into(), format!("{} at {at}", weights[at]), hint));
         }
         Ok(weights)
+    }
+
+    /// Whether tensor `name` is there and has this `shape`, without reading its values.
+    ///
+    /// # Errors
+    /// As for [`f32`](Self::f32), but for its type and values.
+    pub fn check(&self, name: &str, shape: &[usize], hint: &str) -> Result<()> {
+        self.find(name, shape, hint).map(drop)
+    }
+
+    fn find(&self, name: &str, shape: &[usize], hint: &str) -> Result<&Stored> {
+        let expected = format!("shape {shape:?}");
+        match self.stored.get(name) {
+            None => Err(self.unfit(name, expected, "nothing".into(), &self.hint_for_missing(name))),
+            Some(stored) if stored.shape != shape => {
+                Err(self.unfit(name, expected, format!("shape {:?}", stored.shape), hint))
+            }
+            Some(stored) => Ok(stored),
+        }
+    }
+
+    fn unfit(&self, name: &str, expected: String, found: String, hint: &str) -> Error {
+        Error::Tensor { path: self.path.clone(), tensor: name.into(), expected, found, hint: hint.into() }
     }
 
     /// Gives the memory back that mapped files take since their tensors were read. Whoever reads one again waits for
@@ -271,13 +282,16 @@ fn edit_distance(a: &str, b: &str) -> usize {
 pub struct Output<'a> {
     pub name: String,
     pub shape: Vec<usize>,
-    pub values: Box<dyn FnOnce() -> Cow<'a, [f32]> + 'a>,
+    pub values: Box<dyn FnOnce() -> Result<Cow<'a, [f32]>> + 'a>,
 }
 
 /// Writes an F32 safetensors file atomically, one tensor in memory at a time, in the order given.
 ///
 /// # Errors
-/// [`Error::Io`] where the file cannot be written, [`Error::Usage`] where values do not fill their shape.
+/// [`Error::Io`] where the file cannot be written, and what an output's values fail with.
+///
+/// # Panics
+/// Where values do not fill their shape.
 pub fn write(path: impl AsRef<Path>, tensors: Vec<Output>) -> Result<()> {
     let path = path.as_ref();
     let mut header = Map::new();
@@ -298,10 +312,8 @@ pub fn write(path: impl AsRef<Path>, tensors: Vec<Output>) -> Result<()> {
     put(&(header.len() as u64).to_le_bytes())?;
     put(header.as_bytes())?;
     for Output { name, shape, values } in tensors {
-        let values = values();
-        if values.len() != shape.iter().product::<usize>() {
-            return Err(Error::Usage(format!("{name}: {} values do not fill {shape:?}", values.len())));
-        }
+        let values = values()?;
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "the values of {name} fill {shape:?}");
         put(bytemuck::cast_slice(&values))?;
     }
     file.commit()

@@ -1,8 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use lorb_engine::nbest::jsonl::Fields;
-use lorb_engine::nbest::{Dropped, Format, ListReader, ListWriter};
+use lorb_engine::nbest::{Dropped, Fields, Format, ListReader, ListWriter};
 use lorb_engine::{Error, Result};
 
 use super::Missing;

@@ -32,7 +32,7 @@ impl Inspect {
         } else if path.join("config.json").exists() {
             model::describe(path)?
         } else if path.is_dir()
-            && let Err(error) = self.lists.reading().format_of(Some(path))
+            && let Err(error @ Error::File { .. }) = self.lists.reading().format_of(Some(path))
         {
             let hint = format!("give the folder of a BERT, of an adapter or of lists ({error})");
             return Err(Error::file(path, "it has neither config.json nor adapter_config.json", hint));
@@ -90,10 +90,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// An object literal as a map.
 fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        other => Map::from_iter([("value".into(), other)]),
-    }
+    let Value::Object(map) = value else { unreachable!("it is made as an object") };
+    map
 }

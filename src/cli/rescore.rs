@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use lorb_engine::atomic::{self, AtomicFile};
-use lorb_engine::nbest::jsonl::Fields;
-use lorb_engine::nbest::{Format, ListReader, ListWriter, Reading};
+use lorb_engine::nbest::{Fields, Format, ListReader, ListWriter, Reading};
 use lorb_engine::rescore::prune::Margin;
 use lorb_engine::rescore::read_ahead::{Failure, ReadAhead};
 use lorb_engine::rescore::rescorer::Rescorer;

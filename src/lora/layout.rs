@@ -10,7 +10,7 @@ use crate::bert;
 pub enum Group {
     /// A and B of the adapted layers.
     Lora,
-    /// A pooler that the base does not have.
+    /// A pooler in place of the base's, or because it has none.
     Pooler,
     /// The classifier's weight.
     Head,
@@ -18,12 +18,40 @@ pub enum Group {
     Beta,
 }
 
+/// What a tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    LoraA,
+    /// Transposed: `[rank, output]`.
+    LoraB,
+    PoolerWeight,
+    PoolerBias,
+    Classifier,
+    Theta,
+}
+
+impl Kind {
+    pub fn group(self) -> Group {
+        match self {
+            Kind::LoraA | Kind::LoraB => Group::Lora,
+            Kind::PoolerWeight | Kind::PoolerBias => Group::Pooler,
+            Kind::Classifier => Group::Head,
+            Kind::Theta => Group::Beta,
+        }
+    }
+
+    /// Whether weight decay is for it: a bias has none, and theta is a logarithm.
+    pub fn decays(self) -> bool {
+        !matches!(self, Kind::PoolerBias | Kind::Theta)
+    }
+}
+
 /// One tensor of the flat vector, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// "encoder.layer.0.attention.self.query.lora_A.weight", "pooler.dense.bias", "classifier.weight", "theta".
     pub name: String,
-    pub group: Group,
+    pub kind: Kind,
     pub offset: usize,
     /// Vectors and scalars have one row.
     pub rows: usize,
@@ -66,9 +94,9 @@ impl Layout {
     pub fn new(config: &bert::Config, lora: &LoraConfig, pooler: bool, learned_beta: bool) -> Self {
         let (h, rank) = (config.hidden, lora.rank);
         let mut entries = Vec::new();
-        let mut push = |name: String, group, rows, cols| {
+        let mut push = |name: String, kind, rows, cols| {
             let offset = entries.last().map_or(0, |e: &Entry| e.range().end);
-            let entry = Entry { name, group, offset, rows, cols };
+            let entry = Entry { name, kind, offset, rows, cols };
             let range = entry.range();
             entries.push(entry);
             range
@@ -79,18 +107,18 @@ impl Layout {
                 lora.targets.contains(target).then(|| {
                     let (input, output) = target.sizes(config);
                     let name = |part| format!("encoder.layer.{layer}.{}.lora_{part}.weight", target.module());
-                    let a = push(name("A"), Group::Lora, rank, input);
-                    let b = push(name("B"), Group::Lora, rank, output);
+                    let a = push(name("A"), Kind::LoraA, rank, input);
+                    let b = push(name("B"), Kind::LoraB, rank, output);
                     LoraSlot { a, b, rank, input, output }
                 })
             }));
         }
         let pooler = pooler.then(|| {
-            let weight = push("pooler.dense.weight".into(), Group::Pooler, h, h);
-            (weight, push("pooler.dense.bias".into(), Group::Pooler, 1, h))
+            let weight = push("pooler.dense.weight".into(), Kind::PoolerWeight, h, h);
+            (weight, push("pooler.dense.bias".into(), Kind::PoolerBias, 1, h))
         });
-        let classifier = push("classifier.weight".into(), Group::Head, 1, h);
-        let theta = learned_beta.then(|| push("theta".into(), Group::Beta, 1, 1).start);
+        let classifier = push("classifier.weight".into(), Kind::Classifier, 1, h);
+        let theta = learned_beta.then(|| push("theta".into(), Kind::Theta, 1, 1).start);
         Layout { entries, slots, pooler, classifier, theta }
     }
 
@@ -137,7 +165,7 @@ impl Layout {
 
     /// The number of parameters in `group`.
     pub fn count(&self, group: Group) -> usize {
-        self.entries.iter().filter(|e| e.group == group).map(|e| e.range().len()).sum()
+        self.entries.iter().filter(|e| e.kind.group() == group).map(|e| e.range().len()).sum()
     }
 }
 

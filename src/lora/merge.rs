@@ -1,14 +1,15 @@
 //! A base and an adapter as one plain Hugging Face model.
 
-use std::borrow::Cow;
-use std::fs;
+use std::collections::HashMap;
 use std::path::Path;
+use std::{fs, slice};
 
 use serde_json::{Map, Value, json};
 
 use super::{Adapter, LoraSlot, Target};
+use crate::bert::checkpoint::in_classifier;
 use crate::bert::tensors::{self, Output};
-use crate::bert::{Checkpoint, Config, Weights};
+use crate::bert::{Checkpoint, Config};
 use crate::{Error, Result, atomic};
 
 const TOKENIZER_FILES: [&str; 5] =
@@ -55,51 +56,69 @@ pub fn merge(
     })
 }
 
-/// All tensors of the merged model; the sums are made when they are written.
+/// What an adapter makes of a tensor of the base.
+enum Trained<'a> {
+    /// Values in place of the base's.
+    Instead(&'a [f32]),
+    /// A low-rank pair on top of them.
+    Update(&'a Adapter, &'a LoraSlot),
+}
+
+/// By the tensor's name.
+fn trained<'a>(adapter: &'a Adapter, config: &Config) -> HashMap<String, Trained<'a>> {
+    let layout = &adapter.layout;
+    let mut trained = HashMap::new();
+    for (layer, target) in (0..config.layers).flat_map(|l| Target::ALL.map(|target| (l, target))) {
+        if let Some(slot) = layout.lora(layer, target) {
+            let name = format!("encoder.layer.{layer}.{}.weight", target.module());
+            trained.insert(name, Trained::Update(adapter, slot));
+        }
+    }
+    let mut instead = |name: &str, values| trained.insert(name.into(), Trained::Instead(values));
+    if let Some((weight, bias)) = layout.pooler() {
+        instead("pooler.dense.weight", &adapter.values[weight]);
+        instead("pooler.dense.bias", &adapter.values[bias]);
+    }
+    instead("classifier.weight", &adapter.values[layout.classifier()]);
+    instead("classifier.bias", slice::from_ref(&adapter.classifier_bias));
+    trained
+}
+
+/// All tensors of the merged model. That the base has what they need is seen here; each is read when it is written.
 fn outputs<'a>(
-    checkpoint: &Checkpoint,
+    checkpoint: &'a Checkpoint,
     config: &Config,
     adapter: Option<&'a Adapter>,
 ) -> Result<Vec<Output<'a>>> {
-    let mut outputs = Vec::new();
-    for (name, shape) in config.encoder_tensors() {
-        let base = checkpoint.f32(&name, &shape)?;
-        let update = adapter.and_then(|adapter| Some((adapter, slot_of(&name, config, adapter)?)));
-        let values: Box<dyn FnOnce() -> Cow<'a, [f32]> + 'a> = match update {
-            Some((adapter, slot)) => Box::new(move || sum(&base, adapter, slot).into()),
-            None => Box::new(move || base.to_vec().into()),
-        };
-        outputs.push(Output { name: format!("bert.{name}"), shape, values });
-    }
     let h = config.hidden;
-    let mut push = |name: &str, shape: Vec<usize>, trained: Option<&'a [f32]>| -> Result<()> {
-        let canonical = name.trim_start_matches("bert.");
-        let values: Cow<'a, [f32]> = match trained {
-            Some(values) => values.into(),
-            None => checkpoint.f32(canonical, &shape)?.to_vec().into(),
+    let head = [
+        ("pooler.dense.weight", vec![h, h]),
+        ("pooler.dense.bias", vec![h]),
+        ("classifier.weight", vec![1, h]),
+        ("classifier.bias", vec![1]),
+    ];
+    let head = head.map(|(name, shape)| (name.to_owned(), shape));
+    let mut trained = adapter.map(|adapter| trained(adapter, config)).unwrap_or_default();
+    let output = |(name, shape): (String, Vec<usize>)| {
+        let (stored, trained) = (in_classifier(&name), trained.remove(&name));
+        if !matches!(trained, Some(Trained::Instead(_))) {
+            checkpoint.check(&name, &shape)?;
+        }
+        let size = shape.clone();
+        let values = move || match trained {
+            Some(Trained::Instead(values)) => Ok(values.into()),
+            Some(Trained::Update(adapter, slot)) => {
+                Ok(sum(&checkpoint.f32(&name, &size)?, adapter, slot).into())
+            }
+            None => Ok(checkpoint.f32(&name, &size)?.to_vec().into()),
         };
-        outputs.push(Output { name: name.into(), shape, values: Box::new(|| values) });
-        Ok(())
+        Ok(Output { name: stored, shape, values: Box::new(values) })
     };
-    let pooler = adapter.and_then(|a| Some((a, a.layout.pooler()?)));
-    let (weight, bias) = pooler.map(|(a, (w, b))| (&a.values[w], &a.values[b])).unzip();
-    push("bert.pooler.dense.weight", vec![h, h], weight)?;
-    push("bert.pooler.dense.bias", vec![h], bias)?;
-    push("classifier.weight", vec![1, h], adapter.map(|a| &a.values[a.layout.classifier()]))?;
-    push("classifier.bias", vec![1], adapter.map(|a| std::slice::from_ref(&a.classifier_bias)))?;
-    Ok(outputs)
-}
-
-/// The low-rank pair that adapts the tensor `name`, if any.
-fn slot_of<'a>(name: &str, config: &Config, adapter: &'a Adapter) -> Option<&'a LoraSlot> {
-    let mut all = (0..config.layers).flat_map(|layer| Target::ALL.map(|target| (layer, target)));
-    let (layer, target) =
-        all.find(|(layer, target)| name == format!("encoder.layer.{layer}.{}.weight", target.module()))?;
-    adapter.layout.lora(layer, target)
+    config.encoder_tensors().into_iter().chain(head).map(output).collect()
 }
 
 /// W + scale * B A, `[output, input]`.
-fn sum(base: &Weights, adapter: &Adapter, slot: &LoraSlot) -> Vec<f32> {
+fn sum(base: &[f32], adapter: &Adapter, slot: &LoraSlot) -> Vec<f32> {
     let (a, b) = (&adapter.values[slot.a.clone()], &adapter.values[slot.b.clone()]);
     let scale = adapter.config.scale();
     let mut merged = base.to_vec();

@@ -9,5 +9,5 @@ mod peft;
 
 pub use adapter::Adapter;
 pub use config::{LoraConfig, Target, Targets};
-pub use layout::{Entry, Group, Layout, LoraSlot};
+pub use layout::{Entry, Group, Kind, Layout, LoraSlot};
 pub use merge::merge;

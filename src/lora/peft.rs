@@ -9,7 +9,8 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Adapter, Entry, Layout, LoraConfig, Target, Targets};
+use super::{Adapter, Entry, Kind, Layout, LoraConfig, Target, Targets};
+use crate::bert::checkpoint::in_classifier;
 use crate::bert::tensors::{self, Output, Tensors};
 use crate::bert::{self, Checkpoint};
 use crate::text::plain;
@@ -68,20 +69,20 @@ impl Adapter {
         atomic::ensure_directory(dir)?;
         let mut outputs = Vec::new();
         for entry in self.layout.entries() {
-            if self.layout.theta() != Some(entry.offset) {
+            if entry.kind != Kind::Theta {
                 let values = &self.values[entry.range()];
                 outputs.push(Output {
                     name: key(&entry.name),
                     shape: stored_shape(entry),
-                    values: Box::new(move || match is_transposed(entry) {
-                        true => transpose(values, entry.rows, entry.cols).into(),
-                        false => values.into(),
+                    values: Box::new(move || match entry.kind {
+                        Kind::LoraB => Ok(transpose(values, entry.rows, entry.cols).into()),
+                        _ => Ok(values.into()),
                     }),
                 });
             }
         }
         let bias = Cow::Owned(vec![self.classifier_bias]);
-        outputs.push(Output { name: key("classifier.bias"), shape: vec![1], values: Box::new(|| bias) });
+        outputs.push(Output { name: key("classifier.bias"), shape: vec![1], values: Box::new(|| Ok(bias)) });
         tensors::write(dir.join(WEIGHTS), outputs)?;
 
         let saved: &[&str] = match self.layout.pooler() {
@@ -149,9 +150,9 @@ impl Adapter {
         for entry in layout.entries() {
             let name = key(&entry.name);
             let tensor = read(&name, &stored_shape(entry))?;
-            match is_transposed(entry) {
-                true => values.extend(transpose(&tensor, entry.cols, entry.rows)),
-                false => values.extend_from_slice(&tensor),
+            match entry.kind {
+                Kind::LoraB => values.extend(transpose(&tensor, entry.cols, entry.rows)),
+                _ => values.extend_from_slice(&tensor),
             }
             expected.insert(name);
         }
@@ -271,22 +272,15 @@ fn target_pattern(targets: Targets) -> String {
 
 /// The name in PEFT's file, where `name` is that of an [`Entry`].
 fn key(name: &str) -> String {
-    let prefix = if name.starts_with("classifier.") { "" } else { "bert." };
-    format!("base_model.model.{prefix}{name}")
+    format!("base_model.model.{}", in_classifier(name))
 }
 
-/// B is `[output, rank]` in PEFT's file.
-fn is_transposed(entry: &Entry) -> bool {
-    entry.name.ends_with("lora_B.weight")
-}
-
+/// The shape in PEFT's file, where B is `[output, rank]`.
 fn stored_shape(entry: &Entry) -> Vec<usize> {
-    if is_transposed(entry) {
-        vec![entry.cols, entry.rows]
-    } else if entry.name.ends_with(".bias") {
-        vec![entry.cols]
-    } else {
-        vec![entry.rows, entry.cols]
+    match entry.kind {
+        Kind::LoraB => vec![entry.cols, entry.rows],
+        Kind::PoolerBias => vec![entry.cols],
+        _ => vec![entry.rows, entry.cols],
     }
 }
 

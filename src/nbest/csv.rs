@@ -7,11 +7,12 @@ use std::path::Path;
 use csv::{ErrorKind, StringRecord};
 use serde_json::{Map, Number, Value};
 
+use super::fields::{ID, REF, TEXT};
 use super::file::ListFile;
 use super::keyed::json;
 use super::lines::{Origin, Source};
 use super::record::{Defect, Record, text};
-use super::rows::{ID, RANK, REF, Row, Rows, TEXT};
+use super::rows::{RANK, Row, Rows};
 use super::writer::{Dropped, Sink};
 use crate::{Error, Result};
 
@@ -170,8 +171,7 @@ impl Sink for Writer {
             }
             _ => None,
         };
-        let kept = [ID, "hyps"].into_iter().chain(reference.map(|_| REF));
-        dropped.all_but(record, &kept.collect::<Vec<_>>());
+        dropped.of_utterance(record, |name, _| name == ID || name == REF && reference.is_some());
         for (i, hypothesis) in record.hypotheses.iter().enumerate() {
             let rank = (i + 1).to_string();
             let values =
@@ -185,11 +185,9 @@ impl Sink for Writer {
                     .chain(reference)
                     .collect::<Vec<_>>(),
             )?;
-            for (name, value) in hypothesis.iter().filter(|(name, value)| *name != TEXT && !value.is_null()) {
-                if cell(value).is_none() || !header.fields.contains(name) {
-                    dropped.of_hypothesis(name);
-                }
-            }
+            dropped.of_hypothesis(hypothesis, |name, value| {
+                cell(value).is_some() && header.fields.iter().any(|kept| kept == name)
+            });
         }
         let rows = rows.into_inner().map_err(|e| self.file.error(e.into_error()))?;
         self.file.write(&rows)

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::fields::{AM, SCORE, TEXT};
 use super::keyed::{Entry, Keyed, json};
 use super::lines::Origin;
 use super::reader::Records;
 use super::record::Record;
-use super::writer::SCORE;
 use crate::{Error, Result};
 
 pub(super) use writer::Writer;
@@ -25,13 +25,12 @@ pub(super) use writer::Writer;
 pub(super) const LAYOUT: &str =
     "1best_recog/text, 2best_recog/text … of ESPnet, or its output.1, output.2 … with those";
 
-const AM: &str = "am";
 const DECODER: &str = "decoder";
 const CTC: &str = "ctc";
 
 /// Whether `folder` is one.
-pub(super) fn recognise(folder: &Path) -> bool {
-    folders(folder).is_ok_and(|folders| !folders.is_empty())
+pub(super) fn recognise(folder: &Path) -> Result<bool> {
+    Ok(!folders(folder)?.is_empty())
 }
 
 /// The folder of the n-th hypotheses, from 1.
@@ -90,14 +89,14 @@ impl Rank {
 
     /// The rest of the hypothesis that `text` begins.
     fn hypothesis(&mut self, text: Entry, weight: Option<f64>) -> Result<Map<String, Value>> {
-        let mut fields = Map::from_iter([("text".into(), Value::from(text.value))]);
+        let mut fields = Map::from_iter([(TEXT.into(), Value::from(text.value))]);
         if let Some(parts) = &mut self.parts {
             let value = parts.expect(&text.key)?;
             let found = parts::parse(&value).map_err(|problem| {
                 parts.defect(problem, "write the parts as {\"decoder\": -1.5, \"ctc\": -0.5, \"lm\": -9.5}")
             })?;
             fields.extend(am(&found, weight).map(|am| (AM.into(), json(am))));
-            let others = found.into_iter().filter(|(name, _)| ![AM, "text"].contains(&&name[..]));
+            let others = found.into_iter().filter(|(name, _)| ![AM, TEXT].contains(&&name[..]));
             fields.extend(others.map(|(name, value)| (name, json(value))));
         }
         if let Some(score) = &mut self.score {

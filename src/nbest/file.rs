@@ -17,10 +17,11 @@ pub(super) fn uncompressed(name: &str) -> &str {
 /// Where lists are written.
 pub(super) struct ListFile {
     path: PathBuf,
-    sink: Sink,
+    encoding: Encoding,
 }
 
-enum Sink {
+/// How it is encoded on the way.
+enum Encoding {
     Plain(AtomicFile),
     Gzip(GzEncoder<AtomicFile>),
     Zstd(zstd::stream::write::Encoder<'static, AtomicFile>),
@@ -42,19 +43,19 @@ impl ListFile {
             return Ok(ListFile::stream(path.into(), Box::new(stream)));
         }
         let file = AtomicFile::create(path)?;
-        let sink = match path.extension().and_then(|e| e.to_str()) {
-            Some("gz") => Sink::Gzip(GzEncoder::new(file, flate2::Compression::default())),
+        let encoding = match path.extension().and_then(|e| e.to_str()) {
+            Some("gz") => Encoding::Gzip(GzEncoder::new(file, flate2::Compression::default())),
             Some("zst") => {
                 let encoder = zstd::stream::write::Encoder::new(file, zstd::DEFAULT_COMPRESSION_LEVEL);
-                Sink::Zstd(encoder.map_err(|e| Error::io(path, "compress it", e))?)
+                Encoding::Zstd(encoder.map_err(|e| Error::io(path, "compress it", e))?)
             }
-            _ => Sink::Plain(file),
+            _ => Encoding::Plain(file),
         };
-        Ok(ListFile { path: path.into(), sink })
+        Ok(ListFile { path: path.into(), encoding })
     }
 
     pub fn stream(path: PathBuf, stream: Box<dyn Write + Send>) -> Self {
-        ListFile { path, sink: Sink::Stream(stream) }
+        ListFile { path, encoding: Encoding::Stream(stream) }
     }
 
     /// Writes `bytes`, the whole of an utterance.
@@ -62,11 +63,11 @@ impl ListFile {
     /// # Errors
     /// [`Error::Io`]; of kind [`io::ErrorKind::BrokenPipe`] if whoever read the output has gone.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = match &mut self.sink {
-            Sink::Plain(file) => file.write_all(bytes),
-            Sink::Gzip(file) => file.write_all(bytes),
-            Sink::Zstd(file) => file.write_all(bytes),
-            Sink::Stream(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        let written = match &mut self.encoding {
+            Encoding::Plain(file) => file.write_all(bytes),
+            Encoding::Gzip(file) => file.write_all(bytes),
+            Encoding::Zstd(file) => file.write_all(bytes),
+            Encoding::Stream(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
         };
         written.map_err(|e| self.error(e))
     }
@@ -78,11 +79,11 @@ impl ListFile {
 
     /// Ends the compression and gives the file its name; without this there is no file.
     pub fn finish(self) -> Result<()> {
-        let file = match self.sink {
-            Sink::Plain(file) => Ok(file),
-            Sink::Gzip(file) => file.finish(),
-            Sink::Zstd(file) => file.finish(),
-            Sink::Stream(_) => return Ok(()),
+        let file = match self.encoding {
+            Encoding::Plain(file) => Ok(file),
+            Encoding::Gzip(file) => file.finish(),
+            Encoding::Zstd(file) => file.finish(),
+            Encoding::Stream(_) => return Ok(()),
         };
         file.map_err(|e| Error::io(&self.path, "write it", e))?.commit()
     }

@@ -58,7 +58,8 @@ impl Format {
     /// errors say what is wrong with it.
     ///
     /// # Errors
-    /// [`Error::File`] where it may be several formats, or a folder that is none; what reading it gives.
+    /// [`Error::File`] where it may be several formats, or a folder that is none; [`Error::Io`] where it cannot be
+    /// read.
     pub fn detect(path: &Path) -> Result<Format> {
         if is_special(path) {
             return Ok(Format::Jsonl);
@@ -70,16 +71,22 @@ impl Format {
             return Ok(Format::Parquet);
         }
         let line = start.lines().next().unwrap_or_default();
-        let found = Format::ALL.into_iter().filter(|format| match format {
-            Format::Jsonl => false,
-            Format::Espnet => folder && espnet::recognise(path),
-            Format::Kaldi => folder && kaldi::recognise(path),
-            Format::Nemo => nemo::recognise(line),
-            Format::Mlm => mlm::recognise(&start),
-            Format::Csv => csv::recognise(line),
-            Format::Parquet => folder && parquet::recognise_folder(path),
-        });
-        match found.collect::<Vec<_>>()[..] {
+        let mut found = Vec::new();
+        for format in Format::ALL {
+            let recognised = match format {
+                Format::Jsonl => false,
+                Format::Espnet => folder && espnet::recognise(path)?,
+                Format::Kaldi => folder && kaldi::recognise(path),
+                Format::Nemo => nemo::recognise(line),
+                Format::Mlm => mlm::recognise(&start),
+                Format::Csv => csv::recognise(line),
+                Format::Parquet => folder && parquet::recognise_folder(path)?,
+            };
+            if recognised {
+                found.push(format);
+            }
+        }
+        match found[..] {
             [format] => Ok(format),
             [] if folder => {
                 let hint =
@@ -184,6 +191,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = Format::detect(dir.path()).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("1best_recog"), "{error}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_folder_that_cannot_be_read_is_not_one_of_something_else() {
+        use std::fs::{self, Permissions};
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("lists");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o300)).unwrap();
+        let (readable, detected) = (fs::read_dir(&folder).is_ok(), Format::detect(&folder));
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+        if readable {
+            eprintln!("skipped: this user may read every folder");
+            return;
+        }
+        assert!(matches!(detected, Err(Error::Io { .. })), "{detected:?}");
     }
 
     #[test]

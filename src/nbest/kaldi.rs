@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::fields::{AM, TEXT};
 use super::keyed::{Entry, Keyed, json};
 use super::lines::Origin;
 use super::reader::Records;
@@ -36,8 +37,8 @@ fn file(folder: &Path, name: &str) -> Option<PathBuf> {
 /// The score whose costs a file of this name has.
 fn score_of(file: &str) -> Option<&str> {
     match file.strip_suffix(".gz").unwrap_or(file).strip_suffix(COST)? {
-        "ac" => Some("am"),
-        "" | "am" | "text" => None,
+        "ac" => Some(AM),
+        "" | AM | TEXT => None,
         name => Some(name),
     }
 }
@@ -46,7 +47,7 @@ fn score_of(file: &str) -> Option<&str> {
 fn file_of(score: &str) -> Option<String> {
     let plain = !score.is_empty() && score.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     match score {
-        "am" => Some(format!("ac{COST}")),
+        AM => Some(format!("ac{COST}")),
         "ac" => None,
         score => plain.then(|| format!("{score}{COST}")),
     }
@@ -120,7 +121,7 @@ impl Reader {
     }
 
     fn hypothesis(&mut self, text: Entry) -> Result<Map<String, Value>> {
-        let mut fields = Map::from_iter([("text".to_owned(), Value::from(text.value))]);
+        let mut fields = Map::from_iter([(TEXT.to_owned(), Value::from(text.value))]);
         for (name, costs) in &mut self.costs {
             fields.insert(name.clone(), json(-costs.expect_number(&text.key)?));
         }

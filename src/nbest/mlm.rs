@@ -12,16 +12,16 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use self::members::{Member, Members};
+use super::fields::{AM, HYPS, ID, SCORE};
 use super::file::ListFile;
 use super::keyed::Checked;
 use super::lines::{Origin, Source};
 use super::reader::Records;
 use super::record::{Defect, Record};
-use super::writer::{Dropped, SCORE, Sink};
+use super::writer::{Dropped, Sink};
 use crate::Result;
 
 const HYP: &str = "hyp_";
-const AM: &str = "am";
 
 /// Whether a file that begins so is one.
 pub(super) fn recognise(start: &str) -> bool {
@@ -63,7 +63,7 @@ impl Records for Reader {
 }
 
 fn record(id: String, fields: Map<String, Value>) -> Result<Record, Defect> {
-    let mut line = Map::from_iter([("id".to_owned(), Value::from(id.as_str()))]);
+    let mut line = Map::from_iter([(ID.to_owned(), Value::from(id.as_str()))]);
     let mut ranked = Vec::new();
     for (key, value) in fields {
         match (rank(&key), value) {
@@ -72,7 +72,7 @@ fn record(id: String, fields: Map<String, Value>) -> Result<Record, Defect> {
                 let hint = "write each hypothesis as {\"score\": …, \"text\": …}";
                 return Err(Defect::expected(&format!("{id}: {key}"), "an object", &other, hint));
             }
-            (None, _) if ["id", "hyps"].contains(&&key[..]) => {}
+            (None, _) if [ID, HYPS].contains(&&key[..]) => {}
             (None, value) => drop(line.insert(key, value)),
         }
     }
@@ -84,7 +84,7 @@ fn record(id: String, fields: Map<String, Value>) -> Result<Record, Defect> {
         return Err(Defect::new(problem, "number hypotheses from 1"));
     }
     let hypotheses = ranked.into_iter().map(|(_, h)| Value::Object(renamed(h, SCORE, AM)));
-    line.insert("hyps".into(), Value::Array(hypotheses.collect()));
+    line.insert(HYPS.into(), Value::Array(hypotheses.collect()));
     Record::new(line).map_err(|defect| Defect::new(format!("{id}: {}", defect.problem), defect.hint))
 }
 
@@ -118,12 +118,10 @@ impl Sink for Writer {
             let hypothesis = renamed(hypothesis.clone(), AM, SCORE);
             fields.insert(format!("{HYP}{}", i + 1), Value::Object(hypothesis));
         }
-        for (name, value) in record.fields.iter().filter(|(name, _)| !["id", "hyps"].contains(&&name[..])) {
-            match rank(name) {
-                None => drop(fields.insert(name.clone(), value.clone())),
-                Some(_) => dropped.of_utterance(name),
-            }
-        }
+        dropped.of_utterance(record, |name, _| rank(name).is_none());
+        let kept = |name: &String| ![ID, HYPS].contains(&&name[..]) && rank(name).is_none();
+        let others = record.fields.iter().filter(|(name, _)| kept(name));
+        fields.extend(others.map(|(name, value)| (name.clone(), value.clone())));
         let start = if self.empty { "{\n" } else { ",\n" };
         self.empty = false;
         let id = Value::from(record.id.as_str());

@@ -1,8 +1,9 @@
 //! N-best lists: utterances, their hypotheses, their files, and word errors.
 
-pub mod alignment;
 mod csv;
+pub mod edits;
 mod espnet;
+pub(crate) mod fields;
 mod file;
 pub mod format;
 pub mod jsonl;
@@ -22,6 +23,7 @@ pub mod wer;
 pub mod word_errors;
 mod writer;
 
+pub use fields::Fields;
 pub use format::{Format, Reading};
 pub use lines::MAX_LINE_BYTES;
 pub use reader::{ListReader, read_all};
@@ -70,6 +72,6 @@ pub struct Hypothesis {
 impl Hypothesis {
     /// s_i, where rescoring wrote it: in JSON lines beside the first pass's own score, in other formats in its place.
     pub fn total(&self) -> Option<f64> {
-        self.fields.get(jsonl::TOTAL).or_else(|| self.fields.get(writer::SCORE))?.as_f64()
+        self.fields.get(fields::TOTAL).or_else(|| self.fields.get(fields::SCORE))?.as_f64()
     }
 }

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::fields::{AM, HYPS, ID, REF, SCORE, TEXT};
 use super::file::{ListFile, uncompressed};
 use super::jsonl::parse::object;
 use super::keyed::{NOT_FINITE, check_text, json, number};
 use super::lines::{Lines, Origin, Source};
 use super::reader::Records;
 use super::record::{Defect, Record, text};
-use super::references::manifest_id;
-use super::writer::{Dropped, SCORE, Sink};
+use super::references::{SAID, manifest_id};
+use super::writer::{Dropped, Sink};
 use crate::{Error, Result};
 
 /// Whether a file that begins with this line is one.
@@ -83,8 +84,8 @@ impl Reader {
             let hint = "write each line as {\"audio_filepath\": …, \"text\": …}";
             return Err(Defect::new("there is neither \"id\" nor \"audio_filepath\"", hint));
         };
-        let said = entry.get("text").and_then(Value::as_str).map(str::to_owned);
-        ["id", "text", "ref", "hyps"].iter().for_each(|name| drop(entry.shift_remove(*name)));
+        let said = entry.get(SAID).and_then(Value::as_str).map(str::to_owned);
+        [ID, SAID, REF, HYPS].iter().for_each(|name| drop(entry.shift_remove(*name)));
         let mut record = Record::of(id, Vec::new());
         record.fields.extend(entry);
         if let Some(said) = said {
@@ -108,7 +109,7 @@ fn hypothesis(line: &str) -> Result<Map<String, Value>, Defect> {
         .rsplit_once('\t')
         .ok_or_else(|| Defect::new("there is no tab", "write each line as a text, a tab and a score"))?;
     let score = number(score).map_err(|problem| Defect::new(problem, NOT_FINITE))?;
-    Ok(Map::from_iter([("text".into(), text.into()), ("am".into(), json(score))]))
+    Ok(Map::from_iter([(TEXT.into(), text.into()), (AM.into(), json(score))]))
 }
 
 impl Records for Reader {
@@ -159,26 +160,21 @@ impl Sink for Writer {
                 )));
             }
             let used =
-                [SCORE, "am"].into_iter().find(|name| hypothesis.get(*name).is_some_and(Value::is_number));
+                [SCORE, AM].into_iter().find(|name| hypothesis.get(*name).is_some_and(Value::is_number));
             let used = used.ok_or_else(|| {
                 Error::Usage(format!("utterance {id}: hyps[{i}] has neither \"score\" nor \"am\""))
             })?;
             lines += &format!("{text}\t{}\n", hypothesis[used]);
-            let others = hypothesis
-                .iter()
-                .filter(|(name, value)| !["text", used].contains(&&name[..]) && !value.is_null());
-            others.for_each(|(name, _)| dropped.of_hypothesis(name));
+            dropped.of_hypothesis(hypothesis, |name, _| name == used);
         }
+        dropped.of_utterance(record, |name, _| name != SAID);
         let mut entry = record.fields.clone();
-        if entry.get("text").is_some_and(|text| !text.is_null()) {
-            dropped.of_utterance("text");
-        }
-        ["id", "text", "ref", "hyps"].iter().for_each(|name| drop(entry.shift_remove(*name)));
+        [ID, SAID, REF, HYPS].iter().for_each(|name| drop(entry.shift_remove(*name)));
         if let Some(reference) = &record.reference {
-            entry.insert("text".into(), reference.as_str().into());
+            entry.insert(SAID.into(), reference.as_str().into());
         }
         if manifest_id(&entry) != Some(id) {
-            entry.insert("id".into(), id.as_str().into());
+            entry.insert(ID.into(), id.as_str().into());
         }
         self.list.write(lines.as_bytes())?;
         self.manifest.write(format!("{}\n", Value::Object(entry)).as_bytes())

@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use self::table::{Layout, Table};
+use super::fields::{ID, REF, TEXT};
 use super::lines::Origin;
 use super::reader::Records;
 use super::record::{Defect, Record};
-use super::rows::{Grouped, ID, RANK, REF, Row, Rows, TEXT};
+use super::rows::{Grouped, RANK, Row, Rows};
 use crate::{Error, Result};
 
 pub(super) use writer::Writer;
 
-const HYPS: &str = "hyps";
 const MAGIC: &str = "PAR1";
 
 /// What a folder of such files looks like.
@@ -36,8 +36,8 @@ pub(super) fn recognise(start: &str) -> bool {
 }
 
 /// Whether a folder holds some.
-pub(super) fn recognise_folder(path: &Path) -> bool {
-    files(path).is_ok_and(|files| !files.is_empty())
+pub(super) fn recognise_folder(path: &Path) -> Result<bool> {
+    Ok(!files(path)?.is_empty())
 }
 
 /// The files of a folder in the order of their names, without those that Spark hides.

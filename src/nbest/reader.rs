@@ -3,8 +3,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::fields::Fields;
 use super::format::{Format, Reading};
-use super::jsonl::{self, Fields};
+use super::jsonl;
 use super::lines::{Origin, Source};
 use super::record::Record;
 use super::references::References;

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-use super::jsonl::{Fields, LORB, NGRAM, PRUNED};
+use super::fields::{Fields, HYPS, ID, LORB, NGRAM, PRUNED, REF, TEXT};
 use super::{Hypothesis, Utterance};
 
 /// What is wrong with a line, and what to do about it.
@@ -41,32 +41,32 @@ pub struct Record {
 impl Record {
     /// Takes apart what a line of JSON lines holds.
     pub(crate) fn new(mut fields: Map<String, Value>) -> Result<Record, Defect> {
-        let id = match fields.get("id") {
+        let id = match fields.get(ID) {
             Some(Value::String(id)) => id.clone(),
             Some(Value::Number(id)) => id.to_string(),
             Some(other) => {
                 let hint = "give each utterance a name";
-                return Err(Defect::expected("id", "a string or a number", other, hint));
+                return Err(Defect::expected(ID, "a string or a number", other, hint));
             }
             None => return Err(Defect::new("\"id\" is missing", "give each utterance a name in \"id\"")),
         };
-        let reference = match fields.get("ref") {
+        let reference = match fields.get(REF) {
             None | Some(Value::Null) => None,
             Some(Value::String(reference)) => Some(reference.clone()),
             Some(other) => {
                 let hint = "write what was said, or leave \"ref\" out";
-                return Err(Defect::expected("ref", "a string", other, hint));
+                return Err(Defect::expected(REF, "a string", other, hint));
             }
         };
 
-        const HYPS: &str = "give \"hyps\" a list of at least one {\"text\": …, scores …}";
-        let hypotheses = match fields.get_mut("hyps").map(Value::take) {
-            None => return Err(Defect::new("\"hyps\" is missing", HYPS)),
+        const HINT: &str = "give \"hyps\" a list of at least one {\"text\": …, scores …}";
+        let hypotheses = match fields.get_mut(HYPS).map(Value::take) {
+            None => return Err(Defect::new("\"hyps\" is missing", HINT)),
             Some(Value::Array(list)) if list.is_empty() => {
-                return Err(Defect::new("\"hyps\" is empty", HYPS));
+                return Err(Defect::new("\"hyps\" is empty", HINT));
             }
             Some(Value::Array(list)) => list,
-            Some(other) => return Err(Defect::expected("hyps", "a list", &other, HYPS)),
+            Some(other) => return Err(Defect::expected(HYPS, "a list", &other, HINT)),
         };
         let hypotheses = hypotheses.into_iter().enumerate().map(|(i, value)| with_text(i, value));
         let hypotheses = hypotheses.collect::<Result<_, _>>()?;
@@ -75,13 +75,13 @@ impl Record {
 
     /// One that a format without further fields holds.
     pub(crate) fn of(id: String, hypotheses: Vec<Map<String, Value>>) -> Record {
-        let fields = Map::from_iter([("id".into(), id.as_str().into()), ("hyps".into(), Value::Null)]);
+        let fields = Map::from_iter([(ID.into(), id.as_str().into()), (HYPS.into(), Value::Null)]);
         Record { id, reference: None, hypotheses, fields }
     }
 
     pub(crate) fn set_reference(&mut self, reference: &str) {
         self.reference = Some(reference.into());
-        self.fields.insert("ref".into(), reference.into());
+        self.fields.insert(REF.into(), reference.into());
     }
 
     /// The utterance, with the scores that `names` asks for.
@@ -103,7 +103,7 @@ impl Serialize for Record {
         let mut map = serializer.serialize_map(Some(self.fields.len()))?;
         for (name, value) in &self.fields {
             match name.as_str() {
-                "hyps" => map.serialize_entry(name, &self.hypotheses)?,
+                HYPS => map.serialize_entry(name, &self.hypotheses)?,
                 _ => map.serialize_entry(name, value)?,
             }
         }
@@ -113,7 +113,7 @@ impl Serialize for Record {
 
 /// The words of a hypothesis of a [`Record`].
 pub(crate) fn text(hypothesis: &Map<String, Value>) -> &str {
-    hypothesis.get("text").and_then(Value::as_str).unwrap_or_default()
+    hypothesis.get(TEXT).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn with_text(i: usize, value: Value) -> Result<Map<String, Value>, Defect> {
@@ -124,11 +124,11 @@ fn with_text(i: usize, value: Value) -> Result<Map<String, Value>, Defect> {
             return Err(Defect::expected(&format!("hyps[{i}]"), "an object", &other, hint));
         }
     };
-    const TEXT: &str = "write the words of the hypothesis in \"text\"";
-    match fields.get("text") {
+    const HINT: &str = "write the words of the hypothesis in \"text\"";
+    match fields.get(TEXT) {
         Some(Value::String(_)) => Ok(fields),
-        Some(other) => Err(Defect::expected(&format!("hyps[{i}].text"), "a string", other, TEXT)),
-        None => Err(missing(i, "text", &fields, TEXT)),
+        Some(other) => Err(Defect::expected(&format!("hyps[{i}].text"), "a string", other, HINT)),
+        None => Err(missing(i, TEXT, &fields, HINT)),
     }
 }
 

@@ -5,15 +5,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::fields::ID;
 use super::jsonl::parse::object;
 use super::lines::{Lines, Source};
 use super::record::{Defect, Record};
 use crate::{Error, Result};
 
+/// What a manifest calls the reference.
+pub(super) const SAID: &str = "text";
+
 /// References by id. They are held in memory: they are a small part of lists, and may have any order.
 pub(super) struct References {
     path: PathBuf,
     by_id: HashMap<String, String>,
+    /// What ids may be without a speaker before them, to the id; `None` where it may be several.
+    without_speaker: HashMap<String, Option<String>>,
 }
 
 impl References {
@@ -26,21 +32,24 @@ impl References {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let trn = name.ends_with(".trn") || name.contains(".trn.");
         let mut lines = Lines::new(Source::open(Some(path))?);
-        let mut by_id = HashMap::new();
+        let (mut by_id, mut without_speaker) = (HashMap::new(), HashMap::new());
         let mut manifest = None;
         while lines.advance()? {
             let manifest =
                 *manifest.get_or_insert(!trn && lines.bytes().trim_ascii_start().starts_with(b"{"));
-            let entries = match (trn, manifest) {
+            let entry = match (trn, manifest) {
                 (true, _) => of_trn(lines.text()?),
                 (_, true) => of_manifest(lines.bytes()),
-                _ => Ok(vec![of_text(lines.text()?)]),
+                _ => Ok(of_text(lines.text()?)),
             };
-            for (id, words) in entries.map_err(|defect| lines.defect(defect))? {
-                if by_id.insert(id.clone(), words).is_some() {
-                    let hint = "give each utterance one reference";
-                    return Err(lines.defect(Defect::new(format!("{id} comes twice"), hint)));
-                }
+            let (id, words) = entry.map_err(|defect| lines.defect(defect))?;
+            if let Some(rest) = without_speaker_before(&id).filter(|_| trn) {
+                let meant = without_speaker.entry(rest.to_owned());
+                meant.and_modify(|id| *id = None).or_insert_with(|| Some(id.clone()));
+            }
+            if by_id.insert(id.clone(), words).is_some() {
+                let hint = "give each utterance one reference";
+                return Err(lines.defect(Defect::new(format!("{id} comes twice"), hint)));
             }
         }
         if by_id.is_empty() {
@@ -50,7 +59,7 @@ impl References {
                 "write an id and words on each line",
             ));
         }
-        Ok(References { path: path.into(), by_id })
+        Ok(References { path: path.into(), by_id, without_speaker })
     }
 
     /// Gives `record` its reference, in place of one that it has; that stays where there is none.
@@ -58,7 +67,7 @@ impl References {
     /// # Errors
     /// Where neither is there.
     pub fn give(&self, record: &mut Record) -> Result<(), Defect> {
-        match (self.by_id.get(&record.id), &record.reference) {
+        match (self.find(&record.id), &record.reference) {
             (Some(words), _) => record.set_reference(words),
             (None, Some(_)) => {}
             (None, None) => {
@@ -68,6 +77,10 @@ impl References {
         }
         Ok(())
     }
+
+    fn find(&self, id: &str) -> Option<&String> {
+        self.by_id.get(id).or_else(|| self.by_id.get(self.without_speaker.get(id)?.as_ref()?))
+    }
 }
 
 fn of_text(line: &str) -> (String, String) {
@@ -75,34 +88,37 @@ fn of_text(line: &str) -> (String, String) {
     (id.into(), words.trim().into())
 }
 
-/// `words (id)`. ESPnet and Kaldi write the speaker before the id, with a hyphen, and ids begin with the speaker.
-fn of_trn(line: &str) -> Result<Vec<(String, String)>, Defect> {
+/// `words (id)`.
+fn of_trn(line: &str) -> Result<(String, String), Defect> {
     let parts = line.trim_end().strip_suffix(')').and_then(|line| line.rsplit_once('('));
     let (words, id) = parts.filter(|(_, id)| !id.trim().is_empty()).ok_or_else(|| {
         Defect::new("there is no id in parentheses at its end", "write each line as: words (id)")
     })?;
-    let (words, id) = (words.trim(), id.trim());
-    let without_speaker = id.match_indices('-').find_map(|(at, _)| {
-        let (speaker, rest) = (&id[..at], &id[at + 1..]);
-        rest.starts_with(speaker).then_some(rest)
-    });
-    Ok([Some(id), without_speaker].into_iter().flatten().map(|id| (id.into(), words.into())).collect())
+    Ok((id.trim().into(), words.trim().into()))
 }
 
-fn of_manifest(line: &[u8]) -> Result<Vec<(String, String)>, Defect> {
+/// ESPnet and Kaldi write the speaker before the id, with a hyphen, and ids begin with the speaker.
+fn without_speaker_before(id: &str) -> Option<&str> {
+    id.match_indices('-').find_map(|(at, _)| {
+        let (speaker, rest) = (&id[..at], &id[at + 1..]);
+        rest.starts_with(speaker).then_some(rest)
+    })
+}
+
+fn of_manifest(line: &[u8]) -> Result<(String, String), Defect> {
     let entry = object(line)?;
     let hint = "write each line as {\"audio_filepath\": …, \"text\": …}";
     let id = manifest_id(&entry)
         .ok_or_else(|| Defect::new("there is neither \"id\" nor \"audio_filepath\"", hint))?;
-    match entry.get("text").and_then(Value::as_str) {
-        Some(text) => Ok(vec![(id.into(), text.into())]),
+    match entry.get(SAID).and_then(Value::as_str) {
+        Some(text) => Ok((id.into(), text.into())),
         None => Err(Defect::new("there is no \"text\"", hint)),
     }
 }
 
 /// The id of an utterance in a manifest: "id", else the name of its audio file without folder and ending.
 pub(super) fn manifest_id(entry: &Map<String, Value>) -> Option<&str> {
-    entry.get("id").and_then(Value::as_str).or_else(|| {
+    entry.get(ID).and_then(Value::as_str).or_else(|| {
         let audio = entry.get("audio_filepath").and_then(Value::as_str)?;
         Path::new(audio).file_stem()?.to_str()
     })
@@ -141,6 +157,19 @@ mod tests {
             found.sort();
             assert_eq!(found, ["", "A B"], "{text}");
         }
+    }
+
+    #[test]
+    fn an_id_without_its_speaker_is_a_guess_that_ids_go_before() {
+        let references = read("a.trn", "A (1-12)\nB (12)\nC (s-sp)\nD (sp-sp)\n").unwrap();
+        let of = |id: &str| references.find(id).map(String::as_str);
+        assert_eq!(
+            [of("1-12"), of("12"), of("s-sp"), of("sp-sp")],
+            [Some("A"), Some("B"), Some("C"), Some("D")]
+        );
+        assert_eq!(of("sp"), None, "it may be C or D");
+        let error = read("a.trn", "A (1-12)\nB (1-12)\n").err().unwrap().to_string();
+        assert!(error.contains("a.trn:2: 1-12 comes twice"), "{error}");
     }
 
     #[test]

@@ -8,10 +8,7 @@ use super::reader::Records;
 use super::record::{Defect, Record};
 use crate::Result;
 
-pub(super) const ID: &str = "id";
 pub(super) const RANK: &str = "rank";
-pub(super) const TEXT: &str = "text";
-pub(super) const REF: &str = "ref";
 
 /// One hypothesis.
 pub(super) struct Row {

@@ -6,15 +6,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::fields::{BEST, CONFIDENCE, ORDER, PRUNED, SCORE, TEXT, TOTAL};
 use super::file::ListFile;
 use super::format::Format;
-use super::jsonl::{self, PRUNED, TOTAL};
 use super::record::Record;
-use super::{csv, espnet, kaldi, mlm, nemo, parquet};
+use super::{csv, espnet, jsonl, kaldi, mlm, nemo, parquet};
 use crate::{Error, Result};
-
-/// The field that ranks a list in the formats of recognisers.
-pub(super) const SCORE: &str = "score";
 
 /// Writes the utterances of one format.
 pub(super) trait Sink {
@@ -70,8 +67,8 @@ impl ListWriter {
         self.sink.write(record, &mut self.dropped)
     }
 
-    /// Writes what [`jsonl::rescored`] gave: as it is in JSON lines, which keep the order of the first pass; in the
-    /// other formats in the new order, the total in "score".
+    /// Writes what [`rescored`](crate::rescore::output::rescored) gave: as it is in JSON lines, which keep the order of
+    /// the first pass; in the other formats in the new order, the total in "score".
     ///
     /// # Errors
     /// As for [`write`](Self::write); [`Error::Usage`] too where hypotheses were pruned, whose place only JSON lines
@@ -103,8 +100,8 @@ fn ranked(mut record: Record) -> Result<Record> {
             "utterance {id}: pruned hypotheses have no score: rescore without --prune, or write jsonl"
         )));
     }
-    ["best", "confidence"].iter().for_each(|name| drop(record.fields.shift_remove(*name)));
-    let order = record.fields.shift_remove("order");
+    [BEST, CONFIDENCE].iter().for_each(|name| drop(record.fields.shift_remove(*name)));
+    let order = record.fields.shift_remove(ORDER);
     let order = order.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
     record.hypotheses = order
         .filter_map(|i| record.hypotheses.get_mut(i as usize).map(std::mem::take))
@@ -131,25 +128,31 @@ impl Dropped {
         self.of_utterances.is_empty() && self.of_hypotheses.is_empty()
     }
 
-    pub(super) fn of_utterance(&mut self, name: &str) {
-        count(&mut self.of_utterances, name);
+    /// Counts the fields of an utterance, but for nulls, of which `kept` does not say that they were written.
+    pub(super) fn of_utterance(&mut self, record: &Record, kept: impl Fn(&str, &Value) -> bool) {
+        count(&mut self.of_utterances, &record.fields, kept);
     }
 
-    pub(super) fn of_hypothesis(&mut self, name: &str) {
-        count(&mut self.of_hypotheses, name);
-    }
-
-    /// Counts the fields of an utterance that are not among `kept`, but for nulls.
-    pub(super) fn all_but(&mut self, record: &Record, kept: &[&str]) {
-        let there = record.fields.iter().filter(|(_, value)| !value.is_null());
-        there.filter(|(name, _)| !kept.contains(&&name[..])).for_each(|(name, _)| self.of_utterance(name));
+    /// The same of a hypothesis, whose text always is.
+    pub(super) fn of_hypothesis(
+        &mut self,
+        hypothesis: &Map<String, Value>,
+        kept: impl Fn(&str, &Value) -> bool,
+    ) {
+        count(&mut self.of_hypotheses, hypothesis, |name, value| name == TEXT || kept(name, value));
     }
 }
 
-fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
-    match counts.get_mut(name) {
-        Some(count) => *count += 1,
-        None => drop(counts.insert(name.into(), 1)),
+fn count(
+    counts: &mut BTreeMap<String, u64>,
+    fields: &Map<String, Value>,
+    kept: impl Fn(&str, &Value) -> bool,
+) {
+    for (name, _) in fields.iter().filter(|(name, value)| !value.is_null() && !kept(name, value)) {
+        match counts.get_mut(name) {
+            Some(count) => *count += 1,
+            None => drop(counts.insert(name.clone(), 1)),
+        }
     }
 }
 
@@ -166,8 +169,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::nbest::jsonl::Fields;
-    use crate::nbest::read_all;
+    use crate::nbest::{Fields, read_all};
     use serde_json::json;
 
     fn record(value: Value) -> Record {

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::nbest::alignment::{Edit, align};
+use crate::nbest::edits::{Edit, align};
 use crate::nbest::normalise::{Unit, units};
 use crate::train::summary::{MovedHypothesis, MovedList, SetSummary};
 

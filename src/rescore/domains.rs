@@ -202,7 +202,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::nbest::jsonl::{Fields, utterance};
+    use crate::nbest::Fields;
+    use crate::nbest::jsonl::utterance;
 
     fn routed(routes: &[Option<&str>], line: Value) -> Result<usize, String> {
         let routes = Routes(routes.iter().map(|domain| domain.map(String::from)).collect());

@@ -20,7 +20,7 @@ use super::settings::{ListOptions, Settings};
 use super::tune::ScoredList;
 use super::weights::TunedOn;
 use crate::device::AnyDevice;
-use crate::nbest::jsonl::Fields;
+use crate::nbest::Fields;
 use crate::nbest::normalise::Normaliser;
 use crate::nbest::word_errors::Alignment;
 use crate::{Error, Result, atomic};

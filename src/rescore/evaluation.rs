@@ -11,11 +11,10 @@ use super::read_ahead::ReadAhead;
 use super::rescorer::Rescorer;
 use super::tune::ScoredList;
 use super::weights::{Weights, order};
-use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit, units};
-use crate::nbest::wer::{BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, Change, Pair, Wer, bootstrap_relative_change};
+use crate::nbest::wer::{BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, Change, Pair, Wer, bootstrap_change};
 use crate::nbest::word_errors::{Alignment, Reference};
-use crate::nbest::{Reading, Utterance};
+use crate::nbest::{Fields, Reading, Utterance};
 use crate::{Error, Result};
 
 /// What errors are counted for, in the order of reports.
@@ -242,7 +241,7 @@ impl Tally {
         };
         let pairs: Vec<Pair> =
             self.systems.get(&from)?.iter().zip(self.systems.get(&to)?).map(pair).collect();
-        bootstrap_relative_change(&pairs, BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED)
+        bootstrap_change(&pairs, BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED)
     }
 }
 

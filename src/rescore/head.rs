@@ -43,7 +43,8 @@ impl Head {
     }
 
     /// A digest of what decides a rescored list, apart from the device: the base, the adapter, and the settings. Of
-    /// the base's weights it covers the fingerprint alone, since to read all would cost each start seconds.
+    /// the base's weights it covers the fingerprint alone, since to read all would cost each start seconds; the
+    /// configuration tells what weights do not, such as the number of heads.
     ///
     /// # Errors
     /// Where a tensor of the base is missing or has another shape.
@@ -52,6 +53,7 @@ impl Head {
         let config = &adapter.config;
         let described = json!({
             "base": model.checkpoint.fingerprint(&model.config)?,
+            "config": model.config,
             "lora": [json!(config.targets.to_string()), json!(config.rank), json!(config.scale())],
             "classifier_bias": adapter.classifier_bias,
             // The lists that it was tuned on decide nothing more.

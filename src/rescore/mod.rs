@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod evaluation;
 pub mod head;
 pub mod ngram;
+pub mod output;
 pub mod prune;
 pub mod read_ahead;
 pub mod rescorer;

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use crate::nbest::jsonl::Fields;
-use crate::nbest::{ListReader, Reading, Utterance};
+use crate::nbest::{Fields, ListReader, Reading, Utterance};
 use crate::{Error, Result};
 
 /// Utterances of a batch, at most, and as many more are parsed ahead.

@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value};
 
+use super::output::{Scores, rescored};
 use super::prune::Margin;
 use super::read_ahead::{Failure, ReadAhead};
 use super::rescorer::Rescorer;
 use super::stream::stream;
 use super::weights::{Features, RescoringFile};
 use crate::Result;
-use crate::nbest::jsonl::{Scores, rescored};
 use crate::nbest::{ListWriter, Utterance};
 
 /// What was done.

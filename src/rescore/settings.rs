@@ -6,9 +6,8 @@ use std::sync::Arc;
 use super::ngram::{DomainModel, Familiarity, Ngram};
 use super::weights::{RescoringFile, Weights};
 use crate::card::Card;
-use crate::nbest::Reading;
-use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Case, NormaliseOptions, Unit};
+use crate::nbest::{Fields, Reading};
 use crate::{Error, Result};
 
 /// What rescoring does, and who says so.

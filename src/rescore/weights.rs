@@ -7,9 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::ngram::Familiarity;
-use crate::nbest::Hypothesis;
-use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Unit};
+use crate::nbest::{Fields, Hypothesis};
 use crate::{Error, Result, atomic};
 
 /// What each score counts in the combined score.

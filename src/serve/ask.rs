@@ -16,8 +16,8 @@ use super::service::Service;
 use super::wire::{
     Answer, AnsweredFields, AnsweredHypothesis, AnsweredUtterance, AskedUtterance, Parsed, Parts,
 };
-use crate::nbest::jsonl::Scores;
 use crate::nbest::normalise::units;
+use crate::rescore::output::Scores;
 use crate::rescore::weights::{Features, Weights, order, posterior};
 
 /// Who asks, and since when.

@@ -134,7 +134,7 @@ pub fn save(out: &Path, identity: &Identity, state: &State) -> Result<()> {
     let tensor = |name: &str, values| Output {
         name: name.to_string(),
         shape: vec![<[f32]>::len(values)],
-        values: Box::new(move || Cow::Borrowed(values)),
+        values: Box::new(move || Ok(Cow::Borrowed(values))),
     };
     let description = Description {
         identity: identity.clone(),

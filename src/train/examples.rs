@@ -6,9 +6,8 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Tokenizer;
-use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit};
-use crate::nbest::{ListReader, Reading, Utterance};
+use crate::nbest::{Fields, ListReader, Reading, Utterance};
 use crate::rescore::tune::{CONFIDENCE, ScoredList, sharpness};
 use crate::rescore::weights::Weights;
 use crate::text::hex;

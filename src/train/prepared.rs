@@ -16,7 +16,7 @@ use super::{Observer, Outcome, Run, TrainOptions};
 use crate::Result;
 use crate::card::Card;
 use crate::lora::{Adapter, Group};
-use crate::nbest::jsonl::Fields;
+use crate::nbest::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Unit};
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::rescore::confidence::fit_confidence_scale;

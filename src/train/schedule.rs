@@ -11,13 +11,11 @@ pub fn lr_factor(step: u64, steps: u64, warmup: f32) -> f32 {
     if step < warm { (step + 1) as f32 / warm as f32 } else { (steps - step) as f32 / (steps - warm) as f32 }
 }
 
-/// Rates and decays of the tensors where the learning rates are `factor` of their peaks. Matrices decay;
-/// a pooler's bias, and theta, which is a logarithm, do not.
+/// Rates and decays of the tensors where the learning rates are `factor` of their peaks.
 pub fn parameter_groups(adapter: &Adapter, options: &TrainOptions, factor: f32) -> Vec<ParameterGroup> {
     let of = |entry: &Entry| {
-        let lr = if entry.group == Group::Lora { options.lr } else { options.head_lr };
-        let decays = entry.group != Group::Beta && entry.name != "pooler.dense.bias";
-        let weight_decay = if decays { options.weight_decay } else { 0.0 };
+        let lr = if entry.kind.group() == Group::Lora { options.lr } else { options.head_lr };
+        let weight_decay = if entry.kind.decays() { options.weight_decay } else { 0.0 };
         ParameterGroup { range: entry.range(), lr: lr * factor, weight_decay }
     };
     adapter.layout.entries().iter().map(of).collect()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::examples::Example;
-use crate::nbest::wer::{BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, Change, Pair, bootstrap_relative_change};
+use crate::nbest::wer::{BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, Change, Pair, bootstrap_change};
 use crate::rescore::tune::{ScoredList, chosen, oracle, total_errors};
 use crate::rescore::weights::{Weights, order};
 
@@ -121,7 +121,7 @@ impl SetSummary {
                 rescored: total_errors(lists, &rescored),
                 oracle: total_errors(lists, &oracle(lists)),
             },
-            change: bootstrap_relative_change(&pairs, BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED),
+            change: bootstrap_change(&pairs, BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED),
             moved,
             examples: gained.chain(lost).map(|&(_, i)| moved_list(&examples[i], &lists[i], with)).collect(),
         }

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lorb_engine::nbest::jsonl::Fields;
-use lorb_engine::nbest::{Format, Hypothesis, ListReader, Reading, Utterance, read_all};
+use lorb_engine::nbest::{Fields, Format, Hypothesis, ListReader, Reading, Utterance, read_all};
 
 use crate::support::cli::{Desk, parsed};
 

@@ -4,8 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use lorb_engine::nbest::jsonl::Fields;
-use lorb_engine::nbest::read_all;
+use lorb_engine::nbest::{Fields, read_all};
 use serde_json::json;
 
 use crate::support::cli::{Desk, parsed};

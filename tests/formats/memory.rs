@@ -1,27 +1,8 @@
 //! Memory does not grow with the lists, whatever their format.
 
 use std::fs;
-use std::process::Stdio;
 
 use crate::support::cli::{Desk, lists};
-
-/// The most memory that a conversion took, in KiB.
-fn peak(desk: &Desk, arguments: &str) -> u64 {
-    let mut child = desk.command(arguments).stderr(Stdio::null()).spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
-        // A zombie has no memory any more, and no line about it.
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak = line.map_or(peak, |kib| kib.trim_end_matches("kB").trim().parse().unwrap());
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{arguments}");
-            return peak;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
-}
 
 /// Lists of at least `bytes` bytes, all with two hypotheses, as NeMo needs it.
 fn write_lists(desk: &Desk, bytes: usize) {
@@ -49,7 +30,7 @@ fn peaks(bytes: usize) -> Vec<(String, u64)> {
             format!("convert in.jsonl {name} --to {format}"),
             format!("convert {name} back.jsonl --from {format}"),
         ] {
-            peaks.push((arguments.clone(), peak(&desk, &arguments)));
+            peaks.push((arguments.clone(), desk.peak(&arguments)));
         }
         let path = desk.path(name);
         if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }

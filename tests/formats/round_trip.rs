@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lorb_engine::nbest::jsonl::Fields;
-use lorb_engine::nbest::{Format, ListReader, ListWriter, Reading, Record};
+use lorb_engine::nbest::{Fields, Format, ListReader, ListWriter, Reading, Record};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;

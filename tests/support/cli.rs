@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use lorb_engine::card::Card;
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
-use lorb_engine::nbest::jsonl::Fields;
+use lorb_engine::nbest::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Unit};
 use lorb_engine::rescore::weights::Weights;
 use rand_chacha::ChaCha8Rng;
@@ -84,6 +84,25 @@ impl Desk {
         let ran = self.run(arguments);
         assert_eq!(ran.code, Some(0), "{arguments}: {}", ran.stderr);
         ran.stdout
+    }
+
+    /// Must succeed; the most memory that it took, in KiB.
+    #[cfg(target_os = "linux")]
+    pub fn peak(&self, arguments: &str) -> u64 {
+        let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let mut peak = 0;
+        loop {
+            // A zombie has no memory any more, and no line about it.
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            peak = line.map_or(peak, |kib| kib.trim_end_matches("kB").trim().parse().unwrap());
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "{arguments}");
+                return peak;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     /// Must fail with this code, say all of `words`, and leave the folder as it was.

@@ -1,6 +1,7 @@
 //! Operands of several adapters out of those of each, on the CPU: they are shared, not copied.
 
-use super::{LayerOperands, Operands};
+use super::Operands;
+use super::layer::LayerOperands;
 use crate::device::cpu::Cpu;
 use crate::ops::lora_linear::LoraLinear;
 use crate::ops::score_head::ScoreHead;

@@ -10,14 +10,11 @@ pub fn describe(dir: &Path) -> Result<Map<String, Value>> {
     let BaseModel { config, checkpoint, tokenizer, .. } = BaseModel::open(dir)?;
     let (mut parameters, mut dtypes) = (0, BTreeSet::new());
     for (name, shape) in config.encoder_tensors() {
-        if checkpoint.shape(&name) != Some(&shape) {
-            // Read only to have it refused in the words that every command has for it.
-            checkpoint.f32(&name, &shape)?;
-        }
+        checkpoint.check(&name, &shape)?;
         dtypes.extend(checkpoint.dtype(&name).map(|dtype| format!("{dtype:?}")));
         parameters += shape.iter().product::<usize>();
     }
-    let head = checkpoint.shape("classifier.weight").map(|shape| shape[0]);
+    let head = checkpoint.shape("classifier.weight").and_then(|shape| shape.first().copied());
     Ok(super::object(json!({
         "kind": "BERT",
         "path": dir,

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use lorb_engine::nbest::Utterance;
-use lorb_engine::nbest::jsonl::{Fields, Scores, rescored};
+use lorb_engine::nbest::{Fields, Utterance};
+use lorb_engine::rescore::output::{Scores, rescored};
 use lorb_engine::rescore::read_ahead::Batch;
 use lorb_engine::serve::{
     AnsweredFields, AnsweredHypothesis, AnsweredUtterance, Ask, AskedHypothesis, AskedUtterance, Client,

@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 
 use super::of_rank;
 use crate::atomic::AtomicDirectory;
+use crate::nbest::fields::{ID, SCORE};
 use crate::nbest::keyed::{Checked, KeyedWriter};
 use crate::nbest::record::{Record, text};
-use crate::nbest::writer::{Dropped, SCORE, Sink};
+use crate::nbest::writer::{Dropped, Sink};
 use crate::{Error, Result};
 
 /// Writes a folder that appears whole; it must not exist yet.
@@ -49,7 +50,7 @@ impl Writer {
 impl Sink for Writer {
     fn write(&mut self, record: &Record, dropped: &mut Dropped) -> Result<()> {
         self.checked.check(record)?;
-        dropped.all_but(record, &["id", "hyps"]);
+        dropped.of_utterance(record, |name, _| name == ID);
         let id = &record.id;
         let has_score = |h: &Map<String, Value>| h.get(SCORE).is_some_and(Value::is_number);
         let scored = *self.scored.get_or_insert_with(|| record.hypotheses.iter().all(has_score));
@@ -65,18 +66,11 @@ impl Sink for Writer {
                 })?;
                 file.write(id, &score.to_string())?;
             }
-            let mut parts = Map::new();
-            for (name, value) in hypothesis.iter().filter(|(name, value)| *name != "text" && !value.is_null())
-            {
-                match (name.as_str(), value) {
-                    (SCORE, Value::Number(_)) if scored => {}
-                    (name, Value::Number(_)) if name != SCORE => {
-                        drop(parts.insert(name.into(), value.clone()))
-                    }
-                    (name, _) => dropped.of_hypothesis(name),
-                }
-            }
+            let parts = hypothesis.iter().filter(|(name, value)| *name != SCORE && value.is_number());
+            let parts: Map<String, Value> =
+                parts.map(|(name, value)| (name.clone(), value.clone())).collect();
             rank.parts.write(id, &Value::Object(parts).to_string())?;
+            dropped.of_hypothesis(hypothesis, |name, value| value.is_number() && (scored || name != SCORE));
         }
         Ok(())
     }

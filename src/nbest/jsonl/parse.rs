@@ -66,8 +66,7 @@ fn last_key(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nbest::Utterance;
-    use crate::nbest::jsonl::Fields;
+    use crate::nbest::{Fields, Utterance};
     use proptest::prelude::*;
 
     fn utterance(line: &[u8], names: &Fields) -> Result<Utterance, Defect> {

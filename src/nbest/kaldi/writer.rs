@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::file_of;
 use crate::atomic::AtomicDirectory;
+use crate::nbest::fields::ID;
 use crate::nbest::keyed::{Checked, KeyedWriter, json};
 use crate::nbest::record::{Record, text};
 use crate::nbest::writer::{Dropped, Sink};
@@ -45,7 +46,7 @@ fn score(hypothesis: &Map<String, Value>, name: &str) -> Option<f64> {
 impl Sink for Writer {
     fn write(&mut self, record: &Record, dropped: &mut Dropped) -> Result<()> {
         self.checked.check(record)?;
-        dropped.all_but(record, &["id", "hyps"]);
+        dropped.of_utterance(record, |name, _| name == ID);
         if self.costs.is_none() {
             self.costs = Some(self.costs_of(record)?);
         }
@@ -62,12 +63,9 @@ impl Sink for Writer {
                 })?;
                 file.write(&key, &json(-score).to_string())?;
             }
-            for (name, value) in hypothesis.iter().filter(|(name, value)| *name != "text" && !value.is_null())
-            {
-                if !(value.is_number() && costs.iter().any(|(kept, _)| kept == name)) {
-                    dropped.of_hypothesis(name);
-                }
-            }
+            let kept =
+                |name: &str, value: &Value| value.is_number() && costs.iter().any(|(kept, _)| kept == name);
+            dropped.of_hypothesis(hypothesis, kept);
         }
         Ok(())
     }

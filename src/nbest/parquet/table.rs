@@ -16,13 +16,13 @@ use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 use serde_json::{Map, Value};
 
+use super::MAGIC;
 use super::damage::guarded;
 use super::values::{self, Infinite};
-use super::{HYPS, MAGIC};
+use crate::nbest::fields::{HYPS, ID, TEXT};
 use crate::nbest::keyed::NOT_FINITE;
 use crate::nbest::lines::Origin;
 use crate::nbest::record::Defect;
-use crate::nbest::rows::{ID, TEXT};
 use crate::{Error, Result};
 
 /// Rows that are decoded together.

@@ -14,12 +14,11 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde_json::Value;
 
-use super::HYPS;
 use super::columns::{Column, columns};
 use crate::atomic::AtomicFile;
+use crate::nbest::fields::{HYPS, ID, REF, TEXT};
 use crate::nbest::format::Format;
 use crate::nbest::record::{Record, text};
-use crate::nbest::rows::{ID, REF, TEXT};
 use crate::nbest::writer::{Dropped, Sink};
 use crate::{Error, Result};
 
@@ -134,18 +133,14 @@ impl Table {
     }
 
     fn count_dropped(&self, record: &Record, dropped: &mut Dropped) {
-        let lost = |columns: &[Column], name: &str, value: &Value| {
-            !value.is_null() && !columns.iter().any(|column| column.name == *name && column.holds(value))
+        let holds = |columns: &[Column], name: &str, value: &Value| {
+            columns.iter().any(|column| column.name == *name && column.holds(value))
         };
-        for (name, value) in record.fields.iter().filter(|(name, _)| ![ID, REF, HYPS].contains(&&name[..])) {
-            if lost(&self.of_utterances, name, value) {
-                dropped.of_utterance(name);
-            }
-        }
-        for (name, value) in record.hypotheses.iter().flatten().filter(|(name, _)| *name != TEXT) {
-            if lost(&self.of_hypotheses, name, value) {
-                dropped.of_hypothesis(name);
-            }
+        dropped.of_utterance(record, |name, value| {
+            [ID, REF].contains(&name) || holds(&self.of_utterances, name, value)
+        });
+        for hypothesis in &record.hypotheses {
+            dropped.of_hypothesis(hypothesis, |name, value| holds(&self.of_hypotheses, name, value));
         }
     }
 

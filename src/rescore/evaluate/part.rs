@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::prune::Pruning;
 use super::report::Weighing;
 use crate::Result;
-use crate::nbest::jsonl::Fields;
+use crate::nbest::Fields;
 use crate::rescore::confidence::fit_confidence_scale;
 use crate::rescore::domains::DomainHead;
 use crate::rescore::evaluation::{Choice, System};
