@@ -127,6 +127,34 @@ fn it_learns_and_writes_an_adapter() {
 }
 
 #[test]
+fn it_learns_where_the_first_pass_prefers_nothing() {
+    let project = Project::new();
+    let mut lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    for score in ["-0.0", "-0.5", "-1.0", "-1.5"] {
+        lists = lists.replace(&format!("\"am\":{score}"), "\"am\":-0.1");
+    }
+    fs::write(project.path("lists.jsonl"), lists).unwrap();
+    project.write_first(120, "all.jsonl");
+    for count in [120, 24] {
+        project.write_first(count, "lists.jsonl");
+        let said = succeeded(project.train("out", &["--valid", "0.25", "--epochs", "6"]));
+        assert!(said.contains("first-pass scores count 1.000"), "{said}");
+        let row = said.lines().find(|line| line.starts_with("validation")).unwrap();
+        let [first_pass, _, rescored, _] = numbers(row)[..] else { panic!("{row}") };
+        let [first_pass, rescored] = [first_pass, rescored].map(|wer| wer.parse::<f64>().unwrap());
+        assert!(rescored < first_pass / 2.0, "{row}");
+        assert!(project.json("out", "rescoring.json")["weights"]["lorb"].as_f64().unwrap() > 0.0);
+        let mut evaluate = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
+        evaluate.current_dir(project.dir.path()).args(["evaluate", "--model", "base", "--adapter", "out"]);
+        evaluate.args(["--tune", "lists.jsonl", "--prune", "auto", "all.jsonl", "--json"]);
+        let evaluated = evaluate.output().unwrap();
+        assert!(evaluated.status.success(), "{}", text(&evaluated));
+        let evaluated: serde_json::Value = serde_json::from_slice(&evaluated.stdout).unwrap();
+        assert!(evaluated["weights"]["lorb"].as_f64().unwrap() > 0.0, "{evaluated}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
     let project = Project::new();
     for (out, seed, threads) in [("a", "7", "2"), ("b", "7", "2"), ("c", "8", "2")] {

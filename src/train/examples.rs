@@ -9,7 +9,7 @@ use crate::bert::Tokenizer;
 use crate::nbest::jsonl::Fields;
 use crate::nbest::normalise::{Normaliser, Unit};
 use crate::nbest::{ListReader, Reading, Utterance};
-use crate::rescore::tune::{CONFIDENCE, ScoredList, sharpness};
+use crate::rescore::tune::{ScoredList, sharpness};
 use crate::rescore::weights::Weights;
 use crate::text::hex;
 use crate::{Error, Result};
@@ -158,7 +158,7 @@ pub fn lists(examples: &[Example]) -> Vec<ScoredList> {
 /// The w_a of the loss at which softmax(w_a (a + lm_weight l)) is as sure on average as
 /// [`CONFIDENCE`](crate::rescore::tune::CONFIDENCE) says.
 pub fn first_pass_weight(examples: &[Example], lm_weight: f64) -> f64 {
-    sharpness(&lists(examples), &Weights { lm: lm_weight, ..Weights::default() }, CONFIDENCE)
+    sharpness(&lists(examples), &Weights { lm: lm_weight, ..Weights::default() })
 }
 
 /// The lists of `examples` with the scores g of their hypotheses, in order.
