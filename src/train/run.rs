@@ -208,9 +208,7 @@ impl Run<'_> {
             for losses in losses {
                 told += 1;
                 if !losses.gradient_norm.is_finite() {
-                    return Err(Error::NotFinite(format!(
-                        "step {told}: the gradient is not finite: training diverged; lower --lr or --head-lr"
-                    )));
+                    return Err(diverged(&format!("step {told}: the gradient is not finite")));
                 }
                 let tokens = untold.pop_front().unwrap_or(0);
                 let lr = f64::from(self.options.lr * lr_factor(told - 1, steps, self.options.warmup));
@@ -281,7 +279,12 @@ impl Run<'_> {
         while state.validated.len() < all.len() {
             let block = &all[state.validated.len()..];
             let block = &block[..block.len().min(VALIDATION_BLOCK)];
-            state.validated.extend(learner.scores(block)?);
+            let scores = learner.scores(block)?;
+            if scores.iter().any(|score| !score.is_finite()) {
+                let epoch = state.position.epoch + 1;
+                return Err(diverged(&format!("validation after epoch {epoch}: a score is not finite")));
+            }
+            state.validated.extend(scores);
             if self.must_pause(clock) {
                 self.pause(learner, state, clock)?;
             }
@@ -338,6 +341,10 @@ impl Run<'_> {
     }
 }
 
+fn diverged(problem: &str) -> Error {
+    Error::NotFinite(format!("{problem}: training diverged; lower --lr or --head-lr"))
+}
+
 struct Clock {
     began: Instant,
     /// Seconds of earlier processes of the run.
@@ -370,6 +377,9 @@ pub(super) mod tests {
             ..Example::of(1, &[(scores(0.0, -2.0), 1), (scores(-1.0, -6.0), 0)])
         }
     }
+
+    /// Known instead, where every score is to be NaN.
+    const DIVERGED: usize = 0;
 
     /// Counts its steps in its values, and after each epoch knows so many lists' right hypotheses.
     struct Scripted<'a> {
@@ -409,7 +419,9 @@ pub(super) mod tests {
             let known = self.knows[self.validations];
             self.validations += 1;
             let right = |tokens: &&[u32]| (tokens[0] < known as u32) == (tokens[1] == 1);
-            Ok(sequences.iter().map(|tokens| f32::from(u8::from(right(tokens)))).collect())
+            let score =
+                |tokens| if known == DIVERGED { f32::NAN } else { f32::from(u8::from(right(tokens))) };
+            Ok(sequences.iter().map(score).collect())
         }
     }
 
@@ -427,7 +439,7 @@ pub(super) mod tests {
 
     /// Trains on lists that each are a step of their own, four an epoch.
     fn train(knows: &[usize], patience: Option<u32>) -> (Outcome, Scripted<'_>, Vec<bool>) {
-        go_on(knows, patience, 0.0)
+        go_on(knows, patience, 0.0).unwrap()
     }
 
     pub fn adapter(pooler: bool, learned_beta: bool) -> Adapter {
@@ -438,7 +450,11 @@ pub(super) mod tests {
     }
 
     /// The same, from a checkpoint before the first step, after so many seconds.
-    fn go_on(knows: &[usize], patience: Option<u32>, seconds: f64) -> (Outcome, Scripted<'_>, Vec<bool>) {
+    fn go_on(
+        knows: &[usize],
+        patience: Option<u32>,
+        seconds: f64,
+    ) -> Result<(Outcome, Scripted<'_>, Vec<bool>)> {
         let adapter = adapter(false, false);
         let values = adapter.values.clone();
         let options =
@@ -467,8 +483,8 @@ pub(super) mod tests {
         let mut best = Best::default();
         let mut state = State::start(&adapter, false);
         state.position.seconds = seconds;
-        let outcome = run.train(adapter, &mut learner, Some(state), &mut best).unwrap();
-        (outcome, learner, best.0)
+        let outcome = run.train(adapter, &mut learner, Some(state), &mut best)?;
+        Ok((outcome, learner, best.0))
     }
 
     #[test]
@@ -479,6 +495,17 @@ pub(super) mod tests {
         assert_eq!((outcome.adapter.values[0], learner.values[0]), (8.0, 16.0));
         let right = |list: &ScoredList| list.hypotheses[1].features.lorb > list.hypotheses[0].features.lorb;
         assert!(outcome.validation.iter().all(right), "its scores are those of another epoch");
+    }
+
+    #[test]
+    fn scores_that_are_not_finite_end_the_run() {
+        for knows in [&[DIVERGED, 8][..], &[6, DIVERGED]] {
+            let error = go_on(knows, None, 0.0).err().unwrap();
+            let epoch = 1 + knows.iter().position(|&known| known == DIVERGED).unwrap();
+            let expected =
+                format!("validation after epoch {epoch}: a score is not finite: training diverged");
+            assert!(matches!(&error, Error::NotFinite(said) if said.starts_with(&expected)), "{error}");
+        }
     }
 
     #[test]
@@ -497,7 +524,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_time_of_earlier_processes_counts() {
-        assert!((1000.0..1100.0).contains(&go_on(&[8], None, 1000.0).0.seconds));
+        assert!((1000.0..1100.0).contains(&go_on(&[8], None, 1000.0).unwrap().0.seconds));
     }
 
     #[test]
