@@ -376,6 +376,12 @@ fn a_finished_run_stays_as_it_is_where_another_cannot_start() {
     fs::write(project.path("lists.jsonl"), changed).unwrap();
     refused(project.train("out", &["--resume"]), &["lists of digest"]);
     fs::write(project.path("lists.jsonl"), lists).unwrap();
+    // The same weights in two heads are another model, and so are others.
+    let config = fs::read_to_string(project.path("base/config.json")).unwrap();
+    let two_heads = config.replace("\"num_attention_heads\":4", "\"num_attention_heads\":2");
+    assert_ne!(two_heads, config);
+    fs::write(project.path("base/config.json"), two_heads).unwrap();
+    refused(project.train("out", &["--resume"]), &["a model of digest"]);
     tiny_bert(&project.path("base"), 2, &TinyBert::default());
     refused(project.train("out", &["--resume"]), &["a model of digest"]);
 }

@@ -134,11 +134,15 @@ pub fn digest(sets: &[&[Example]]) -> String {
     for set in sets {
         hash.update((set.len() as u64).to_le_bytes());
         for example in *set {
-            // Of these the n-gram model is made.
+            // Of the reference the n-gram model is made, and it scores the hypotheses' texts: their tokens say less.
             hash.update((example.texts.reference.len() as u64).to_le_bytes());
             hash.update(&example.texts.reference);
             hash.update((example.list.hypotheses.len() as u64).to_le_bytes());
-            for (h, tokens) in example.list.hypotheses.iter().zip(&example.tokens) {
+            let hypotheses =
+                example.list.hypotheses.iter().zip(&example.texts.hypotheses).zip(&example.tokens);
+            for ((h, text), tokens) in hypotheses {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
                 hash.update(h.features.first_pass.to_le_bytes());
                 hash.update(h.features.lm.to_le_bytes());
                 hash.update(h.errors.to_le_bytes());
@@ -211,6 +215,7 @@ mod tests {
         let mut digests = vec![
             changed(|_| {}),
             changed(|e| e.texts.reference = "c".into()),
+            changed(|e| e.texts.hypotheses[0] = "B".into()),
             changed(|e| e.list.hypotheses[1].features.first_pass = -1.25),
             changed(|e| e.list.hypotheses[1].features.lm = -3.0),
             changed(|e| e.list.hypotheses[1].errors = 2),

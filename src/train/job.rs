@@ -263,11 +263,12 @@ impl Job {
     }
 }
 
-/// A digest of the base and of the parameters that training starts from.
+/// A digest of the base and of the adapter that training starts from. Of the base's weights it covers the fingerprint
+/// alone, since to read all would cost each start seconds.
 fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
     let mut hash = Sha256::new();
     let fingerprint = model.checkpoint.fingerprint(&model.config)?;
-    hash.update(json!(fingerprint).to_string());
+    hash.update(json!([fingerprint, model.config, adapter.config.scale()]).to_string());
     hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
     Ok(hex(&hash.finalize()))
 }
