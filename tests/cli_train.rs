@@ -453,6 +453,9 @@ fn bad_input_is_refused_by_name() {
     for option in ["--test", "--valid"] {
         refused(run("lists.jsonl", &[option, "./lists.jsonl"]), &[option, "trained on"]);
     }
+    fs::copy(project.path("lists.jsonl"), project.path("more.jsonl")).unwrap();
+    let chosen_on = run("lists.jsonl", &["--valid", "more.jsonl", "--test", "same.jsonl", "./more.jsonl"]);
+    refused(chosen_on, &["--test ./more.jsonl", "--valid"]);
     refused(run("lists.jsonl", &["--lr=-0.1"]), &["--lr -0.1:"]);
     refused(run("lists.jsonl", &["--rank", "0"]), &["rank 0"]);
     refused(run("lists.jsonl", &["--beta", "often"]), &["often"]);

@@ -208,6 +208,12 @@ impl Job {
                 )));
             }
         }
+        if let Some(file) = self.test.iter().find(|test| atomic::is_same(test, &valid)) {
+            let file = file.display();
+            return Err(Error::Usage(format!(
+                "--test {file}: --valid has these lists to choose on: give others"
+            )));
+        }
         Ok(())
     }
 
