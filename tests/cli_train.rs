@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use lorb_engine::bert::tensors::Tensors;
@@ -79,6 +79,18 @@ impl Project {
         command
     }
 
+    /// Until a run that is under way has taken a step.
+    fn wait_for_a_step(&self, out: &str) {
+        let metrics = || fs::read_to_string(self.path(out).join("metrics.jsonl")).unwrap_or_default();
+        for _ in 0..6000 {
+            if metrics().contains("\"kind\":\"step\"") {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it takes no step");
+    }
+
     fn train(&self, out: &str, more: &[&str]) -> Output {
         self.command(out, more).output().unwrap()
     }
@@ -90,6 +102,12 @@ impl Project {
     fn adapter(&self, out: &str) -> Vec<u8> {
         fs::read(self.path(out).join("adapter_model.safetensors")).unwrap()
     }
+}
+
+#[cfg(unix)]
+fn send(signal: &str, child: &Child) {
+    let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
 }
 
 fn text(output: &Output) -> String {
@@ -204,9 +222,8 @@ fn a_signal_saves_and_says_how_to_go_on() {
         let out = format!("out-{signal}");
         let child =
             project.command(&out, &long).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(700));
-        let id = child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+        project.wait_for_a_step(&out);
+        send(signal, &child);
         let stopped = child.wait_with_output().unwrap();
         assert_eq!(stopped.status.code(), Some(1), "{}", text(&stopped));
         assert!(text(&stopped).contains("--resume"), "{}", text(&stopped));
@@ -222,6 +239,32 @@ fn a_signal_saves_and_says_how_to_go_on() {
         other.args(["--out", &out, "--threads", "2", "--batch-tokens", "100", "--lr", "0.01"]);
         other.args(["--head-lr", "0.01", "--epochs", "200", "--resume", "--first-pass-weight", "1"]);
         refused(other.output().unwrap(), &["the run was started with"]);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_signal_ends_it_at_once_and_leaves_nothing_half_written() {
+    let project = Project::new();
+    // Steps that take long.
+    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    fs::write(project.path("lists.jsonl"), lists.repeat(20)).unwrap();
+    let long = ["--epochs", "200", "--batch-tokens", "1000000", "--profile", "trace.json"];
+    for (signals, code) in [(["INT", "TERM"], 143), (["TERM", "INT"], 130)] {
+        let mut child =
+            project.command("out", &long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        project.wait_for_a_step("out");
+        for signal in signals {
+            send(signal, &child);
+            // Two that come together come in any order.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        let left = fs::read_dir(project.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["base", "lists.jsonl", "out"]);
+        fs::remove_dir_all(project.path("out")).unwrap();
     }
 }
 

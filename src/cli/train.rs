@@ -2,12 +2,12 @@ mod command;
 mod progress;
 mod report;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
+use lorb_engine::Result;
 use lorb_engine::hub::Found;
 use lorb_engine::lora::{LoraConfig, Targets};
 use lorb_engine::rescore::ngram::DomainModel;
@@ -19,11 +19,10 @@ use lorb_engine::train::pace::Pace;
 use lorb_engine::train::prepared::Prepared;
 use lorb_engine::train::team::Team;
 use lorb_engine::train::{Beta, TrainOptions};
-use lorb_engine::{Error, Result};
 
 use super::output::print;
 use super::profile::{Profile, ProfileOption};
-use super::{Compute, Lists, find_adapter, find_model};
+use super::{Compute, Lists, find_adapter, find_model, signals};
 
 /// Train an adapter on N-best lists with references
 #[derive(Args)]
@@ -138,14 +137,15 @@ impl Train {
         let jobs = if self.domain.is_empty() { vec![job] } else { job.of_domains(&self.domain)? };
         let model = self.model()?;
         let (device, profile) = self.profile.start(self.compute.start()?)?;
-        let stop = stop_on_signals()?;
         let base = Base::open(model.as_ref(), device)?;
         // All are read before any is trained: what is wrong with the last one's lists need not be waited for.
         let runs = jobs.into_iter().map(|job| job.prepare(&base)).collect::<Result<Vec<_>>>()?;
         say(format!("base:    {}", base.model.name))?;
+        // Until now there was nothing to save.
+        let stop = signals::stop();
         match self.domain.is_empty() {
-            true => runs.iter().try_for_each(|run| train_one(run, &stop))?,
-            false => train_domains(&self.domain, runs, &stop)?,
+            true => runs.iter().try_for_each(|run| train_one(run, stop))?,
+            false => train_domains(&self.domain, runs, stop)?,
         }
         profile.map_or(Ok(()), Profile::finish)
     }
@@ -276,16 +276,4 @@ fn conclude(run: &Prepared, result: &Finished) -> Result<()> {
 /// Prints a line.
 fn say(line: String) -> Result<()> {
     print(&(line + "\n"))
-}
-
-/// A flag that Ctrl-C and SIGTERM set; a second signal ends the program at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())
-            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-            .map_err(|e| Error::io(Path::new("signals"), "watch for them", e))?;
-    }
-    Ok(stop)
 }
