@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorb_engine::bert::Encoder;
+use lorb_engine::device::AnyDevice;
 use lorb_engine::device::cuda::{
     Address, Boxes, Cuda, Driver, Fetch, Graph, Launch, Precision, Properties, TensorMap,
 };
+use lorb_engine::hub::Found;
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::train::TrainOptions;
+use lorb_engine::train::base::Base;
 use lorb_engine::train::learner::{CudaLearner, Learner};
 use lorb_engine::train::step::StepBatch;
+use lorb_engine::train::team::Team;
 use lorb_engine::{Error, Result};
 
 use crate::support::{TinyBert, tiny_bert, vocabulary};
@@ -157,6 +161,20 @@ fn a_gpu_is_used_until_it_is_full() {
     mib(1);
     assert_eq!(cuda.check().unwrap_err().to_string(), "no room");
     drop(taken);
+}
+
+#[test]
+fn a_base_for_which_there_is_no_room_is_refused_before_it_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_bert(dir.path(), 48, &TinyBert::default());
+    let found = Found { dir: dir.path().into(), name: "base".into(), id: None };
+    let cuda = Cuda::new(idle(0), Precision::F32);
+    let base = Base::open(Some(&found), AnyDevice::Cuda(cuda)).unwrap();
+    let options = TrainOptions::default();
+    let (config, checkpoint) = (&base.model.config, &base.model.checkpoint);
+    let adapter = Adapter::initialise(config, checkpoint, options.lora.clone(), None, 1).unwrap();
+    let refused = base.learner(&options, adapter, &Team::default()).err().unwrap();
+    assert!(matches!(&refused, Error::Device(problem) if problem == "no room"), "{refused}");
 }
 
 #[test]
