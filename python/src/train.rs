@@ -165,8 +165,8 @@ pub fn train<'py>(
     if share.is_some() != all_gather.is_some() {
         return Err(usage(py, "share and all_gather are for each other: give both or neither"));
     }
-    let Plan { model, mut jobs, compute } = request.plan().map_err(|e| exception(py, e))?;
-    let workers = compute.workers(py)?;
+    let workers = request.compute.workers(py)?;
+    let Plan { model, mut jobs, compute } = workers.run(py, move || request.plan())?;
     let device = compute.device(py)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (events, mut receiver) = sync_channel(0);
