@@ -19,7 +19,6 @@ use lorb_engine::rescore::weights::Weights;
 use lorb_engine::train::checkpoint::Identity;
 use lorb_engine::train::examples::{Example, Preparation, first_pass_weight};
 use lorb_engine::train::learner::CpuLearner;
-use lorb_engine::train::pace::Pace;
 use lorb_engine::train::sampling::{random, shuffle};
 use lorb_engine::train::team::Team;
 use lorb_engine::train::{Observer, Run, StepReport, TrainOptions, Validation};
@@ -31,7 +30,6 @@ fn main() -> Result<()> {
         eprintln!("usage: control MODEL TRAIN VALID OUT SEED");
         return Ok(());
     };
-    let mut options = TrainOptions { seed: seed.parse().unwrap_or(1), ..TrainOptions::default() };
     let model = BaseModel::open(Path::new(model))?;
     let preparation = Preparation {
         fields: &Fields::default(),
@@ -43,7 +41,7 @@ fn main() -> Result<()> {
     };
     let read = |path: &str| preparation.read(&[PathBuf::from(path)]);
     let (mut train, mut valid) = (read(train)?, read(valid)?);
-    Pace::of(&train).set(&mut options);
+    let options = TrainOptions { seed: seed.parse().unwrap_or(1), ..TrainOptions::for_examples(&train) };
     shuffle_errors(&mut train, 1);
     shuffle_errors(&mut valid, 2);
 

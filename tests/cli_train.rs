@@ -492,7 +492,7 @@ fn bad_input_is_refused_by_name() {
     refused(run("nowhere.jsonl", &[]), &["nowhere.jsonl"]);
     refused(run("same.jsonl", &["--valid", "0.5"]), &["nothing to learn"]);
     refused(run("lists.jsonl", &["--valid", "nowhere.jsonl"]), &["nowhere.jsonl"]);
-    refused(run("lists.jsonl", &["--valid", "1.5"]), &["--valid 1.5"]);
+    refused(run("lists.jsonl", &["--valid", "1.5"]), &["--valid", "1.5", "a fraction between 0 and 1"]);
     for option in ["--test", "--valid"] {
         refused(run("lists.jsonl", &[option, "./lists.jsonl"]), &[option, "trained on"]);
     }

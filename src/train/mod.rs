@@ -4,6 +4,7 @@
 //! A [`job::Job`] is a run as users ask for it, from files to files; a [`run::Run`] its loop, over a
 //! [`learner::Learner`] on some device.
 
+mod asked;
 pub mod base;
 pub mod checkpoint;
 pub mod cross_fit;
@@ -15,7 +16,7 @@ pub mod learner;
 pub mod metrics;
 mod model_card;
 pub mod options;
-pub mod pace;
+mod pace;
 pub mod prepared;
 pub mod progress;
 pub mod run;
@@ -24,7 +25,10 @@ pub mod schedule;
 pub mod step;
 pub mod summary;
 pub mod team;
+mod validation_lists;
 
+pub use asked::Asked;
 pub use options::{Beta, TrainOptions};
 pub use progress::{Losses, Observer, StepReport, Validation};
 pub use run::{Outcome, Run};
+pub use validation_lists::ValidationLists;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cross_fit::check_order;
 use super::step::Objective;
 use crate::lora::{LoraConfig, Target};
 use crate::text::plain;
@@ -51,7 +52,11 @@ pub struct TrainOptions {
     pub first_pass_weight: Option<f64>,
     /// w_l in the loss, relative to w_a.
     pub lm_weight: f64,
-    /// lambda.
+    /// The order of the n-gram model of the training references; 0 for none.
+    pub ngram_order: usize,
+    /// Train a fresh pooler instead of keeping the base's.
+    pub fresh_pooler: bool,
+    /// lambda, of the correlation loss; 0 leaves it out.
     pub correlation_weight: f64,
     pub seed: u64,
 }
@@ -71,6 +76,9 @@ impl Default for TrainOptions {
             beta: Beta::Learned(1.0),
             first_pass_weight: None,
             lm_weight: 0.0,
+            // A few hundred references say little of longer n-grams.
+            ngram_order: 3,
+            fresh_pooler: false,
             correlation_weight: 0.0,
             seed: 1,
         }
@@ -120,6 +128,6 @@ impl TrainOptions {
         if self.hyps < 2 {
             return refuse("hyps", self.hyps as f64, "at least 2: one hypothesis alone teaches nothing");
         }
-        Ok(())
+        check_order(self.ngram_order)
     }
 }
