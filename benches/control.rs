@@ -85,9 +85,6 @@ fn shuffle_errors(examples: &mut [Example], stream: u64) {
 struct Lines;
 
 impl Observer for Lines {
-    fn fitting(&mut self, _done: usize, _lists: usize) {}
-    fn start(&mut self, _done: u64, _steps: u64) {}
-
     fn step(&mut self, report: StepReport) {
         if report.step.is_multiple_of(100) {
             eprintln!("step {}/{}: {:?}", report.step, report.steps, report.losses);

@@ -16,7 +16,7 @@ use lorb_engine::train::base::Base;
 use lorb_engine::train::job::Job;
 use lorb_engine::train::prepared::Trained;
 use lorb_engine::train::team::{Exchange, Team};
-use lorb_engine::train::{Asked, Observer, StepReport, Validation, ValidationLists};
+use lorb_engine::train::{Asked, Observer, StepReport, ValidationLists};
 use lorb_engine::{Error, Result};
 use support::cli::{Desk, lists};
 
@@ -55,9 +55,6 @@ struct Watch<'a> {
 }
 
 impl Observer for Watch<'_> {
-    fn start(&mut self, _done: u64, _steps: u64) {}
-    fn fitting(&mut self, _done: usize, _lists: usize) {}
-    fn validation(&mut self, _validation: Validation) {}
     fn step(&mut self, report: StepReport) {
         self.steps.push(report);
         if let Some((step, stop)) = self.stop {

@@ -15,7 +15,7 @@ use lorb_engine::train::job::Job;
 use lorb_engine::train::prepared::Prepared;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
 use lorb_engine::train::team::{Exchange, Team};
-use lorb_engine::train::{Asked, Observer, StepReport, Validation, ValidationLists};
+use lorb_engine::train::{Asked, Observer, StepReport, ValidationLists};
 use lorb_engine::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -290,10 +290,6 @@ struct Teller {
 }
 
 impl Observer for Teller {
-    fn start(&mut self, _done: u64, _steps: u64) {}
-
-    fn fitting(&mut self, _done: usize, _lists: usize) {}
-
     fn step(&mut self, report: StepReport) {
         let (go_on, heard) = sync_channel(1);
         // Nobody listens where the caller would not wait for the end.
@@ -302,6 +298,4 @@ impl Observer for Teller {
             let _ = heard.recv();
         }
     }
-
-    fn validation(&mut self, _validation: Validation) {}
 }

@@ -6,6 +6,7 @@
 
 mod asked;
 pub mod base;
+pub mod batch;
 pub mod checkpoint;
 pub mod cross_fit;
 pub mod domain;
@@ -25,6 +26,7 @@ pub mod schedule;
 pub mod step;
 pub mod summary;
 pub mod team;
+mod under_way;
 mod validation_lists;
 
 pub use asked::Asked;

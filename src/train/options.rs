@@ -36,8 +36,6 @@ pub struct TrainOptions {
     pub head_lr: f32,
     /// Decoupled; theta has none.
     pub weight_decay: f32,
-    /// The share of all steps over which the learning rate rises.
-    pub warmup: f32,
     pub epochs: u32,
     /// Stop after so many validations in a row that were not the best; `None` trains all epochs. The learning rate
     /// falls over all of them in any case, so that a run which stops early is a longer one's beginning.
@@ -68,7 +66,6 @@ impl Default for TrainOptions {
             lr: 1e-3,
             head_lr: 1e-2,
             weight_decay: 0.01,
-            warmup: 0.05,
             epochs: 1,
             patience: None,
             hyps: 16,

@@ -13,8 +13,8 @@ use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::train::TrainOptions;
 use lorb_engine::train::base::Base;
+use lorb_engine::train::batch::StepBatch;
 use lorb_engine::train::learner::{CudaLearner, Learner};
-use lorb_engine::train::step::StepBatch;
 use lorb_engine::train::team::Team;
 use lorb_engine::{Error, Result};
 
@@ -99,13 +99,10 @@ impl Driver for Idle {
 fn batch(tokens: usize) -> StepBatch {
     let (mut batch, words) = (StepBatch::default(), vocabulary().len());
     for utterance in 0..4 {
-        batch.utterances.push(8 * utterance..8 * utterance + 8);
-        for hypothesis in 0..8 {
+        batch.push((0..8).map(|hypothesis| {
             let token = |i| (5 + (utterance * 8 + hypothesis + i) % (words - 5)) as u32;
-            batch.sequences.push((0..tokens).map(token).collect());
-            batch.offsets.push(-1.0);
-            batch.errors.push(hypothesis as u32);
-        }
+            ((0..tokens).map(token).collect(), -1.0, hypothesis as u32)
+        }));
     }
     batch
 }
