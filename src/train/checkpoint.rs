@@ -166,14 +166,17 @@ pub fn save(out: &Path, identity: &Identity, state: &State) -> Result<()> {
 pub fn load(out: &Path, identity: &Identity) -> Result<Option<State>> {
     let Some((_, path)) = list(out)?.pop() else { return Ok(None) };
     let hint = "remove it to start over";
-    let text = fs::read(path.join(DESCRIPTION)).map_err(|e| Error::io(&path, "read it", e))?;
-    let description: Description = serde_json::from_slice(&text)
-        .map_err(|e| Error::file(path.join(DESCRIPTION), e.to_string(), hint))?;
+    let described = path.join(DESCRIPTION);
+    let text = fs::read(&described).map_err(|e| Error::io(&described, "read it", e))?;
+    let description: Description =
+        serde_json::from_slice(&text).map_err(|e| Error::file(&described, e.to_string(), hint))?;
     description.identity.check(identity, &path)?;
-    let tensors = Tensors::open(path.join(TENSORS))?;
+    let stored = path.join(TENSORS);
+    let tensors = Tensors::open(&stored)?;
     let read = |name: &str| -> Result<Vec<f32>> {
-        let shape = tensors.shape(name).unwrap_or(&[0]).to_vec();
-        Ok(tensors.f32(name, &shape, hint)?.to_vec())
+        let missing = || Error::file(&stored, format!("there is no tensor {name}"), hint);
+        let shape = tensors.shape(name).ok_or_else(missing)?;
+        Ok(tensors.f32(name, shape, hint)?.to_vec())
     };
     let adamw =
         Adamw { options: description.adamw, m: read("m")?, v: read("v")?, step: description.adamw_step };
@@ -315,6 +318,21 @@ mod tests {
         assert_eq!(load(out.path(), &identity()).unwrap(), Some(state()));
         let other = Identity { start: "t".into(), ..identity() };
         assert!(load(out.path(), &other).unwrap_err().to_string().contains("a model of digest s, not t"));
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_of_by_its_file() {
+        let out = tempfile::tempdir().unwrap();
+        save(out.path(), &identity(), &state()).unwrap();
+        let file = |name: &str| out.path().join(format!("{PREFIX}00000001")).join(name);
+        let refusal = || load(out.path(), &identity()).unwrap_err().to_string();
+        let values = Output { name: "values".into(), shape: vec![1], values: Box::new(|| vec![1.0].into()) };
+        tensors::write(file(TENSORS), vec![values]).unwrap();
+        let expected = format!("{}: there is no tensor m; remove it", file(TENSORS).display());
+        assert!(refusal().starts_with(&expected), "{}", refusal());
+        fs::remove_file(file(DESCRIPTION)).unwrap();
+        let expected = format!("{}: cannot read it", file(DESCRIPTION).display());
+        assert!(refusal().starts_with(&expected), "{}", refusal());
     }
 
     #[test]
