@@ -5,59 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::bert::tensors::{self, Output, Tensors};
 use crate::lora::Adapter;
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::train::head_fit::HeadFit;
+use crate::train::identity::Identity;
 use crate::{Error, Result, atomic};
-
-/// What must be the same when a run goes on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
-    /// The recipe, as a JSON object of options.
-    pub options: Value,
-    /// Of the examples of training and validation.
-    pub data: String,
-    /// Of the base, and of the adapter that training starts from.
-    pub start: String,
-    /// Sums differ in their last bits from one instruction set to another.
-    pub instruction_set: String,
-}
-
-impl Identity {
-    /// # Errors
-    /// [`Error::Usage`] naming the first thing that differs.
-    fn check(&self, now: &Identity, path: &Path) -> Result<()> {
-        let refuse = |what: &str, was: &dyn std::fmt::Display, is: &dyn std::fmt::Display| {
-            Err(Error::Usage(format!(
-                "{}: the run was started with {what} {was}, not {is}; resume it with the same, or start \
-                 another with another --out",
-                path.display()
-            )))
-        };
-        if let (Value::Object(was), Value::Object(is)) = (&self.options, &now.options) {
-            for (option, is) in is {
-                let was = was.get(option).unwrap_or(&Value::Null);
-                if was != is {
-                    return refuse(&format!("--{option}"), was, is);
-                }
-            }
-        }
-        if self.instruction_set != now.instruction_set {
-            return refuse("instruction set", &self.instruction_set, &now.instruction_set);
-        }
-        for (what, was, is) in
-            [("lists of digest", &self.data, &now.data), ("a model of digest", &self.start, &now.start)]
-        {
-            if was != is {
-                return refuse(what, was, is);
-            }
-        }
-        Ok(())
-    }
-}
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq)]

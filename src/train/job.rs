@@ -4,25 +4,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
-use sha2::{Digest, Sha256};
-
 use super::base::Base;
-use super::checkpoint::{self, Identity};
+use super::checkpoint;
 use super::cross_fit::cross_fit;
-use super::examples::{Example, Preparation, Texts, digest, first_pass_weight, split};
+use super::examples::{Example, Preparation, Texts, first_pass_weight, split};
+use super::identity::{self, Identity};
 use super::prepared::Prepared;
 use super::team::Team;
 use super::{Asked, Beta, TrainOptions, ValidationLists};
 use crate::card::{Card, open_adapter};
 use crate::hub::Found;
+use crate::lora::Adapter;
 use crate::lora::adapter::has_classifier;
-use crate::lora::{Adapter, LoraConfig};
 use crate::model::BaseModel;
 use crate::nbest::normalise::Normaliser;
 use crate::rescore::settings::ListOptions;
 use crate::rescore::weights::Weights;
-use crate::text::{hex, plain};
 use crate::{Error, Result, atomic, builtin};
 
 /// What is to be trained, on what, and where it goes.
@@ -75,7 +72,7 @@ impl Job {
             true => TrainOptions::for_embedded(),
             false => TrainOptions::for_examples(&train),
         });
-        let data = digest(&[&train, &valid, &test]);
+        let data = identity::lists(&[&train, &valid, &test]);
         let domain_model = cross_fit(options.ngram_order, unit, &train);
         // Nobody will read them.
         train.iter_mut().for_each(|e| e.texts = Texts::default());
@@ -88,9 +85,9 @@ impl Job {
         let w_a = options.first_pass_weight.unwrap_or_else(|| first_pass_weight(&train, options.lm_weight));
         let fixed_weights = Weights { first_pass: w_a, lm: w_a * options.lm_weight, ..Weights::default() };
         let identity = Identity {
-            options: self.identity_options(&options, &adapter.config, w_a),
+            options: identity::recipe(&options, &adapter.config, w_a, self.team.size()),
             data,
-            start: digest_start(model, &adapter)?,
+            start: identity::start(model, &adapter)?,
             instruction_set: base.device.description(),
         };
         Ok(Prepared {
@@ -205,7 +202,8 @@ impl Job {
         Ok(adapter)
     }
 
-    /// Refuses to write over the adapter that training starts from, and to choose or measure on what is trained on.
+    /// Refuses to write over the adapter that training starts from, to choose or measure on what is trained on, and to
+    /// measure on what chooses.
     fn check_paths(&self) -> Result<()> {
         let out = self.out.display();
         if self.init_adapter.as_ref().is_some_and(|start| atomic::is_same(&start.dir, &self.out)) {
@@ -217,56 +215,20 @@ impl Job {
             ValidationLists::File(file) => Some(file),
             ValidationLists::Fraction(_) => None,
         };
-        let among =
-            |file: &PathBuf, others: &[PathBuf]| others.iter().any(|other| atomic::is_same(other, file));
         let refuse = |option: &str, file: &PathBuf, problem: &str| {
             Err(Error::Usage(format!("{option} {}: {problem}: give others", file.display())))
         };
         let kept = self.test.iter().map(|file| ("--test", file)).chain(valid.map(|file| ("--valid", file)));
         for (option, file) in kept {
-            if among(file, &self.train) {
+            if self.train.iter().any(|train| atomic::is_same(train, file)) {
                 return refuse(option, file, "these lists are trained on");
             }
         }
-        if let Some(file) = valid.filter(|file| among(file, &self.test)) {
+        if let Some(file) =
+            self.test.iter().find(|file| valid.is_some_and(|valid| atomic::is_same(valid, file)))
+        {
             return refuse("--test", file, "--valid has these lists to choose on");
         }
         Ok(())
     }
-
-    /// What the result depends on, by the option's name.
-    fn identity_options(&self, o: &TrainOptions, lora: &LoraConfig, w_a: f64) -> serde_json::Value {
-        json!({
-            "rank": lora.rank,
-            "alpha": plain(lora.alpha),
-            "targets": lora.targets.to_string(),
-            "dropout": plain(lora.dropout),
-            "lr": plain(o.lr),
-            "head-lr": plain(o.head_lr),
-            "weight-decay": plain(o.weight_decay),
-            "epochs": o.epochs,
-            "hyps": o.hyps,
-            "batch-tokens": o.batch_tokens,
-            "beta": o.beta,
-            "first-pass-weight": w_a,
-            "lm-weight": o.lm_weight,
-            "ngram-order": o.ngram_order,
-            "corr-weight": o.correlation_weight,
-            "seed": o.seed,
-            "patience": o.patience,
-            "fresh-pooler": o.fresh_pooler,
-            "threads": rayon::current_num_threads(),
-            "team": self.team.size(),
-        })
-    }
-}
-
-/// A digest of the base and of the adapter that training starts from. Of the base's weights it covers the fingerprint
-/// alone, since to read all would cost each start seconds.
-fn digest_start(model: &BaseModel, adapter: &Adapter) -> Result<String> {
-    let mut hash = Sha256::new();
-    let fingerprint = model.checkpoint.fingerprint(&model.config)?;
-    hash.update(json!([fingerprint, model.config, adapter.config.scale()]).to_string());
-    hash.update(bytemuck::cast_slice::<f32, u8>(&adapter.values));
-    Ok(hex(&hash.finalize()))
 }

@@ -12,6 +12,7 @@ pub mod cross_fit;
 pub mod domain;
 pub mod examples;
 pub mod head_fit;
+pub mod identity;
 pub mod job;
 pub mod learner;
 pub mod metrics;

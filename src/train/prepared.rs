@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use super::base::Base;
-use super::checkpoint::{self, Identity, State};
+use super::checkpoint::{self, State};
 use super::cross_fit;
 use super::examples::{Example, with_scores};
+use super::identity::Identity;
 use super::job::Job;
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;

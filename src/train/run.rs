@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::checkpoint::{Identity, State};
+use super::checkpoint::State;
 use super::examples::Example;
+use super::identity::Identity;
 use super::learner::Learner;
 use super::options::TrainOptions;
 use super::progress::Observer;
