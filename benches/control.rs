@@ -15,10 +15,9 @@ use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Normaliser, Unit};
 use lorb_engine::nbest::{Fields, Reading};
 use lorb_engine::rescore::weights::Weights;
-use lorb_engine::train::checkpoint::Identity;
 use lorb_engine::train::examples::{Example, Preparation, first_pass_weight};
+use lorb_engine::train::identity::Identity;
 use lorb_engine::train::learner::CpuLearner;
-use lorb_engine::train::pace::Pace;
 use lorb_engine::train::sampling::{random, shuffle};
 use lorb_engine::train::team::Team;
 use lorb_engine::train::{Observer, Run, StepReport, TrainOptions, Validation};
@@ -30,7 +29,6 @@ fn main() -> Result<()> {
         eprintln!("usage: control MODEL TRAIN VALID OUT SEED");
         return Ok(());
     };
-    let mut options = TrainOptions { seed: seed.parse().unwrap_or(1), ..TrainOptions::default() };
     let model = BaseModel::open(Path::new(model))?;
     let preparation = Preparation {
         fields: &Fields::default(),
@@ -42,7 +40,7 @@ fn main() -> Result<()> {
     };
     let read = |path: &str| preparation.read(&[PathBuf::from(path)]);
     let (mut train, mut valid) = (read(train)?, read(valid)?);
-    Pace::of(&train).set(&mut options);
+    let options = TrainOptions { seed: seed.parse().unwrap_or(1), ..TrainOptions::for_examples(&train) };
     shuffle_errors(&mut train, 1);
     shuffle_errors(&mut valid, 2);
 
@@ -86,9 +84,6 @@ fn shuffle_errors(examples: &mut [Example], stream: u64) {
 struct Lines;
 
 impl Observer for Lines {
-    fn fitting(&mut self, _done: usize, _lists: usize) {}
-    fn start(&mut self, _done: u64, _steps: u64) {}
-
     fn step(&mut self, report: StepReport) {
         if report.step.is_multiple_of(100) {
             eprintln!("step {}/{}: {:?}", report.step, report.steps, report.losses);

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use lorb_engine::bert::tensors::Tensors;
@@ -79,6 +79,18 @@ impl Project {
         command
     }
 
+    /// Until a run that is under way has taken a step.
+    fn wait_for_a_step(&self, out: &str) {
+        let metrics = || fs::read_to_string(self.path(out).join("metrics.jsonl")).unwrap_or_default();
+        for _ in 0..6000 {
+            if metrics().contains("\"kind\":\"step\"") {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it takes no step");
+    }
+
     fn train(&self, out: &str, more: &[&str]) -> Output {
         self.command(out, more).output().unwrap()
     }
@@ -90,6 +102,12 @@ impl Project {
     fn adapter(&self, out: &str) -> Vec<u8> {
         fs::read(self.path(out).join("adapter_model.safetensors")).unwrap()
     }
+}
+
+#[cfg(unix)]
+fn send(signal: &str, child: &Child) {
+    let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
 }
 
 fn text(output: &Output) -> String {
@@ -124,6 +142,34 @@ fn it_learns_and_writes_an_adapter() {
     let left = fs::read_dir(project.path("out")).unwrap();
     let left: Vec<_> = left.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(!left.iter().any(|n| n.starts_with('.') || n.starts_with("checkpoint")), "{left:?}");
+}
+
+#[test]
+fn it_learns_where_the_first_pass_prefers_nothing() {
+    let project = Project::new();
+    let mut lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    for score in ["-0.0", "-0.5", "-1.0", "-1.5"] {
+        lists = lists.replace(&format!("\"am\":{score}"), "\"am\":-0.1");
+    }
+    fs::write(project.path("lists.jsonl"), lists).unwrap();
+    project.write_first(120, "all.jsonl");
+    for count in [120, 24] {
+        project.write_first(count, "lists.jsonl");
+        let said = succeeded(project.train("out", &["--valid", "0.25", "--epochs", "6"]));
+        assert!(said.contains("first-pass scores count 1.000"), "{said}");
+        let row = said.lines().find(|line| line.starts_with("validation")).unwrap();
+        let [first_pass, _, rescored, _] = numbers(row)[..] else { panic!("{row}") };
+        let [first_pass, rescored] = [first_pass, rescored].map(|wer| wer.parse::<f64>().unwrap());
+        assert!(rescored < first_pass / 2.0, "{row}");
+        assert!(project.json("out", "rescoring.json")["weights"]["lorb"].as_f64().unwrap() > 0.0);
+        let mut evaluate = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
+        evaluate.current_dir(project.dir.path()).args(["evaluate", "--model", "base", "--adapter", "out"]);
+        evaluate.args(["--tune", "lists.jsonl", "--prune", "auto", "all.jsonl", "--json"]);
+        let evaluated = evaluate.output().unwrap();
+        assert!(evaluated.status.success(), "{}", text(&evaluated));
+        let evaluated: serde_json::Value = serde_json::from_slice(&evaluated.stdout).unwrap();
+        assert!(evaluated["weights"]["lorb"].as_f64().unwrap() > 0.0, "{evaluated}");
+    }
 }
 
 #[test]
@@ -176,9 +222,8 @@ fn a_signal_saves_and_says_how_to_go_on() {
         let out = format!("out-{signal}");
         let child =
             project.command(&out, &long).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(700));
-        let id = child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+        project.wait_for_a_step(&out);
+        send(signal, &child);
         let stopped = child.wait_with_output().unwrap();
         assert_eq!(stopped.status.code(), Some(1), "{}", text(&stopped));
         assert!(text(&stopped).contains("--resume"), "{}", text(&stopped));
@@ -194,6 +239,32 @@ fn a_signal_saves_and_says_how_to_go_on() {
         other.args(["--out", &out, "--threads", "2", "--batch-tokens", "100", "--lr", "0.01"]);
         other.args(["--head-lr", "0.01", "--epochs", "200", "--resume", "--first-pass-weight", "1"]);
         refused(other.output().unwrap(), &["the run was started with"]);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_signal_ends_it_at_once_and_leaves_nothing_half_written() {
+    let project = Project::new();
+    // Steps that take long.
+    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    fs::write(project.path("lists.jsonl"), lists.repeat(20)).unwrap();
+    let long = ["--epochs", "200", "--batch-tokens", "1000000", "--profile", "trace.json"];
+    for (signals, code) in [(["INT", "TERM"], 143), (["TERM", "INT"], 130)] {
+        let mut child =
+            project.command("out", &long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        project.wait_for_a_step("out");
+        for signal in signals {
+            send(signal, &child);
+            // Two that come together come in any order.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        let left = fs::read_dir(project.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["base", "lists.jsonl", "out"]);
+        fs::remove_dir_all(project.path("out")).unwrap();
     }
 }
 
@@ -348,6 +419,12 @@ fn a_finished_run_stays_as_it_is_where_another_cannot_start() {
     fs::write(project.path("lists.jsonl"), changed).unwrap();
     refused(project.train("out", &["--resume"]), &["lists of digest"]);
     fs::write(project.path("lists.jsonl"), lists).unwrap();
+    // The same weights in two heads are another model, and so are others.
+    let config = fs::read_to_string(project.path("base/config.json")).unwrap();
+    let two_heads = config.replace("\"num_attention_heads\":4", "\"num_attention_heads\":2");
+    assert_ne!(two_heads, config);
+    fs::write(project.path("base/config.json"), two_heads).unwrap();
+    refused(project.train("out", &["--resume"]), &["a model of digest"]);
     tiny_bert(&project.path("base"), 2, &TinyBert::default());
     refused(project.train("out", &["--resume"]), &["a model of digest"]);
 }
@@ -415,10 +492,13 @@ fn bad_input_is_refused_by_name() {
     refused(run("nowhere.jsonl", &[]), &["nowhere.jsonl"]);
     refused(run("same.jsonl", &["--valid", "0.5"]), &["nothing to learn"]);
     refused(run("lists.jsonl", &["--valid", "nowhere.jsonl"]), &["nowhere.jsonl"]);
-    refused(run("lists.jsonl", &["--valid", "1.5"]), &["--valid 1.5"]);
+    refused(run("lists.jsonl", &["--valid", "1.5"]), &["--valid", "1.5", "a fraction between 0 and 1"]);
     for option in ["--test", "--valid"] {
         refused(run("lists.jsonl", &[option, "./lists.jsonl"]), &[option, "trained on"]);
     }
+    fs::copy(project.path("lists.jsonl"), project.path("more.jsonl")).unwrap();
+    let chosen_on = run("lists.jsonl", &["--valid", "more.jsonl", "--test", "same.jsonl", "./more.jsonl"]);
+    refused(chosen_on, &["--test ./more.jsonl", "--valid"]);
     refused(run("lists.jsonl", &["--lr=-0.1"]), &["--lr -0.1:"]);
     refused(run("lists.jsonl", &["--rank", "0"]), &["rank 0"]);
     refused(run("lists.jsonl", &["--beta", "often"]), &["often"]);

@@ -12,9 +12,10 @@ use lorb_engine::model::BaseModel;
 use lorb_engine::ops::adamw::{Adamw, AdamwOptions};
 use lorb_engine::rescore::scorer::Scorer;
 use lorb_engine::train::TrainOptions;
+use lorb_engine::train::batch::StepBatch;
 use lorb_engine::train::schedule::lr_factor;
 use lorb_engine::train::schedule::parameter_groups;
-use lorb_engine::train::step::{Objective, StepBatch, StepGradient, gradient};
+use lorb_engine::train::step::{Objective, StepGradient, gradient};
 use serde_json::Value;
 
 const VARIANTS: [&str; 3] = ["adapter_start", "adapter_qv", "adapter_pooler"];
@@ -38,17 +39,14 @@ impl Golden {
         let mut batch = StepBatch::default();
         for (line, utterance) in lists.lines().zip(json["utterances"].as_array().unwrap()) {
             let list: Value = serde_json::from_str(line).unwrap();
-            let first = batch.sequences.len();
             let rows = list["hyps"].as_array().unwrap().iter();
             let rows = rows.zip(utterance["errors"].as_array().unwrap());
-            for ((hyp, errors), ids) in rows.zip(utterance["token_ids"].as_array().unwrap()) {
-                batch.offsets.push(json["settings"]["w_a"].as_f64().unwrap() * hyp["am"].as_f64().unwrap());
-                batch.errors.push(errors.as_u64().unwrap() as u32);
-                batch
-                    .sequences
-                    .push(ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect());
-            }
-            batch.utterances.push(first..batch.sequences.len());
+            let rows = rows.zip(utterance["token_ids"].as_array().unwrap());
+            batch.push(rows.map(|((hyp, errors), ids)| {
+                let ids = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
+                let offset = json["settings"]["w_a"].as_f64().unwrap() * hyp["am"].as_f64().unwrap();
+                (ids.collect(), offset, errors.as_u64().unwrap() as u32)
+            }));
         }
         let tensors = Tensors::open(folder().join("golden.safetensors")).unwrap();
         Golden { json, tensors, base: BaseModel::open(&folder().join("base")).unwrap(), batch }

@@ -14,10 +14,9 @@ use lorb_engine::device::cpu::{Cpu, Isa};
 use lorb_engine::hub::Found;
 use lorb_engine::train::base::Base;
 use lorb_engine::train::job::Job;
-use lorb_engine::train::pace::Pace;
 use lorb_engine::train::prepared::Trained;
 use lorb_engine::train::team::{Exchange, Team};
-use lorb_engine::train::{Beta, Observer, StepReport, TrainOptions, Validation};
+use lorb_engine::train::{Asked, Observer, StepReport, ValidationLists};
 use lorb_engine::{Error, Result};
 use support::cli::{Desk, lists};
 
@@ -56,9 +55,6 @@ struct Watch<'a> {
 }
 
 impl Observer for Watch<'_> {
-    fn start(&mut self, _done: u64, _steps: u64) {}
-    fn fitting(&mut self, _done: usize, _lists: usize) {}
-    fn validation(&mut self, _validation: Validation) {}
     fn step(&mut self, report: StepReport) {
         self.steps.push(report);
         if let Some((step, stop)) = self.stop {
@@ -69,20 +65,23 @@ impl Observer for Watch<'_> {
 
 /// A job on the lists of `train` that goes to `out`. Dropout, so that masks must be those of the whole step.
 fn job(desk: &Desk, train: &str, out: &str, team: Team) -> Job {
-    let mut options = TrainOptions { lr: 0.01, beta: Beta::Learned(1.0), ..TrainOptions::default() };
-    options.lora.dropout = 0.1;
     Job {
         train: vec![desk.path(train)],
-        valid: "0.25".into(),
+        valid: ValidationLists::Fraction(0.25),
         test: vec![desk.path("test.jsonl")],
         out: desk.path(out),
         resume: false,
         init_adapter: None,
-        ngram_order: 3,
-        fresh_pooler: true,
-        pace: Pace { epochs: Some(2), hyps: Some(4), batch_tokens: Some(120) },
+        asked: Asked {
+            lr: Some(0.01),
+            dropout: Some(0.1),
+            epochs: Some(2),
+            hyps: Some(4),
+            batch_tokens: Some(120),
+            fresh_pooler: true,
+            ..Asked::default()
+        },
         checkpoint_every: Duration::from_secs(3600),
-        options,
         lists: Default::default(),
         command: None,
         team,
@@ -197,6 +196,6 @@ fn a_team_that_disagrees_is_refused() {
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
     let mut correlated = job(&desk, "train.jsonl", "out", team(2).remove(0));
-    correlated.options.correlation_weight = 0.01;
+    correlated.asked.corr_weight = Some(0.01);
     assert!(run(&desk, correlated, None).err().unwrap().to_string().contains("--corr-weight"));
 }

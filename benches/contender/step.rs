@@ -2,9 +2,9 @@ use clap::Args;
 use lorb_engine::Result;
 use lorb_engine::bert::{Encoder, floor};
 use lorb_engine::device::AnyDevice;
+use lorb_engine::train::batch::StepBatch;
 use lorb_engine::train::examples::Example;
 use lorb_engine::train::learner::{CpuLearner, CudaLearner, Learner};
-use lorb_engine::train::step::StepBatch;
 use lorb_engine::train::{Beta, TrainOptions};
 use serde_json::{Map, Value, json};
 
@@ -62,7 +62,7 @@ fn steps(
     let mut first_loss = None;
     serve(|| {
         let mut step = |batch: &StepBatch| {
-            Call::timed(batch.tokens(), || {
+            Call::timed(batch.sequences.iter().map(Vec::len).sum(), || {
                 learner.step(batch, 0, 1e-2)?;
                 let losses = learner.losses(true)?;
                 first_loss = first_loss.or(losses.first().map(|l| l.mwer));
@@ -83,13 +83,10 @@ fn batches(examples: &[Example], utterances: usize, steps: usize) -> Vec<StepBat
     let batch = |group: &[&Example]| {
         let mut batch = StepBatch::default();
         for example in group {
-            let first = batch.sequences.len();
-            for (tokens, h) in example.tokens.iter().zip(&example.list.hypotheses).take(HYPOTHESES) {
-                batch.sequences.push(tokens.clone());
-                batch.offsets.push(0.3 * h.features.first_pass);
-                batch.errors.push(h.errors as u32);
-            }
-            batch.utterances.push(first..batch.sequences.len());
+            let hypotheses = example.tokens.iter().zip(&example.list.hypotheses).take(HYPOTHESES);
+            batch.push(
+                hypotheses.map(|(tokens, h)| (tokens.clone(), 0.3 * h.features.first_pass, h.errors as u32)),
+            );
         }
         batch
     };

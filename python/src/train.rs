@@ -7,17 +7,15 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use lorb_engine::hub::Found;
-use lorb_engine::lora::LoraConfig;
 use lorb_engine::nbest::wer::percent;
 use lorb_engine::rescore::settings::ListOptions;
 use lorb_engine::train::base::Base;
 use lorb_engine::train::domain::Domain;
 use lorb_engine::train::job::Job;
-use lorb_engine::train::pace::Pace;
 use lorb_engine::train::prepared::Prepared;
 use lorb_engine::train::summary::{SetErrors, SetSummary};
 use lorb_engine::train::team::{Exchange, Team};
-use lorb_engine::train::{Beta, Observer, StepReport, TrainOptions, Validation};
+use lorb_engine::train::{Asked, Observer, StepReport, ValidationLists};
 use lorb_engine::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -41,24 +39,7 @@ struct Request {
     out: PathBuf,
     resume: bool,
     init_adapter: Option<PathBuf>,
-    rank: Option<usize>,
-    alpha: Option<f32>,
-    targets: Option<String>,
-    dropout: Option<f32>,
-    lr: Option<f32>,
-    head_lr: Option<f32>,
-    weight_decay: Option<f32>,
-    epochs: Option<u32>,
-    patience: Option<u32>,
-    hyps: Option<usize>,
-    batch_tokens: Option<usize>,
-    beta: Option<f64>,
-    first_pass_weight: Option<f64>,
-    lm_weight: Option<f64>,
-    ngram_order: Option<usize>,
-    fresh_pooler: bool,
-    corr_weight: Option<f64>,
-    seed: Option<u64>,
+    options: Asked,
     checkpoint_every: u64,
     /// The rank of this process, and of how many.
     share: Option<(usize, usize)>,
@@ -83,44 +64,20 @@ impl Request {
         let domains = self.domain.iter().map(|(name, files)| Domain::new(name, files.clone()));
         let domains = domains.collect::<Result<Vec<_>, _>>();
         let domains = domains.map_err(|problem| Error::Usage(format!("domain: {problem}")))?;
-        let d = TrainOptions::default();
-        let targets = self.targets.map(|targets| targets.parse()).transpose()?;
-        let options = TrainOptions {
-            lora: LoraConfig {
-                rank: self.rank.unwrap_or(d.lora.rank),
-                alpha: self.alpha.unwrap_or(d.lora.alpha),
-                dropout: self.dropout.unwrap_or(d.lora.dropout),
-                targets: targets.unwrap_or(d.lora.targets),
-                ..d.lora
-            },
-            lr: self.lr.unwrap_or(d.lr),
-            head_lr: self.head_lr.unwrap_or(d.head_lr),
-            weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
-            epochs: self.epochs.unwrap_or(d.epochs),
-            hyps: self.hyps.unwrap_or(d.hyps),
-            batch_tokens: self.batch_tokens.unwrap_or(d.batch_tokens),
-            beta: self.beta.map_or(d.beta, Beta::Fixed),
-            first_pass_weight: self.first_pass_weight,
-            lm_weight: self.lm_weight.unwrap_or(d.lm_weight),
-            correlation_weight: self.corr_weight.unwrap_or(d.correlation_weight),
-            seed: self.seed.unwrap_or(d.seed),
-            patience: self.patience,
-            ..d
-        };
+        let valid = self.valid.parse::<ValidationLists>();
+        let valid = valid.map_err(|expected| Error::Usage(format!("--valid {}: {expected}", self.valid)))?;
+        self.options.check(self.init_adapter.is_some())?;
         let finder = Finder::default();
         let model = finder.model(self.model)?;
         let job = Job {
             train: self.train,
-            valid: self.valid,
+            valid,
             test: self.test,
             out: self.out,
             resume: self.resume,
             init_adapter: finder.adapter(self.init_adapter)?,
-            ngram_order: self.ngram_order.unwrap_or(Job::NGRAM_ORDER),
-            fresh_pooler: self.fresh_pooler,
-            pace: Pace { epochs: self.epochs, hyps: self.hyps, batch_tokens: self.batch_tokens },
+            asked: self.options,
             checkpoint_every: Duration::from_secs(self.checkpoint_every),
-            options,
             lists: ListOptions { reading: self.reading.try_into()?, ..self.lists.into() },
             command: None,
             team: Team::default(),
@@ -156,14 +113,6 @@ pub fn train<'py>(
     all_gather: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Option<Bound<'py, PyDict>>> {
     let request: Request = options(request)?;
-    if request.init_adapter.is_some()
-        && (request.rank.is_some() || request.alpha.is_some() || request.targets.is_some())
-    {
-        return Err(usage(py, "rank, alpha and targets are those of init_adapter: leave them out"));
-    }
-    if !request.domain.is_empty() && !request.train.is_empty() {
-        return Err(usage(py, "domain and train are two ways to name the lists: leave one out"));
-    }
     let share = request.share;
     if share.is_some() != all_gather.is_some() {
         return Err(usage(py, "share and all_gather are for each other: give both or neither"));
@@ -346,10 +295,6 @@ struct Teller {
 }
 
 impl Observer for Teller {
-    fn start(&mut self, _done: u64, _steps: u64) {}
-
-    fn fitting(&mut self, _done: usize, _lists: usize) {}
-
     fn step(&mut self, report: StepReport) {
         let (go_on, heard) = sync_channel(1);
         // Nobody listens where the caller would not wait for the end.
@@ -358,6 +303,4 @@ impl Observer for Teller {
             let _ = heard.recv();
         }
     }
-
-    fn validation(&mut self, _validation: Validation) {}
 }

@@ -88,7 +88,7 @@ def test_options_are_checked(adapter: Path, rescorer: lorb_engine.Rescorer, tmp_
         lorb_engine.load_nbest(tmp_path / "lists", ctc_weight=1.5)
     with pytest.raises(TypeError):
         rescorer.score("one string")
-    with pytest.raises(lorb_engine.UsageError, match="init_adapter"):
+    with pytest.raises(lorb_engine.UsageError, match="those of --init-adapter: leave --rank out"):
         lorb_engine.train(init_adapter=adapter, rank=4)
     for domain, problem in [
         ({"a/b": "x"}, "domain: found the name \"a/b\""),
@@ -98,7 +98,7 @@ def test_options_are_checked(adapter: Path, rescorer: lorb_engine.Rescorer, tmp_
     ]:
         with pytest.raises(lorb_engine.UsageError, match=problem):
             lorb_engine.train(domain=domain)  # type: ignore[arg-type]
-    with pytest.raises(lorb_engine.UsageError, match="domain and train"):
+    with pytest.raises(lorb_engine.UsageError, match="domain and --train"):
         lorb_engine.train(domain={"a": "x"}, train="x")
     with pytest.raises(lorb_engine.UsageError, match="no target"):
         lorb_engine.train(targets="everything")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +129,17 @@ def test_ctrl_c_ends_training_soon_and_saved(tmp_path: Path) -> None:
         lorb_engine.train(out=tmp_path / "out", epochs=50)
     assert time.monotonic() - pressed[0] < 3
     assert any(f.name.startswith("checkpoint-") for f in (tmp_path / "out").iterdir())
+
+
+def test_ctrl_c_ends_a_fetch_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # It takes connections and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        pressed = interrupt_after(0.5)
+        with pytest.raises(KeyboardInterrupt):
+            lorb_engine.train(model="org/name", train=BUILTIN / "train.jsonl.gz", out=tmp_path / "out")
+        assert time.monotonic() - pressed[0] < 1
 
 
 def test_ctrl_c_ends_scoring_at_once(rescorer: lorb_engine.Rescorer, lists: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 //! The BERT encoder: configuration, checkpoint, tokenizer, and the one description of the model.
 
+mod any_encoder;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -9,6 +10,7 @@ pub mod floor;
 pub mod tensors;
 pub mod tokenizer;
 
+pub use any_encoder::AnyEncoder;
 pub use batch::{PackedBatch, Packing};
 pub use checkpoint::Checkpoint;
 pub use config::Config;

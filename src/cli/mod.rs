@@ -14,6 +14,7 @@ mod report;
 mod rescore;
 mod scoring;
 mod serve;
+mod signals;
 mod train;
 
 pub use output::note;
@@ -26,9 +27,7 @@ use lorb_engine::device::{AnyDevice, Choice, Dtype, select};
 use lorb_engine::nbest::normalise::{Case, Unit};
 use lorb_engine::nbest::{Format, Reading};
 use lorb_engine::rescore::settings::ListOptions;
-use lorb_engine::{Error, Result, atomic};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use lorb_engine::{Error, Result};
 
 use check_kernels::with_first_use;
 use named::{find_adapter, find_model, open_model};
@@ -60,9 +59,9 @@ enum Command {
 /// Parses the command line and runs the subcommand.
 pub fn run() -> Result<()> {
     let command = Cli::parse().command;
-    // These two end in their own way.
-    if !matches!(command, Command::Train(_) | Command::Serve(_)) {
-        leave_nothing_on_signals()?;
+    // The service ends in its own way.
+    if !matches!(command, Command::Serve(_)) {
+        signals::watch()?;
     }
     match command {
         Command::Train(command) => command.run(),
@@ -77,18 +76,6 @@ pub fn run() -> Result<()> {
         Command::Doctor(command) => command.run(),
         Command::CheckKernels(command) => command.run(),
     }
-}
-
-/// Ctrl-C and SIGTERM end the program, and no file stays that is written in part.
-fn leave_nothing_on_signals() -> Result<()> {
-    let failed = |e| Error::io("signals", "watch for them", e);
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            atomic::exit(128 + signal);
-        }
-    });
-    Ok(())
 }
 
 /// Where the program computes.

@@ -33,7 +33,8 @@ impl FromStr for Choice {
     }
 }
 
-/// A device of one of the kinds.
+/// A device of one of the kinds. Clones share it.
+#[derive(Clone)]
 pub enum AnyDevice {
     Cpu(Cpu),
     Cuda(Cuda),

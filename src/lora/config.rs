@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use crate::{Error, Result, bert};
 
 /// A linear layer that can be adapted, in each of the encoder's layers.
@@ -55,7 +57,8 @@ impl Target {
 }
 
 /// A set of [`Target`]s.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Targets(u8);
 
 impl Targets {
@@ -100,6 +103,14 @@ impl FromStr for Targets {
             })
         };
         text.split(',').map(target).collect()
+    }
+}
+
+impl TryFrom<String> for Targets {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 

@@ -119,7 +119,7 @@ pub fn total_errors(lists: &[ScoredList], chosen: &[usize]) -> u64 {
 /// to those of this search). c makes the first pass alone as sure on average as [`CONFIDENCE`] says.
 /// Deterministic, whatever the number of threads.
 pub fn tune_weights(lists: &[ScoredList], lorb: bool) -> Weights {
-    let scale = sharpness(lists, &Weights::default(), CONFIDENCE);
+    let scale = sharpness(lists, &Weights::default());
     let search = |from, scores: &[Coordinate]| search(lists, scale, from, scores);
     let gains = |before: &Weights, after: &Weights| gains(lists, scale, before, after);
     let mut scores = vec![LM];
@@ -150,15 +150,18 @@ fn gains(lists: &[ScoredList], scale: f64, before: &Weights, after: &Weights) ->
 
 /// What tuning makes least: the expected errors of all lists with P as sharp as it has it.
 pub fn total_expected_errors(lists: &[ScoredList], weights: &Weights) -> f64 {
-    let scale = sharpness(lists, &Weights::default(), CONFIDENCE);
+    let scale = sharpness(lists, &Weights::default());
     expected_errors(lists, scale, weights).iter().sum()
 }
 
 /// Tries a step up and down in each weight from `best` on, and halves the steps where none helps.
 fn search(lists: &[ScoredList], scale: f64, mut best: Weights, coordinates: &[Coordinate]) -> Weights {
     let total = |weights: &Weights| expected_errors(lists, scale, weights).iter().sum::<f64>();
-    // At first, steps in which each score counts about as much as the first pass's.
-    let unit = spread(lists, |f| f.first_pass);
+    // At first, steps in which each score counts about as much as the first pass's, or a nat where that prefers nothing.
+    let unit = match spread(lists, |f| f.first_pass) {
+        0.0 => (lists.len() as f64).sqrt(),
+        unit => unit,
+    };
     let mut steps: Vec<(Coordinate, f64)> = coordinates
         .iter()
         .map(|&c| (c, unit / spread(lists, c.feature)))
@@ -200,14 +203,24 @@ fn expected_errors(lists: &[ScoredList], scale: f64, weights: &Weights) -> Vec<f
     lists.par_iter().map(of).collect()
 }
 
-/// The standard deviation of a score within lists, up to a factor that all scores share.
+/// The standard deviation of a score within lists, times the root of their number.
 fn spread(lists: &[ScoredList], feature: fn(&Features) -> f64) -> f64 {
     let of = |list: &ScoredList| {
-        let n = list.hypotheses.len().max(1) as f64;
-        let mean = list.hypotheses.iter().map(|h| feature(&h.features)).sum::<f64>() / n;
-        list.hypotheses.iter().map(|h| (feature(&h.features) - mean).powi(2)).sum::<f64>() / n
+        let scores: Vec<f64> = list.hypotheses.iter().map(|h| feature(&h.features)).collect();
+        // Of equal scores the mean may be another number, by its rounding.
+        if are_equal(&scores) {
+            return 0.0;
+        }
+        let n = scores.len() as f64;
+        let mean = scores.iter().sum::<f64>() / n;
+        scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / n
     };
     lists.iter().map(of).sum::<f64>().sqrt()
+}
+
+/// Whether the scores of a list prefer none of its hypotheses.
+fn are_equal(scores: &[f64]) -> bool {
+    scores.windows(2).all(|pair| pair[0] == pair[1])
 }
 
 /// One weight, the score that it multiplies, and the least value that it may have.
@@ -229,13 +242,13 @@ const WORDS: Coordinate =
 /// raw log-scores saturate the softmax.
 pub const CONFIDENCE: f64 = 0.7;
 
-/// The c at which softmax(c s) has a mean maximum of `confidence` over the lists, s being the scores that
-/// `weights` combine; found by bisection; 1 where no list has two hypotheses.
-pub fn sharpness(lists: &[ScoredList], weights: &Weights, confidence: f64) -> f64 {
+/// The c at which softmax(c s) has a mean maximum of [`CONFIDENCE`] over the lists whose hypotheses have different
+/// scores, s being those that `weights` combine; found by bisection; 1 where there is no such list.
+pub fn sharpness(lists: &[ScoredList], weights: &Weights) -> f64 {
     let scores: Vec<Vec<f64>> = lists
         .iter()
-        .filter(|l| l.hypotheses.len() > 1)
         .map(|l| l.hypotheses.iter().map(|h| weights.combined(&h.features)).collect())
+        .filter(|scores: &Vec<f64>| !are_equal(scores))
         .collect();
     if scores.is_empty() {
         return 1.0;
@@ -251,7 +264,7 @@ pub fn sharpness(lists: &[ScoredList], weights: &Weights, confidence: f64) -> f6
     let (mut low, mut high) = (1e-6f64.ln(), 1e6f64.ln());
     for _ in 0..60 {
         let middle = (low + high) / 2.0;
-        if mean_maximum(middle.exp()) < confidence { low = middle } else { high = middle }
+        if mean_maximum(middle.exp()) < CONFIDENCE { low = middle } else { high = middle }
     }
     low.exp()
 }
@@ -381,7 +394,7 @@ mod tests {
     #[test]
     fn sharpness_reaches_the_confidence_asked_for() {
         let lists = random_lists(7, 200, [0.5, 0.0, 0.0]);
-        let scale = sharpness(&lists, &Weights::default(), CONFIDENCE);
+        let scale = sharpness(&lists, &Weights::default());
         let of = |l: &ScoredList| {
             let scores: Vec<f64> = l.hypotheses.iter().map(|h| h.features.first_pass).collect();
             posterior(&scores, scale).into_iter().fold(0.0, f64::max)
@@ -389,11 +402,39 @@ mod tests {
         let mean = lists.iter().map(of).sum::<f64>() / 200.0;
         assert!((mean - CONFIDENCE).abs() < 1e-6, "{mean}");
 
-        // Of a list of one everything is sure.
+        // Of a list of one everything is sure, and of equal scores nothing ever is.
         let mut more = lists.clone();
         more.extend(random_lists(8, 200, [0.5, 0.0, 0.0]));
         more[200..].iter_mut().for_each(|list| list.hypotheses.truncate(1));
-        assert_eq!(sharpness(&more, &Weights::default(), CONFIDENCE), scale);
+        more.extend(without_first_pass(random_lists(9, 200, [0.5, 0.0, 0.0])));
+        assert_eq!(sharpness(&more, &Weights::default()), scale);
+        assert_eq!(sharpness(&more[200..], &Weights::default()), 1.0);
+    }
+
+    /// The lists where the first pass finds all hypotheses of a list as good.
+    fn without_first_pass(mut lists: Vec<ScoredList>) -> Vec<ScoredList> {
+        for (i, list) in lists.iter_mut().enumerate() {
+            // Of three the mean of -0.1 is not -0.1.
+            list.hypotheses.truncate(if i % 2 == 0 { 3 } else { 8 });
+            list.hypotheses.iter_mut().for_each(|h| h.features.first_pass = -0.1 * (i % 5) as f64);
+        }
+        lists
+    }
+
+    #[test]
+    fn where_the_first_pass_prefers_nothing_the_other_scores_choose() {
+        for count in [12, 500] {
+            let some = without_first_pass(random_lists(10, count, [0.0, 0.0, 0.5]));
+            let others = without_first_pass(random_lists(11, 500, [0.0, 0.0, 0.5]));
+            let w = tune_weights(&some, true);
+            assert!((0.1..100.0).contains(&w.lorb) && w.lm < w.lorb / 2.0, "{w:?}");
+            assert!(errors(&others, &w) < errors(&others, &Weights::default()) * 2 / 3, "{w:?}");
+        }
+        // A score that says nothing either has no weight, however its mean is rounded.
+        let mut lists = random_lists(12, 20, [0.0, 0.0, 0.0]);
+        lists.iter_mut().for_each(|list| list.hypotheses.truncate(3));
+        lists.iter_mut().flat_map(|list| &mut list.hypotheses).for_each(|h| h.features.lorb = -0.1);
+        assert_eq!(tune_weights(&lists, true).lorb, 0.0);
     }
 
     #[test]

@@ -5,9 +5,7 @@ use std::cell::OnceCell;
 use super::TrainOptions;
 use super::learner::{CpuLearner, CudaLearner, Learner};
 use super::team::Team;
-use crate::bert::Encoder;
-use crate::device::cpu::Cpu;
-use crate::device::cuda::Cuda;
+use crate::bert::AnyEncoder;
 use crate::device::{AnyDevice, Dtype};
 use crate::hub::{Found, Id};
 use crate::lora::Adapter;
@@ -21,13 +19,7 @@ pub struct Base {
     /// Where it is on the Hub, if there.
     id: Option<Id>,
     /// From the first run on that has something to do.
-    packed: OnceCell<Packed>,
-}
-
-/// The base's weights as a device has them for training.
-enum Packed {
-    Cpu(Cpu, Encoder<Cpu>),
-    Cuda(Cuda, Encoder<Cuda>),
+    packed: OnceCell<AnyEncoder>,
 }
 
 impl Base {
@@ -52,8 +44,7 @@ impl Base {
     /// What trains `adapter` on it, with the others of `team`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a team on a GPU. Where a tensor of the base is missing or has another shape, or the model is
-    /// too large for the device.
+    /// [`Error::Usage`] for a team on a GPU, and as for [`AnyEncoder::load`].
     pub fn learner<'a>(
         &'a self,
         options: &'a TrainOptions,
@@ -64,25 +55,19 @@ impl Base {
             return Err(Error::Usage("a team trains on the CPU: give --device cpu".into()));
         }
         Ok(match self.packed()? {
-            Packed::Cpu(cpu, encoder) => {
+            AnyEncoder::Cpu(cpu, encoder) => {
                 Box::new(CpuLearner::new(cpu, encoder, options, adapter).in_team(team))
             }
-            Packed::Cuda(cuda, encoder) => Box::new(CudaLearner::new(cuda, encoder, options, adapter)),
+            AnyEncoder::Cuda(cuda, encoder) => Box::new(CudaLearner::new(cuda, encoder, options, adapter)),
         })
     }
 
-    fn packed(&self) -> Result<&Packed> {
+    fn packed(&self) -> Result<&AnyEncoder> {
         if let Some(packed) = self.packed.get() {
             return Ok(packed);
         }
         let BaseModel { config, checkpoint, .. } = &self.model;
-        let packed = match &self.device {
-            AnyDevice::Cpu(cpu) => Packed::Cpu(cpu.clone(), Encoder::load(cpu, config, checkpoint, true)?),
-            AnyDevice::Cuda(cuda) => {
-                cuda.accept(config)?;
-                Packed::Cuda(cuda.clone(), Encoder::load(cuda, config, checkpoint, true)?)
-            }
-        };
+        let packed = AnyEncoder::load(self.device.clone(), config, checkpoint, true)?;
         Ok(self.packed.get_or_init(|| packed))
     }
 }

@@ -5,59 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::bert::tensors::{self, Output, Tensors};
 use crate::lora::Adapter;
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::train::head_fit::HeadFit;
+use crate::train::identity::Identity;
 use crate::{Error, Result, atomic};
-
-/// What must be the same when a run goes on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
-    /// The recipe, as a JSON object of options.
-    pub options: Value,
-    /// Of the examples of training and validation.
-    pub data: String,
-    /// Of the base, and of the adapter that training starts from.
-    pub start: String,
-    /// Sums differ in their last bits from one instruction set to another.
-    pub instruction_set: String,
-}
-
-impl Identity {
-    /// # Errors
-    /// [`Error::Usage`] naming the first thing that differs.
-    fn check(&self, now: &Identity, path: &Path) -> Result<()> {
-        let refuse = |what: &str, was: &dyn std::fmt::Display, is: &dyn std::fmt::Display| {
-            Err(Error::Usage(format!(
-                "{}: the run was started with {what} {was}, not {is}; resume it with the same, or start \
-                 another with another --out",
-                path.display()
-            )))
-        };
-        if let (Value::Object(was), Value::Object(is)) = (&self.options, &now.options) {
-            for (option, is) in is {
-                let was = was.get(option).unwrap_or(&Value::Null);
-                if was != is {
-                    return refuse(&format!("--{option}"), was, is);
-                }
-            }
-        }
-        if self.instruction_set != now.instruction_set {
-            return refuse("instruction set", &self.instruction_set, &now.instruction_set);
-        }
-        for (what, was, is) in
-            [("lists of digest", &self.data, &now.data), ("a model of digest", &self.start, &now.start)]
-        {
-            if was != is {
-                return refuse(what, was, is);
-            }
-        }
-        Ok(())
-    }
-}
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,14 +120,17 @@ pub fn save(out: &Path, identity: &Identity, state: &State) -> Result<()> {
 pub fn load(out: &Path, identity: &Identity) -> Result<Option<State>> {
     let Some((_, path)) = list(out)?.pop() else { return Ok(None) };
     let hint = "remove it to start over";
-    let text = fs::read(path.join(DESCRIPTION)).map_err(|e| Error::io(&path, "read it", e))?;
-    let description: Description = serde_json::from_slice(&text)
-        .map_err(|e| Error::file(path.join(DESCRIPTION), e.to_string(), hint))?;
+    let described = path.join(DESCRIPTION);
+    let text = fs::read(&described).map_err(|e| Error::io(&described, "read it", e))?;
+    let description: Description =
+        serde_json::from_slice(&text).map_err(|e| Error::file(&described, e.to_string(), hint))?;
     description.identity.check(identity, &path)?;
-    let tensors = Tensors::open(path.join(TENSORS))?;
+    let stored = path.join(TENSORS);
+    let tensors = Tensors::open(&stored)?;
     let read = |name: &str| -> Result<Vec<f32>> {
-        let shape = tensors.shape(name).unwrap_or(&[0]).to_vec();
-        Ok(tensors.f32(name, &shape, hint)?.to_vec())
+        let missing = || Error::file(&stored, format!("there is no tensor {name}"), hint);
+        let shape = tensors.shape(name).ok_or_else(missing)?;
+        Ok(tensors.f32(name, shape, hint)?.to_vec())
     };
     let adamw =
         Adamw { options: description.adamw, m: read("m")?, v: read("v")?, step: description.adamw_step };
@@ -315,6 +272,21 @@ mod tests {
         assert_eq!(load(out.path(), &identity()).unwrap(), Some(state()));
         let other = Identity { start: "t".into(), ..identity() };
         assert!(load(out.path(), &other).unwrap_err().to_string().contains("a model of digest s, not t"));
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_of_by_its_file() {
+        let out = tempfile::tempdir().unwrap();
+        save(out.path(), &identity(), &state()).unwrap();
+        let file = |name: &str| out.path().join(format!("{PREFIX}00000001")).join(name);
+        let refusal = || load(out.path(), &identity()).unwrap_err().to_string();
+        let values = Output { name: "values".into(), shape: vec![1], values: Box::new(|| vec![1.0].into()) };
+        tensors::write(file(TENSORS), vec![values]).unwrap();
+        let expected = format!("{}: there is no tensor m; remove it", file(TENSORS).display());
+        assert!(refusal().starts_with(&expected), "{}", refusal());
+        fs::remove_file(file(DESCRIPTION)).unwrap();
+        let expected = format!("{}: cannot read it", file(DESCRIPTION).display());
+        assert!(refusal().starts_with(&expected), "{}", refusal());
     }
 
     #[test]

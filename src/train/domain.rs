@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::ValidationLists;
 use super::job::Job;
 use crate::lora::name::{self, is_name};
 use crate::{Error, Result, atomic};
@@ -49,10 +50,15 @@ impl Job {
     /// `out`.
     ///
     /// # Errors
-    /// [`Error::Usage`] where two domains have the same name but for its case, which some file systems do not see;
+    /// [`Error::Usage`] beside lists of this one, where two domains have the same name but for its case, which some file systems do not see;
     /// where `valid` is no fraction, since lists to choose on are the domain's own; and where an adapter would be
     /// written over the one that all start from.
     pub fn of_domains(&self, domains: &[Domain]) -> Result<Vec<Job>> {
+        if !self.train.is_empty() {
+            return Err(Error::Usage(
+                "--domain and --train are two ways to name the lists: leave one out".into(),
+            ));
+        }
         let names = domains.iter().map(|domain| &domain.name).enumerate();
         if let Some((_, name)) =
             names.clone().find(|(i, name)| names.clone().take(*i).any(|(_, n)| n.eq_ignore_ascii_case(name)))
@@ -61,10 +67,10 @@ impl Job {
                 "--domain {name}: another domain has this name, and their folders would be one"
             )));
         }
-        if self.valid.parse::<f64>().is_err() {
+        if let ValidationLists::File(file) = &self.valid {
+            let file = file.display();
             return Err(Error::Usage(format!(
-                "--valid {}: with --domain, expected the fraction of each domain's lists to choose on, not a file",
-                self.valid
+                "--valid {file}: with --domain, expected the fraction of each domain's lists to choose on, not a file"
             )));
         }
         let job = |Domain { name, files }: &Domain| {

@@ -3,14 +3,12 @@
 use std::path::PathBuf;
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::bert::Tokenizer;
 use crate::nbest::normalise::{Normaliser, Unit};
 use crate::nbest::{Fields, ListReader, Reading, Utterance};
-use crate::rescore::tune::{CONFIDENCE, ScoredList, sharpness};
+use crate::rescore::tune::{ScoredList, sharpness};
 use crate::rescore::weights::Weights;
-use crate::text::hex;
 use crate::{Error, Result};
 
 /// An utterance with everything that training needs of it.
@@ -127,28 +125,6 @@ pub fn split(examples: Vec<Example>, fraction: f64, seed: u64) -> (Vec<Example>,
     (strip(left), strip(right))
 }
 
-/// A digest of everything in the examples that a run's result depends on; their texts must be there.
-pub fn digest(sets: &[&[Example]]) -> String {
-    let mut hash = Sha256::new();
-    for set in sets {
-        hash.update((set.len() as u64).to_le_bytes());
-        for example in *set {
-            // Of these the n-gram model is made.
-            hash.update((example.texts.reference.len() as u64).to_le_bytes());
-            hash.update(&example.texts.reference);
-            hash.update((example.list.hypotheses.len() as u64).to_le_bytes());
-            for (h, tokens) in example.list.hypotheses.iter().zip(&example.tokens) {
-                hash.update(h.features.first_pass.to_le_bytes());
-                hash.update(h.features.lm.to_le_bytes());
-                hash.update(h.errors.to_le_bytes());
-                hash.update((tokens.len() as u64).to_le_bytes());
-                hash.update(bytemuck::cast_slice::<u32, u8>(tokens));
-            }
-        }
-    }
-    hex(&hash.finalize())
-}
-
 /// The lists of examples, for tuning.
 pub fn lists(examples: &[Example]) -> Vec<ScoredList> {
     examples.iter().map(|e| e.list.clone()).collect()
@@ -157,7 +133,7 @@ pub fn lists(examples: &[Example]) -> Vec<ScoredList> {
 /// The w_a of the loss at which softmax(w_a (a + lm_weight l)) is as sure on average as
 /// [`CONFIDENCE`](crate::rescore::tune::CONFIDENCE) says.
 pub fn first_pass_weight(examples: &[Example], lm_weight: f64) -> f64 {
-    sharpness(&lists(examples), &Weights { lm: lm_weight, ..Weights::default() }, CONFIDENCE)
+    sharpness(&lists(examples), &Weights { lm: lm_weight, ..Weights::default() })
 }
 
 /// The lists of `examples` with the scores g of their hypotheses, in order.
@@ -171,7 +147,7 @@ pub fn with_scores(examples: &[Example], scores: &[f32]) -> Vec<ScoredList> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::rescore::tune::ScoredHypothesis;
     use crate::rescore::weights::Features;
@@ -191,38 +167,13 @@ mod tests {
         }
     }
 
-    fn example() -> Example {
+    pub(in crate::train) fn example() -> Example {
         let scores = |first_pass, lm| Features { first_pass, lm, ..Features::default() };
         Example {
             tokens: vec![vec![2, 7, 3], vec![2, 8, 3]],
             texts: Texts { reference: "a".into(), hypotheses: vec!["b".into(), "a".into()] },
             ..Example::of(1, &[(scores(-1.0, -8.0), 1), (scores(-1.5, -2.0), 0)])
         }
-    }
-
-    #[test]
-    fn whatever_a_run_depends_on_is_in_the_digest() {
-        let changed = |change: fn(&mut Example)| {
-            let mut example = example();
-            change(&mut example);
-            digest(&[&[example]])
-        };
-        let mut digests = vec![
-            changed(|_| {}),
-            changed(|e| e.texts.reference = "c".into()),
-            changed(|e| e.list.hypotheses[1].features.first_pass = -1.25),
-            changed(|e| e.list.hypotheses[1].features.lm = -3.0),
-            changed(|e| e.list.hypotheses[1].errors = 2),
-            changed(|e| e.tokens[1][1] = 9),
-            digest(&[&[example(), example()]]),
-            digest(&[&[example()], &[example()]]),
-            digest(&[&[], &[example(), example()]]),
-        ];
-        assert_eq!(digest(&[&[example()]]), digests[0]);
-        let count = digests.len();
-        digests.sort();
-        digests.dedup();
-        assert_eq!(digests.len(), count);
     }
 
     #[test]

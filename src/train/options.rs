@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cross_fit::check_order;
 use super::step::Objective;
 use crate::lora::{LoraConfig, Target};
 use crate::text::plain;
@@ -35,8 +36,6 @@ pub struct TrainOptions {
     pub head_lr: f32,
     /// Decoupled; theta has none.
     pub weight_decay: f32,
-    /// The share of all steps over which the learning rate rises.
-    pub warmup: f32,
     pub epochs: u32,
     /// Stop after so many validations in a row that were not the best; `None` trains all epochs. The learning rate
     /// falls over all of them in any case, so that a run which stops early is a longer one's beginning.
@@ -51,7 +50,11 @@ pub struct TrainOptions {
     pub first_pass_weight: Option<f64>,
     /// w_l in the loss, relative to w_a.
     pub lm_weight: f64,
-    /// lambda.
+    /// The order of the n-gram model of the training references; 0 for none.
+    pub ngram_order: usize,
+    /// Train a fresh pooler instead of keeping the base's.
+    pub fresh_pooler: bool,
+    /// lambda, of the correlation loss; 0 leaves it out.
     pub correlation_weight: f64,
     pub seed: u64,
 }
@@ -63,7 +66,6 @@ impl Default for TrainOptions {
             lr: 1e-3,
             head_lr: 1e-2,
             weight_decay: 0.01,
-            warmup: 0.05,
             epochs: 1,
             patience: None,
             hyps: 16,
@@ -71,6 +73,9 @@ impl Default for TrainOptions {
             beta: Beta::Learned(1.0),
             first_pass_weight: None,
             lm_weight: 0.0,
+            // A few hundred references say little of longer n-grams.
+            ngram_order: 3,
+            fresh_pooler: false,
             correlation_weight: 0.0,
             seed: 1,
         }
@@ -120,6 +125,6 @@ impl TrainOptions {
         if self.hyps < 2 {
             return refuse("hyps", self.hyps as f64, "at least 2: one hypothesis alone teaches nothing");
         }
-        Ok(())
+        check_order(self.ngram_order)
     }
 }

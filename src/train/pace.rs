@@ -4,14 +4,6 @@
 use super::TrainOptions;
 use super::examples::Example;
 
-/// The options that the number of lists decides, each `None` where it is left to that.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Pace {
-    pub epochs: Option<u32>,
-    pub hyps: Option<usize>,
-    pub batch_tokens: Option<usize>,
-}
-
 /// Lists are few where fewer than so many teach something. Measured were 384 and less, and 4,500
 /// (docs/adaptation.md, docs/results.md).
 const FEW: usize = 2000;
@@ -20,35 +12,20 @@ const SHOWN: f64 = 5000.0;
 /// Epochs of few lists, at most: after them a new domain of 384 lists gained little.
 const MOST_EPOCHS: f64 = 8.0;
 
-impl Pace {
-    /// Of the embedded lists, which are to end soon.
-    pub const EMBEDDED: Pace = Pace { epochs: Some(2), hyps: None, batch_tokens: None };
+impl TrainOptions {
+    /// For the embedded lists, which are to end soon.
+    pub fn for_embedded() -> TrainOptions {
+        TrainOptions { epochs: 2, ..TrainOptions::default() }
+    }
 
-    /// What suits `examples`; many lists have the rest as [`TrainOptions::default`] has it.
-    pub fn of(examples: &[Example]) -> Pace {
+    /// For so many lists as `examples`.
+    pub fn for_examples(examples: &[Example]) -> TrainOptions {
         let teaching = examples.iter().filter(|e| e.teaches()).count().max(1);
-        let epochs = Some((SHOWN / teaching as f64).round().clamp(1.0, MOST_EPOCHS) as u32);
-        if teaching < FEW {
-            Pace { epochs, hyps: Some(8), batch_tokens: Some(800) }
-        } else {
-            Pace { epochs, ..Pace::default() }
-        }
-    }
-
-    /// What was asked for, and `chosen` for the rest.
-    pub fn or(self, chosen: Pace) -> Pace {
-        Pace {
-            epochs: self.epochs.or(chosen.epochs),
-            hyps: self.hyps.or(chosen.hyps),
-            batch_tokens: self.batch_tokens.or(chosen.batch_tokens),
-        }
-    }
-
-    /// Writes what is decided into `options`.
-    pub fn set(self, options: &mut TrainOptions) {
-        options.epochs = self.epochs.unwrap_or(options.epochs);
-        options.hyps = self.hyps.unwrap_or(options.hyps);
-        options.batch_tokens = self.batch_tokens.unwrap_or(options.batch_tokens);
+        let many = TrainOptions {
+            epochs: (SHOWN / teaching as f64).round().clamp(1.0, MOST_EPOCHS) as u32,
+            ..TrainOptions::default()
+        };
+        if teaching < FEW { TrainOptions { hyps: 8, batch_tokens: 800, ..many } } else { many }
     }
 }
 
@@ -57,36 +34,24 @@ mod tests {
     use super::*;
     use crate::rescore::weights::Features;
 
-    /// Lists that teach, and as many that do not.
-    fn examples(teaching: usize) -> Vec<Example> {
+    /// What is chosen for lists of which so many teach, and as many do not.
+    fn chosen(teaching: usize) -> TrainOptions {
         let example =
             |i: usize| Example::of(1, &[0, u64::from(i < teaching)].map(|e| (Features::default(), e)));
-        (0..2 * teaching).map(example).collect()
+        TrainOptions::for_examples(&(0..2 * teaching).map(example).collect::<Vec<_>>())
     }
 
     #[test]
     fn few_lists_are_shown_often_in_small_steps() {
-        let few = Pace { epochs: Some(8), hyps: Some(8), batch_tokens: Some(800) };
-        assert_eq!(Pace::of(&examples(20)), few);
-        assert_eq!(Pace::of(&examples(384)), few);
-        assert_eq!(Pace::of(&examples(1250)), Pace { epochs: Some(4), ..few });
-        assert_eq!(Pace::of(&[]), few);
+        let few = TrainOptions { epochs: 8, hyps: 8, batch_tokens: 800, ..TrainOptions::default() };
+        assert_eq!([0, 20, 384].map(chosen), [(); 3].map(|()| few.clone()));
+        assert_eq!(chosen(1250), TrainOptions { epochs: 4, ..few });
     }
 
     #[test]
-    fn many_lists_are_as_the_options_have_them() {
-        assert_eq!(Pace::of(&examples(2000)), Pace { epochs: Some(3), ..Pace::default() });
-        assert_eq!(Pace::of(&examples(4500)), Pace { epochs: Some(1), ..Pace::default() });
-        assert_eq!(Pace::of(&examples(40_000)), Pace { epochs: Some(1), ..Pace::default() });
-    }
-
-    #[test]
-    fn what_was_asked_for_is_not_chosen() {
-        let asked = Pace { hyps: Some(5), ..Pace::default() };
-        let mut options = TrainOptions { lr: 5e-4, ..TrainOptions::default() };
-        asked.or(Pace::of(&examples(20))).set(&mut options);
-        let expected =
-            TrainOptions { lr: 5e-4, hyps: 5, batch_tokens: 800, epochs: 8, ..TrainOptions::default() };
-        assert_eq!(options, expected);
+    fn many_lists_are_as_the_defaults_have_them() {
+        for (teaching, epochs) in [(2000, 3), (4500, 1), (40_000, 1)] {
+            assert_eq!(chosen(teaching), TrainOptions { epochs, ..TrainOptions::default() });
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use super::base::Base;
-use super::checkpoint::{self, Identity, State};
+use super::checkpoint::{self, State};
 use super::cross_fit;
 use super::examples::{Example, with_scores};
+use super::identity::Identity;
 use super::job::Job;
 use super::metrics::{Finished, Lists, Metrics, Setting};
 use super::model_card::ModelCard;
@@ -155,18 +156,18 @@ impl Prepared<'_> {
             normalise: self.normalise.clone(),
             unit: self.unit,
             ngram: domain_model.map(|domain| domain.familiarity),
-            tuned_on: vec![TunedOn { list: self.job.validation_name(), utterances }],
+            tuned_on: vec![TunedOn { list: self.validation_name(), utterances }],
         };
         rescoring.save(out)?;
         metrics.finish(result.clone())?;
         let model_card = ModelCard {
             base: &model.name,
             id: self.base.id(),
-            embedded: self.job.train.is_empty(),
+            embedded: self.job.is_embedded(),
             parameters: self.parameters(),
             train: &self.job.train,
             test: &self.job.test,
-            validation: self.job.validation_name(),
+            validation: self.validation_name(),
             utterances: [&self.train, &self.valid, &self.test].map(Vec::len),
             weights: &weights,
             sets: &result.sets,
@@ -201,6 +202,10 @@ impl Prepared<'_> {
         lists
     }
 
+    fn validation_name(&self) -> String {
+        self.job.valid.describe(self.options.seed)
+    }
+
     /// The adapter's folder.
     pub fn out(&self) -> &Path {
         &self.job.out
@@ -218,7 +223,7 @@ impl Prepared<'_> {
             line(Group::Head, "head"),
             line(
                 Group::Pooler,
-                if self.job.fresh_pooler { "fresh pooler" } else { "pooler, which the base lacks," },
+                if self.options.fresh_pooler { "fresh pooler" } else { "pooler, which the base lacks," },
             ),
         ];
         let total = adapter.layout.of_network();
@@ -244,7 +249,7 @@ impl Prepared<'_> {
         };
         let held_out =
             (!self.test.is_empty()).then(|| lists(SetSummary::HELD_OUT, names(&self.job.test), &self.test));
-        let (train, valid) = (names(&self.job.train), self.job.validation_name());
+        let (train, valid) = (names(&self.job.train), self.validation_name());
         Setting {
             version: env!("CARGO_PKG_VERSION").into(),
             started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),

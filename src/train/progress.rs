@@ -51,11 +51,12 @@ pub struct Validation {
 
 /// Told of a run's progress.
 pub trait Observer {
-    fn start(&mut self, done: u64, steps: u64);
+    /// `done` of `steps` were done by earlier processes.
+    fn start(&mut self, _done: u64, _steps: u64) {}
     /// `done` of `lists` went into the classifier's fit.
-    fn fitting(&mut self, done: usize, lists: usize);
-    fn step(&mut self, report: StepReport);
-    fn validation(&mut self, validation: Validation);
+    fn fitting(&mut self, _done: usize, _lists: usize) {}
+    fn step(&mut self, _report: StepReport) {}
+    fn validation(&mut self, _validation: Validation) {}
 }
 
 /// Both are told, one after the other.

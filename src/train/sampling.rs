@@ -17,6 +17,13 @@ pub struct Sample {
     pub hypotheses: Vec<usize>,
 }
 
+impl Sample {
+    /// Of its hypotheses.
+    pub fn tokens(&self, examples: &[Example]) -> usize {
+        self.hypotheses.iter().map(|&h| examples[self.example].tokens[h].len()).sum()
+    }
+}
+
 /// How the hypotheses of a step are drawn.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw {
@@ -38,12 +45,12 @@ pub fn plan_epoch(examples: &[Example], draw: Draw, epoch: u32) -> EpochPlan {
     let mut steps: EpochPlan = Vec::new();
     let mut room = 0;
     for example in order {
-        let hypotheses = hypotheses(&examples[example], draw, &mut random);
-        let tokens: usize = hypotheses.iter().map(|&h| examples[example].tokens[h].len()).sum();
+        let sample = Sample { example, hypotheses: hypotheses(&examples[example], draw, &mut random) };
+        let tokens = sample.tokens(examples);
         match steps.last_mut() {
-            Some(step) if tokens <= room => step.push(Sample { example, hypotheses }),
+            Some(step) if tokens <= room => step.push(sample),
             _ => {
-                steps.push(vec![Sample { example, hypotheses }]);
+                steps.push(vec![sample]);
                 room = draw.batch_tokens.max(tokens);
             }
         }
@@ -74,7 +81,7 @@ fn hypotheses(example: &Example, draw: Draw, random: &mut ChaCha8Rng) -> Vec<usi
     drawn
 }
 
-/// A random stream of a run.
+/// A random stream of a run. Its seed is another than that of the adapter's start, whose streams have numbers as well.
 pub fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x4C6F_5242);
     random.set_stream(stream);

@@ -4,6 +4,9 @@ use super::options::TrainOptions;
 use crate::lora::{Adapter, Entry, Group};
 use crate::ops::adamw::ParameterGroup;
 
+/// The share of all steps over which the learning rates rise.
+pub const WARMUP: f32 = 0.05;
+
 /// The factor of the peak rate at `step` (from 0) of `steps`: linear warm-up, reaching 1 after the `warmup`
 /// share of the steps (at least one), then linear decay towards 0 after the last step.
 pub fn lr_factor(step: u64, steps: u64, warmup: f32) -> f32 {

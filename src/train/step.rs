@@ -1,9 +1,8 @@
 //! The loss of one step's batch and its gradient.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
+use super::batch::StepBatch;
 use crate::bert::batch::chunks;
 use crate::bert::encoder::{DropoutStep, Operands};
 use crate::bert::{Encoder, PackedBatch};
@@ -15,65 +14,6 @@ use crate::ops::mwer::{MwerInputs, part_of_mean_mwer};
 use crate::profile::Work;
 use crate::rescore::scorer::CHUNK_TOKENS;
 use crate::tape::Tape;
-
-/// The utterances of a step: their hypotheses side by side.
-#[derive(Debug, Default)]
-pub struct StepBatch {
-    /// Token ids of every hypothesis.
-    pub sequences: Vec<Vec<u32>>,
-    /// The first-pass part of each hypothesis's combined score.
-    pub offsets: Vec<f64>,
-    /// Word errors of each hypothesis.
-    pub errors: Vec<u32>,
-    /// The hypotheses of each utterance.
-    pub utterances: Vec<Range<usize>>,
-    /// Where this is only a part of a step.
-    pub part: Option<Part>,
-}
-
-/// A part of a step's batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Part {
-    /// Tokens and sequences of the step before this part.
-    pub first_token: usize,
-    pub first_sequence: usize,
-    /// Utterances of the whole step.
-    pub utterances: usize,
-}
-
-impl StepBatch {
-    pub fn tokens(&self) -> usize {
-        self.sequences.iter().map(Vec::len).sum()
-    }
-
-    /// Of each utterance.
-    fn tokens_of_utterances(&self) -> Vec<usize> {
-        let tokens = |u: &Range<usize>| self.sequences[u.clone()].iter().map(Vec::len).sum();
-        self.utterances.iter().map(tokens).collect()
-    }
-
-    /// Some of its utterances, as a part of the same step.
-    fn piece(&self, utterances: Range<usize>) -> StepBatch {
-        let first = self.utterances[utterances.start].start;
-        let range = first..self.utterances[utterances.end - 1].end;
-        let step = self.part.unwrap_or(Part {
-            first_token: 0,
-            first_sequence: 0,
-            utterances: self.utterances.len(),
-        });
-        StepBatch {
-            sequences: self.sequences[range.clone()].to_vec(),
-            offsets: self.offsets[range.clone()].to_vec(),
-            errors: self.errors[range].to_vec(),
-            utterances: self.utterances[utterances].iter().map(|u| u.start - first..u.end - first).collect(),
-            part: Some(Part {
-                first_token: step.first_token + self.sequences[..first].iter().map(Vec::len).sum::<usize>(),
-                first_sequence: step.first_sequence + first,
-                utterances: step.utterances,
-            }),
-        }
-    }
-}
 
 /// What the loss of a step is made of, apart from the batch.
 #[derive(Debug, Clone, Copy)]
@@ -153,8 +93,6 @@ fn gradient_of_piece(
 ) -> StepGradient {
     let lengths: Vec<usize> = batch.sequences.iter().map(Vec::len).collect();
     let ranges = chunks(&lengths, CHUNK_TOKENS, rayon::current_num_threads());
-    let (first_token, first_sequence) =
-        batch.part.map_or((0, 0), |part| (part.first_token, part.first_sequence));
     let packed: Vec<_> =
         ranges.par_iter().map(|r| PackedBatch::new(cpu, &batch.sequences[r.clone()])).collect();
     let forward: Vec<_> = packed
@@ -165,8 +103,8 @@ fn gradient_of_piece(
                 p: adapter.config.dropout,
                 seed: objective.seed,
                 step: step as u32,
-                first_token: (first_token + lengths[..range.start].iter().sum::<usize>()) as u32,
-                first_sequence: (first_sequence + range.start) as u32,
+                first_token: (batch.first_token + lengths[..range.start].iter().sum::<usize>()) as u32,
+                first_sequence: (batch.first_sequence + range.start) as u32,
             });
             let mut tape = Tape::recording();
             let scored = encoder.forward(cpu, operands, packed, dropout, &mut tape);
@@ -184,9 +122,8 @@ fn gradient_of_piece(
         errors: &batch.errors,
         beta: theta.map_or(objective.beta, |at| f64::from(adapter.values[at]).exp()),
     };
-    let of = batch.part.map_or(batch.utterances.len(), |part| part.utterances);
-    let losses =
-        cpu.operation("MWER", |_| Work::default(), || part_of_mean_mwer(inputs, &batch.utterances, of));
+    let mwer = || part_of_mean_mwer(inputs, &batch.utterances, batch.step_utterances);
+    let losses = cpu.operation("MWER", |_| Work::default(), mwer);
     if let Some(at) = theta {
         gradient[at] = losses.d_theta as f32;
     }

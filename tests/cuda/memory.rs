@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorb_engine::bert::Encoder;
+use lorb_engine::device::AnyDevice;
 use lorb_engine::device::cuda::{
     Address, Boxes, Cuda, Driver, Fetch, Graph, Launch, Precision, Properties, TensorMap,
 };
+use lorb_engine::hub::Found;
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::train::TrainOptions;
+use lorb_engine::train::base::Base;
+use lorb_engine::train::batch::StepBatch;
 use lorb_engine::train::learner::{CudaLearner, Learner};
-use lorb_engine::train::step::StepBatch;
+use lorb_engine::train::team::Team;
 use lorb_engine::{Error, Result};
 
 use crate::support::{TinyBert, tiny_bert, vocabulary};
@@ -95,13 +99,10 @@ impl Driver for Idle {
 fn batch(tokens: usize) -> StepBatch {
     let (mut batch, words) = (StepBatch::default(), vocabulary().len());
     for utterance in 0..4 {
-        batch.utterances.push(8 * utterance..8 * utterance + 8);
-        for hypothesis in 0..8 {
+        batch.push((0..8).map(|hypothesis| {
             let token = |i| (5 + (utterance * 8 + hypothesis + i) % (words - 5)) as u32;
-            batch.sequences.push((0..tokens).map(token).collect());
-            batch.offsets.push(-1.0);
-            batch.errors.push(hypothesis as u32);
-        }
+            ((0..tokens).map(token).collect(), -1.0, hypothesis as u32)
+        }));
     }
     batch
 }
@@ -157,6 +158,20 @@ fn a_gpu_is_used_until_it_is_full() {
     mib(1);
     assert_eq!(cuda.check().unwrap_err().to_string(), "no room");
     drop(taken);
+}
+
+#[test]
+fn a_base_for_which_there_is_no_room_is_refused_before_it_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_bert(dir.path(), 48, &TinyBert::default());
+    let found = Found { dir: dir.path().into(), name: "base".into(), id: None };
+    let cuda = Cuda::new(idle(0), Precision::F32);
+    let base = Base::open(Some(&found), AnyDevice::Cuda(cuda)).unwrap();
+    let options = TrainOptions::default();
+    let (config, checkpoint) = (&base.model.config, &base.model.checkpoint);
+    let adapter = Adapter::initialise(config, checkpoint, options.lora.clone(), None, 1).unwrap();
+    let refused = base.learner(&options, adapter, &Team::default()).err().unwrap();
+    assert!(matches!(&refused, Error::Device(problem) if problem == "no room"), "{refused}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use lorb_engine::device::cuda::{Cuda, Precision};
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::rescore::scorer::{Bank, Scorer, Seat};
+use lorb_engine::train::batch::StepBatch;
 use lorb_engine::train::learner::{CpuLearner, CudaLearner, Learner};
-use lorb_engine::train::step::StepBatch;
 use lorb_engine::train::{Beta, Losses, TrainOptions};
 use tempfile::TempDir;
 
@@ -81,11 +81,10 @@ impl Network {
         let batch = |random: &mut Random| {
             let mut batch = StepBatch::default();
             for hypotheses in [5, 1, 3] {
-                let first = batch.sequences.len();
-                batch.sequences.extend(list(random, hypotheses));
-                batch.offsets.extend((0..hypotheses).map(|_| f64::from(2.0 * random.value()) - 300.0));
-                batch.errors.extend((0..hypotheses).map(|_| random.below(7) as u32));
-                batch.utterances.push(first..batch.sequences.len());
+                let sequences = list(random, hypotheses);
+                let scored =
+                    |tokens| (tokens, f64::from(2.0 * random.value()) - 300.0, random.below(7) as u32);
+                batch.push(sequences.into_iter().map(scored));
             }
             batch
         };

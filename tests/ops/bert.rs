@@ -7,7 +7,8 @@ use lorb_engine::bert::{Checkpoint, Config};
 use lorb_engine::lora::{Adapter, Target};
 use lorb_engine::ops::correlation::EPSILON;
 use lorb_engine::ops::lora_linear::Dropout;
-use lorb_engine::train::step::{Objective, StepBatch};
+use lorb_engine::train::batch::StepBatch;
+use lorb_engine::train::step::Objective;
 
 use crate::autodiff::{Operation, Real};
 use crate::oracle::{

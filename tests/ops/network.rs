@@ -9,7 +9,8 @@ use lorb_engine::lora::{Adapter, Entry, Group, LoraConfig};
 use lorb_engine::ops::mwer::{MwerInputs, mean_mwer};
 use lorb_engine::rescore::scorer;
 use lorb_engine::tape::Tape;
-use lorb_engine::train::step::{Objective, StepBatch, StepGradient, gradient};
+use lorb_engine::train::batch::StepBatch;
+use lorb_engine::train::step::{Objective, StepGradient, gradient};
 use tempfile::TempDir;
 
 use crate::autodiff::{central_difference, pull_back};
@@ -124,7 +125,9 @@ impl Network {
             offsets: (0..count).map(|_| f64::from(2.0 * random.value())).collect(),
             errors: (0..count).map(|_| random.below(7) as u32).collect(),
             utterances: ends.by_ref().collect(),
-            part: None,
+            first_token: 0,
+            first_sequence: 0,
+            step_utterances: case.utterances.len(),
         };
         let objective = Objective { beta: 0.6, correlation_weight: case.correlation_weight, seed: 77 };
         Network { case: case.clone(), config, checkpoint, adapter, batch, objective, _dir: dir }

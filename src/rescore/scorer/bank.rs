@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::plan::{Chunk, Place, Plan, Sets};
 use super::{BATCH_TOKENS, CHUNK_TOKENS, on_all_cores};
 use crate::Result;
-use crate::bert::Encoder;
 use crate::bert::encoder::Operands;
+use crate::bert::{AnyEncoder, Encoder};
 use crate::device::cpu::Cpu;
 use crate::device::cuda::{Cuda, Flat};
 use crate::device::{AnyDevice, Memory};
@@ -16,12 +16,7 @@ use crate::model::BaseModel;
 use crate::tape::Tape;
 
 /// A base on its device, ready to score with any adapters of it.
-pub struct Bank(Kind);
-
-enum Kind {
-    Cpu(Cpu, Encoder<Cpu>),
-    Cuda(Cuda, Encoder<Cuda>),
-}
+pub struct Bank(AnyEncoder);
 
 /// An adapter on the device of its bank, for as long as somebody holds it.
 pub struct Seat {
@@ -41,27 +36,16 @@ impl Bank {
     /// Packs the base.
     ///
     /// # Errors
-    /// Where a tensor of the base is missing or has another shape, or the device fails.
+    /// As for [`AnyEncoder::load`].
     pub fn new(device: AnyDevice, model: &BaseModel) -> Result<Bank> {
-        Ok(Bank(match device {
-            AnyDevice::Cpu(cpu) => {
-                let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, false)?;
-                Kind::Cpu(cpu, encoder)
-            }
-            AnyDevice::Cuda(cuda) => {
-                cuda.accept(&model.config)?;
-                let encoder = Encoder::load(&cuda, &model.config, &model.checkpoint, false)?;
-                cuda.check()?;
-                Kind::Cuda(cuda, encoder)
-            }
-        }))
+        AnyEncoder::load(device, &model.config, &model.checkpoint, false).map(Bank)
     }
 
     /// The tokens of a batch that keep the device busy: a chunk for each worker, or what fills a GPU.
     pub fn batch_tokens(&self) -> usize {
         match &self.0 {
-            Kind::Cpu(..) => CHUNK_TOKENS * rayon::current_num_threads(),
-            Kind::Cuda(..) => BATCH_TOKENS,
+            AnyEncoder::Cpu(..) => CHUNK_TOKENS * rayon::current_num_threads(),
+            AnyEncoder::Cuda(..) => BATCH_TOKENS,
         }
     }
 
@@ -72,10 +56,10 @@ impl Bank {
     pub fn seat(&self, mut adapter: Adapter) -> Result<Seat> {
         let layout = adapter.layout.clone();
         let on = match &self.0 {
-            Kind::Cpu(cpu, encoder) => {
+            AnyEncoder::Cpu(cpu, encoder) => {
                 OnDevice::Cpu(encoder.operands(cpu, &[(&adapter, &cpu.parameters(&adapter.values))]))
             }
-            Kind::Cuda(cuda, _) => {
+            AnyEncoder::Cuda(cuda, _) => {
                 // Another thread may compute: an adapter that finds no room there is no failure of its batch.
                 let cuda = cuda.with_own_failures();
                 let values = cuda.parameters(&std::mem::take(&mut adapter.values));
@@ -98,14 +82,14 @@ impl Bank {
         let (sets, places) = sets(sequences);
         let placed = places.into_iter().zip(sequences.iter().map(|(_, s)| s.as_ref()));
         match &self.0 {
-            Kind::Cpu(cpu, encoder) => {
+            AnyEncoder::Cpu(cpu, encoder) => {
                 let operands: Vec<_> = sets.iter().map(|set| joined(set)).collect();
                 let batch = |chunk: &Chunk| {
                     (&operands[chunk.operands], chunk.packed(cpu, sets[chunk.operands].len()))
                 };
                 Ok(on_all_cores(cpu, encoder, placed, batch))
             }
-            Kind::Cuda(cuda, encoder) => {
+            AnyEncoder::Cuda(cuda, encoder) => {
                 let plan = Plan::new(placed, BATCH_TOKENS, 1);
                 let operands: Vec<_> = sets.iter().map(|set| gathered(cuda, encoder, set)).collect();
                 let mut fetched = Vec::with_capacity(plan.chunks.len());

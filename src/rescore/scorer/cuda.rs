@@ -13,7 +13,6 @@ use crate::bert::{Encoder, PackedBatch, Packing};
 use crate::device::cuda::memory::Block;
 use crate::device::cuda::{Cuda, Fetched, Graph, Index, Room, Rows, Segments, Tensor};
 use crate::lora::Adapter;
-use crate::model::BaseModel;
 use crate::tape::Tape;
 
 /// Tokens of a batch, at most: enough to fill a GPU, and a bound for its memory.
@@ -39,14 +38,11 @@ struct Size {
 }
 
 impl CudaScorer {
-    /// Copies the base and the adapters to the GPU.
+    /// Copies the adapters to the GPU, which has the base.
     ///
     /// # Errors
-    /// Where a tensor of the base is missing or has another shape, the model is too large for the kernels, or
-    /// the GPU fails.
-    pub fn new(cuda: Cuda, model: &BaseModel, adapters: &[&Adapter]) -> Result<CudaScorer> {
-        cuda.accept(&model.config)?;
-        let encoder = Encoder::load(&cuda, &model.config, &model.checkpoint, false)?;
+    /// [`crate::Error::Device`] where the GPU fails.
+    pub fn new(cuda: Cuda, encoder: Encoder<Cuda>, adapters: &[&Adapter]) -> Result<CudaScorer> {
         let adapters = Adapters::new(&cuda, &encoder, adapters);
         cuda.check()?;
         Ok(CudaScorer { cuda: cuda.with_own_memory(), encoder, adapters, buckets: Mutex::default() })

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::bert::encoder::Operands;
-use crate::bert::{Encoder, PackedBatch};
+use crate::bert::{AnyEncoder, Encoder, PackedBatch};
 use crate::device::AnyDevice;
 use crate::device::cpu::Cpu;
 use crate::lora::Adapter;
@@ -45,19 +45,17 @@ impl Scorer {
     /// Packs the base and its adapters, one or many: those of one rank and the same targets share batches.
     ///
     /// # Errors
-    /// Where a tensor of the base is missing or has another shape, or the device fails.
+    /// As for [`AnyEncoder::load`].
     pub fn new(device: AnyDevice, model: &BaseModel, adapters: &[&Adapter]) -> Result<Scorer> {
-        match device {
-            AnyDevice::Cpu(cpu) => {
-                let encoder = Encoder::load(&cpu, &model.config, &model.checkpoint, false)?;
+        Ok(Scorer(match AnyEncoder::load(device, &model.config, &model.checkpoint, false)? {
+            AnyEncoder::Cpu(cpu, encoder) => {
                 let adapters = Adapters::new(&cpu, &encoder, adapters);
-                Ok(Scorer(Kind::Cpu(Box::new(CpuScorer { cpu, encoder, adapters }))))
+                Kind::Cpu(Box::new(CpuScorer { cpu, encoder, adapters }))
             }
-            AnyDevice::Cuda(cuda) => {
-                let scorer = cuda::CudaScorer::new(cuda, model, adapters)?;
-                Ok(Scorer(Kind::Cuda(Box::new(scorer))))
+            AnyEncoder::Cuda(cuda, encoder) => {
+                Kind::Cuda(Box::new(cuda::CudaScorer::new(cuda, encoder, adapters)?))
             }
-        }
+        }))
     }
 
     /// g of each sequence of token ids, by the first adapter.

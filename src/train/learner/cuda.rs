@@ -13,8 +13,8 @@ use crate::ops::mwer::cuda::{Beta, Lists};
 use crate::rescore::scorer::{BATCH_TOKENS, Place, Plan};
 use crate::tape::Tape;
 use crate::train::Losses;
+use crate::train::batch::StepBatch;
 use crate::train::schedule::parameter_groups;
-use crate::train::step::StepBatch;
 
 /// Steps between two waits for the GPU.
 const STEPS_UNREAD: usize = 16;

@@ -10,9 +10,10 @@ pub use cuda::CudaLearner;
 use rayon::prelude::*;
 
 use super::Losses;
+use super::batch::StepBatch;
 use super::options::TrainOptions;
 use super::schedule::parameter_groups;
-use super::step::{Objective, StepBatch, gradient};
+use super::step::{Objective, gradient};
 use super::team::Team;
 use crate::Result;
 use crate::bert::batch::chunks;

@@ -1,7 +1,7 @@
 //! Writing: a line goes to the file in one call, so that a killed process leaves whole lines.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::{Finished, NAME, Record, Setting};
@@ -26,11 +26,9 @@ impl Metrics {
     /// [`Error::Io`] where it cannot be read or written.
     pub fn open(out: &Path, setting: &Setting, position: Option<&Position>) -> Result<Metrics> {
         let path = out.join(NAME);
-        let kept = match (position, fs::read(&path)) {
-            (None, _) => 0,
-            (Some(position), Ok(bytes)) => kept(&bytes, position),
-            (Some(_), Err(e)) if e.kind() == ErrorKind::NotFound => 0,
-            (Some(_), Err(e)) => return Err(Error::io(&path, "read it", e)),
+        let kept = match position {
+            Some(position) => atomic::read(&path)?.map_or(0, |bytes| kept(&bytes, position)),
+            None => 0,
         };
         if kept == 0 {
             atomic::write(&path, &line(&Record::Run(Box::new(setting.clone()))))?;
@@ -62,10 +60,6 @@ impl Metrics {
 }
 
 impl Observer for Metrics {
-    fn start(&mut self, _done: u64, _steps: u64) {}
-
-    fn fitting(&mut self, _done: usize, _lists: usize) {}
-
     fn step(&mut self, report: StepReport) {
         self.write(&Record::Step(report));
     }
@@ -102,6 +96,8 @@ fn kept(bytes: &[u8], position: &Position) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::nbest::normalise::Unit;
     use crate::rescore::weights::Weights;
