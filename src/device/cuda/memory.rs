@@ -119,9 +119,14 @@ pub struct Block {
 }
 
 impl Block {
-    /// No memory: what an allocation gives on a device that has failed. Nothing is launched there any more.
+    /// No memory: what an allocation gives on a device that has failed. Nothing is launched there until
+    /// [`Cuda::check`](super::Cuda::check) has taken the failure, and none of this is to be used after that.
     pub(super) fn none() -> Block {
         Block { address: Address::NULL, bytes: 0, pool: None }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.pool.is_none()
     }
 
     pub fn address(&self) -> Address {

@@ -252,7 +252,7 @@ impl Numbers {
             assert!(runs.iter().all(|run| run.adapter < self.size.adapters), "no such adapter");
             room.write(runs, &mut numbers[*place..place + room.numbers()]);
         }
-        cuda.write(self.block.address(), &numbers);
+        cuda.write(&self.block, &numbers);
     }
 }
 
