@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytemuck::{Pod, Zeroable};
 
 pub use driver::{Address, Boxes, Driver, Fetch, Graph, Launch, Properties, TensorMap};
+pub(crate) use index::Bounds;
 pub use index::Index;
 #[cfg(feature = "cuda")]
 pub use real::driver_version;
