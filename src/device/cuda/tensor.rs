@@ -16,6 +16,13 @@ pub enum Precision {
 }
 
 impl Precision {
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
     pub fn bytes(self) -> usize {
         match self {
             Precision::F32 => 4,
