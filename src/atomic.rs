@@ -14,16 +14,30 @@ use crate::{Error, Result};
 /// How the names of files and directories begin that have not got their own yet.
 pub const STAGING_PREFIX: &str = ".lorb-";
 
-/// What has not got its name yet.
+/// What has not got its name yet. Things are made and named while it is held, so that [`exit`] finds each of
+/// them here or under its name, whole.
 static STAGED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// An entry of [`STAGED`], while it lives.
 struct Staged(PathBuf);
 
 impl Staged {
-    fn new(path: &Path) -> Staged {
-        staged().insert(path.into());
-        Staged(path.into())
+    /// Makes something that has not got its name yet.
+    fn new<T>(
+        make: impl FnOnce() -> io::Result<T>,
+        place: impl FnOnce(&T) -> &Path,
+    ) -> io::Result<(T, Staged)> {
+        let mut staged = staged();
+        let made = make()?;
+        let path = place(&made).to_path_buf();
+        staged.insert(path.clone());
+        Ok((made, Staged(path)))
+    }
+
+    /// Has `rename` give it its name.
+    fn named<T>(self, rename: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let _held = staged();
+        rename()
     }
 }
 
@@ -40,7 +54,7 @@ fn staged() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 
 /// Ends the program, and leaves nothing of what has not got its name yet: for whoever is told to end at once.
 pub fn exit(code: i32) -> ! {
-    // Nothing is begun while it is held.
+    // Nothing is begun or named while it is held, and that is until the end.
     let staged = staged();
     for path in staged.iter() {
         // What fails has nobody to be told to.
@@ -56,7 +70,7 @@ pub struct AtomicFile {
     /// Where that leads: a symbolic link stays one, and what it points to is replaced.
     target: PathBuf,
     file: BufWriter<NamedTempFile>,
-    _staged: Staged,
+    staged: Staged,
 }
 
 impl AtomicFile {
@@ -71,22 +85,25 @@ impl AtomicFile {
             let hint = "give the path of a regular file";
             return Err(Error::file(path, "a device or a pipe cannot be replaced", hint));
         }
-        let target = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-        let file = tempfile::Builder::new()
-            .prefix(STAGING_PREFIX)
-            .permissions(default_permissions())
-            .tempfile_in(directory_of(&target))
-            .map_err(|e| Error::io(&path, "create it", e))?;
-        let staged = Staged::new(file.path());
-        Ok(AtomicFile { path, target, file: BufWriter::with_capacity(1 << 16, file), _staged: staged })
+        let target = target_of(&path);
+        let make = || {
+            tempfile::Builder::new()
+                .prefix(STAGING_PREFIX)
+                .permissions(default_permissions())
+                .tempfile_in(directory_of(&target))
+        };
+        let (file, staged) =
+            Staged::new(make, |file| file.path()).map_err(|e| Error::io(&path, "create it", e))?;
+        Ok(AtomicFile { path, target, file: BufWriter::with_capacity(1 << 16, file), staged })
     }
 
     /// Syncs the content to disk and renames it into place.
     pub fn commit(self) -> Result<()> {
-        let AtomicFile { path, target, file, _staged } = self;
+        let AtomicFile { path, target, file, staged } = self;
         let file = file.into_inner().map_err(|e| Error::io(&path, "write it", e.into_error()))?;
         file.as_file().sync_all().map_err(|e| Error::io(&path, "sync it", e))?;
-        file.persist(&target).map_err(|e| Error::io(&path, "rename it into place", e.error))?;
+        let rename = || file.persist(&target).map_err(|e| e.error);
+        staged.named(rename).map_err(|e| Error::io(&path, "rename it into place", e))?;
         sync_directory(directory_of(&target))
     }
 }
@@ -108,12 +125,11 @@ pub fn is_special(path: &Path) -> bool {
 
 /// Whether both paths lead to the same place, whatever is there.
 pub fn is_same(a: &Path, b: &Path) -> bool {
-    let place = |path: &Path| {
-        fs::canonicalize(path)
-            .or_else(|_| Ok(fs::canonicalize(directory_of(path))?.join(path.file_name().unwrap_or_default())))
+    let place = |path: &Path| -> io::Result<PathBuf> {
+        let target = target_of(path);
+        Ok(fs::canonicalize(directory_of(&target))?.join(target.file_name().unwrap_or_default()))
     };
-    let places: [io::Result<PathBuf>; 2] = [place(a), place(b)];
-    matches!(places, [Ok(a), Ok(b)] if a == b)
+    matches!([place(a), place(b)], [Ok(a), Ok(b)] if a == b)
 }
 
 /// Writes `bytes` to `path` so that a reader sees the old content or the new, never a part.
@@ -145,20 +161,22 @@ pub fn remove(path: &Path) -> Result<()> {
 pub struct AtomicDirectory {
     path: PathBuf,
     staging: TempDir,
-    _staged: Staged,
+    staged: Staged,
 }
 
 impl AtomicDirectory {
     /// Creates a temporary directory beside `path`, which must not exist yet.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        let staging = tempfile::Builder::new()
-            .prefix(STAGING_PREFIX)
-            .permissions(directory_permissions())
-            .tempdir_in(directory_of(&path))
-            .map_err(|e| Error::io(&path, "create it", e))?;
-        let staged = Staged::new(staging.path());
-        Ok(AtomicDirectory { path, staging, _staged: staged })
+        let make = || {
+            tempfile::Builder::new()
+                .prefix(STAGING_PREFIX)
+                .permissions(directory_permissions())
+                .tempdir_in(directory_of(&path))
+        };
+        let (staging, staged) =
+            Staged::new(make, |staging| staging.path()).map_err(|e| Error::io(&path, "create it", e))?;
+        Ok(AtomicDirectory { path, staging, staged })
     }
 
     /// The same, with an error at once where there is something at `path`.
@@ -179,11 +197,15 @@ impl AtomicDirectory {
 
     /// Syncs the directory and renames it into place.
     pub fn commit(self) -> Result<()> {
-        let AtomicDirectory { path, staging, _staged } = self;
+        let AtomicDirectory { path, staging, staged } = self;
         sync_directory(staging.path())?;
-        fs::rename(staging.path(), &path).map_err(|e| Error::io(&path, "rename it into place", e))?;
-        // The directory has its final name now: keep the guard from deleting the old one.
-        let _ = staging.keep();
+        let rename = || {
+            fs::rename(staging.path(), &path)?;
+            // The directory has its final name now: keep the guard from deleting the old one.
+            let _ = staging.keep();
+            Ok(())
+        };
+        staged.named(rename).map_err(|e| Error::io(&path, "rename it into place", e))?;
         sync_directory(directory_of(&path))
     }
 }
@@ -208,18 +230,25 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
+/// Where a path leads: symbolic links are followed, even to where there is nothing yet.
+fn target_of(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|e| match fs::read_link(path) {
+        // Not those that lead round in a circle.
+        Ok(link) if e.kind() == io::ErrorKind::NotFound => target_of(&directory_of(path).join(link)),
+        _ => path.to_path_buf(),
+    })
+}
+
 /// Makes the names in a directory last.
 pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io(path, "sync the directory", e))
 }
 
 /// What `open(2)` gives a new file, before the umask; `tempfile` alone would make it private.
-#[cfg(unix)]
 fn default_permissions() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
 
-#[cfg(unix)]
 fn directory_permissions() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o777)
 }
@@ -241,7 +270,6 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_link_is_followed_and_a_device_is_kept() {
         let dir = tempfile::tempdir().unwrap();
@@ -250,6 +278,10 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         write(&link, b"new").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        fs::remove_file(&file).unwrap();
+        write(&link, b"there again").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"there again");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(write("/dev/null", b"x").unwrap_err().exit_code(), 2);
     }
@@ -273,12 +305,14 @@ mod tests {
         let at = |path: &str| dir.path().join(path);
         fs::create_dir(at("d")).unwrap();
         fs::write(at("there"), b"").unwrap();
+        std::os::unix::fs::symlink("d/../new", at("link")).unwrap();
         for (a, b, same) in [
             ("there", "d/../there", true),
             ("new", "./d/../new", true),
             ("new", "d/new", false),
             ("there", "new", false),
             ("nowhere/new", "nowhere/new", false),
+            ("link", "new", true),
         ] {
             assert_eq!(is_same(&at(a), &at(b)), same, "{a} {b}");
         }
@@ -289,7 +323,6 @@ mod tests {
         assert_eq!(write("/no/such/place/file", b"").unwrap_err().exit_code(), 2);
     }
 
-    #[cfg(unix)]
     #[test]
     fn what_appears_is_as_open_to_others_as_anything_else() {
         use std::os::unix::fs::PermissionsExt;
@@ -319,6 +352,30 @@ mod tests {
         let (committed, place) = begin();
         committed.commit().unwrap();
         assert!(!staged().contains(&place));
+    }
+
+    /// What `exit` removes is no more than what it sees, and nothing gets a name meanwhile.
+    #[test]
+    fn nothing_is_begun_or_named_while_the_program_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (begun, ended) =
+            (AtomicFile::create(dir.path().join("f")), AtomicDirectory::create(dir.path().join("d")));
+        let (begun, ended) = (begun.unwrap(), ended.unwrap());
+        let there =
+            || fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<BTreeSet<_>>();
+        let before = there();
+        let exiting = staged();
+        std::thread::scope(|scope| {
+            scope.spawn(|| begun.commit().unwrap());
+            scope.spawn(|| ended.commit().unwrap());
+            scope.spawn(|| AtomicFile::create(dir.path().join("new f")).unwrap().commit().unwrap());
+            scope.spawn(|| create_directory(dir.path().join("new d"), |_| Ok(())).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let meanwhile = there();
+            drop(exiting);
+            assert_eq!(meanwhile, before);
+        });
+        assert_eq!(there(), ["d", "f", "new d", "new f"].map(Into::into).into());
     }
 
     #[test]

@@ -5,6 +5,12 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// `text` with a capital: what is kept names types and variants so.
+pub fn capitalised(text: &str) -> String {
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    first.to_uppercase() + rest
+}
+
 /// The number that people would write: 0.1, not 0.10000000149011612.
 pub fn plain(number: f32) -> f64 {
     number.to_string().parse().expect("a number is written as one")

@@ -23,7 +23,7 @@ pub struct Doctor {
 /// More than caches hold.
 const COPIED_BYTES: u64 = 256 << 20;
 
-const PRECISIONS: [(Precision, &str); 2] = [(Precision::F32, "f32"), (Precision::Bf16, "bf16")];
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 impl Doctor {
     pub fn run(self) -> Result<()> {
@@ -86,7 +86,7 @@ fn describe(properties: &Properties) -> Result<()> {
 /// Whether the GPU computes what it should, what of it is used, and how fast that is.
 fn examine(capability: (u32, u32)) -> Result<()> {
     let mut wrong = Vec::new();
-    for trial in PRECISIONS.into_iter().flat_map(|(precision, _)| Trial::all(precision, capability)) {
+    for trial in PRECISIONS.into_iter().flat_map(|precision| Trial::all(precision, capability)) {
         let Ran { verdict, report } = child()?.run(trial, "small")?;
         for checked in report.lines() {
             line("check", format_args!("{trial}: {checked}"))?;
@@ -96,7 +96,8 @@ fn examine(capability: (u32, u32)) -> Result<()> {
             wrong.push(trial.to_string());
         }
     }
-    for (precision, spelled) in PRECISIONS {
+    for precision in PRECISIONS {
+        let name = precision.name();
         match with_first_use(|first_use| first_use.examine(&cuda::open, precision)) {
             Ok((driver, trusted)) => {
                 for Finding { trial, verdict, checked } in trusted.findings {
@@ -112,8 +113,8 @@ fn examine(capability: (u32, u32)) -> Result<()> {
                     }
                 }
                 let Variants { linear, attention } = trusted.limits;
-                line("runs", format_args!("lora_linear in {spelled}: {}", linear.description()))?;
-                line("", format_args!("attention in {spelled}: {}", attention.description()))?;
+                line("runs", format_args!("lora_linear in {name}: {}", linear.description()))?;
+                line("", format_args!("attention in {name}: {}", attention.description()))?;
                 if precision == Precision::Bf16 {
                     rates(&driver, trusted.limits)?;
                 }
@@ -122,8 +123,8 @@ fn examine(capability: (u32, u32)) -> Result<()> {
                 return Err(Error::Device(format!("the GPU is gone: {missing}")));
             }
             Err(Refused::Untrusted(error)) => {
-                line("no use", format_args!("{spelled}: {error}"))?;
-                wrong.push(spelled.into());
+                line("no use", format_args!("{name}: {error}"))?;
+                wrong.push(name.into());
             }
         }
     }

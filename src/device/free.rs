@@ -6,14 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub(super) struct Free {
     /// All pieces, by where they start.
-    pub pieces: BTreeMap<u64, usize>,
+    pieces: BTreeMap<u64, usize>,
     /// By where it starts; neighbours within a piece are one.
-    pub by_address: BTreeMap<u64, usize>,
+    by_address: BTreeMap<u64, usize>,
     /// The same by size: the smallest that is large enough is taken, so that large ones stay whole.
-    pub by_size: BTreeSet<(usize, u64)>,
+    by_size: BTreeSet<(usize, u64)>,
 }
 
 impl Free {
+    /// A new piece, all of it free.
+    pub fn add(&mut self, at: u64, bytes: usize) {
+        self.pieces.insert(at, bytes);
+        self.give(at, bytes);
+    }
+
     /// One of this size, or the start of a larger one where it may be `cut`.
     pub fn take(&mut self, bytes: usize, cut: bool) -> Option<u64> {
         let &(size, at) =
@@ -54,6 +60,14 @@ impl Free {
         self.insert(at, bytes);
     }
 
+    /// Where it is free, and how many bytes; the smallest first.
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<(u64, usize)> {
+        let all: Vec<_> = self.by_size.iter().map(|&(bytes, at)| (at, bytes)).collect();
+        assert_eq!(self.by_address, all.iter().copied().collect());
+        all
+    }
+
     fn insert(&mut self, at: u64, bytes: usize) {
         self.by_address.insert(at, bytes);
         self.by_size.insert((bytes, at));
@@ -71,23 +85,23 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_again_within_a_piece() {
-        let mut free = Free { pieces: [(1000, 300), (1300, 300)].into(), ..Free::default() };
-        for at in [1000, 1100, 1200, 1300] {
-            free.give(at, 100);
-        }
-        // Those of the second piece follow the first, and are not it.
-        assert_eq!(free.by_address, [(1000, 300), (1300, 100)].into());
-        assert_eq!(free.take(200, true), Some(1000));
-        assert_eq!(free.take(100, true), Some(1200), "the smallest that fits, from the front");
+        let mut free = Free::default();
+        // The second piece follows the first, and is not it.
+        free.add(1000, 300);
+        free.add(1300, 200);
+        assert_eq!(free.all(), [(1300, 200), (1000, 300)]);
+        assert_eq!(free.take(100, true), Some(1300), "the smallest that fits, from the front");
         assert_eq!(free.take(50, false), None);
-        assert_eq!(free.take(100, false), Some(1300));
-        assert_eq!((free.take(1, true), free.by_address.len(), free.by_size.len()), (None, 0, 0));
+        assert_eq!(free.take(100, false), Some(1400));
+        assert_eq!([100, 200].map(|bytes| free.take(bytes, true)), [Some(1000), Some(1100)]);
+        assert_eq!((free.take(1, true), free.all()), (None, vec![]));
         free.give(1200, 100);
         free.give(1000, 100);
         free.give(1100, 100);
-        assert_eq!(free.by_size, [(300, 1000)].into());
+        assert_eq!(free.all(), [(1000, 300)]);
         free.give(1300, 100);
+        assert_eq!(free.all(), [(1300, 100), (1000, 300)]);
         assert_eq!(free.take_whole_pieces(), [(1000, 300)]);
-        assert_eq!((free.pieces, free.by_address), ([(1300, 300)].into(), [(1300, 100)].into()));
+        assert_eq!((free.pieces.len(), free.all()), (1, vec![(1300, 100)]));
     }
 }

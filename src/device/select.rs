@@ -8,6 +8,7 @@ use super::cpu::{self, Cpu, Isa};
 use super::cuda::first_use::{FirstUse, Refused};
 use super::cuda::{self, Cuda, Driver, Precision, Unavailable, Variants};
 use crate::profile::Recorder;
+use crate::text::capitalised;
 use crate::{Error, Result};
 
 /// What was asked for.
@@ -74,8 +75,8 @@ impl AnyDevice {
         }
     }
 
-    /// What decides the last bits of a result: the CPU's instruction set and the type of the weights, or the GPU's kind, precision and
-    /// variants.
+    /// What decides the last bits of a result: the CPU's instruction set and the type of the weights, or the
+    /// GPU's kind, precision and variants. Checkpoints and shards keep it.
     pub fn description(&self) -> String {
         match self {
             AnyDevice::Cpu(cpu) => {
@@ -89,10 +90,9 @@ impl AnyDevice {
             AnyDevice::Cuda(cuda) => {
                 let (major, minor) = cuda.properties().compute_capability;
                 let Variants { linear, attention } = cuda.limits();
-                let precision = cuda.precision();
-                format!(
-                    "cuda sm_{major}{minor} {precision:?}, lora_linear {linear:?}, attention {attention:?}"
-                )
+                let [precision, linear, attention] =
+                    [cuda.precision().name(), linear.name(), attention.name()].map(capitalised);
+                format!("cuda sm_{major}{minor} {precision}, lora_linear {linear}, attention {attention}")
             }
         }
     }

@@ -25,6 +25,7 @@ mod support;
 mod adamw;
 mod add;
 mod attention;
+mod bounds;
 mod capture;
 mod compiler;
 mod correlation;

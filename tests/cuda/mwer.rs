@@ -58,7 +58,7 @@ fn run(cuda: &Cuda, case: &Case, scores: &[f32], theta: f32, learned: bool, room
     let (hypotheses, utterances) = (scores.len(), case.starts.len() - 1);
     let within = |values: &[f32]| [values, &vec![f32::NAN; room]].concat();
     let errors: Vec<f32> = case.errors.iter().map(|&e| e as f32).collect();
-    let starts = [&case.starts[..], &vec![u32::MAX; room]].concat();
+    let starts = [&case.starts[..], &vec![(hypotheses + room) as u32; room]].concat();
     let rows = |count: usize| match room {
         0 => Rows::all(count),
         _ => cuda.live_rows(count + room, count as u32),

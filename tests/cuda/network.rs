@@ -1,5 +1,6 @@
 //! The whole network on the CUDA device against the CPU: scores, losses, gradients through five steps.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use lorb_engine::bert::Encoder;
@@ -256,6 +257,12 @@ fn scores_are_the_cpus_whatever_the_batch() {
             assert_eq!(bits(&part), bits(&all[range.clone()]), "{name}, {range:?}");
         }
         assert!(scorer.scores::<Vec<u32>>(&[]).unwrap().is_empty());
+        let (words, positions) = (network.model.config.vocab as u32, network.model.config.max_positions);
+        for strange in [vec![2, words, 3], vec![2; positions + 1], vec![]] {
+            let scores = AssertUnwindSafe(|| scorer.scores(&[&[2, 3], &strange[..]]));
+            assert!(catch_unwind(scores).is_err(), "{name} of {strange:?}");
+        }
+        assert_eq!(bits(&scorer.scores(&sequences).unwrap()), bits(&all), "{name}, after those");
     }
 }
 

@@ -134,3 +134,13 @@ fn the_driver_is_closed_while_others_try_it() {
     assert!(chosen.gpu.is_some());
     assert_eq!(opened.borrow().len(), 2);
 }
+
+/// Checkpoints and shards keep it, and are refused where it is another.
+#[test]
+fn descriptions_stay_as_they_were() {
+    let of = |driver, precision| AnyDevice::Cuda(Cuda::new(driver, precision)).description();
+    let plain = of(there().unwrap(), Precision::F32);
+    assert_eq!(plain, "cuda sm_80 F32, lora_linear Plain, attention Plain");
+    let hopper = of(Arc::new(Emulated::hopper(227 << 10, Order::Forward)), Precision::Bf16);
+    assert_eq!(hopper, "cuda sm_90 Bf16, lora_linear Hopper, attention Tensor");
+}

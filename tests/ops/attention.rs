@@ -1,3 +1,5 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use lorb_engine::device::Memory;
 use lorb_engine::device::cpu::{Cpu, Matrix};
 use lorb_engine::ops::attention::{Attention, Inputs};
@@ -80,6 +82,20 @@ fn the_oracle_follows_finite_differences() {
 }
 
 /// Alone, in a batch, and as a lone query: the same bits.
+#[test]
+fn sequences_that_end_before_they_start_are_refused() {
+    let case = Case::new(&[2, 2], 1, 8);
+    for cpu in devices() {
+        let x = case.upload(&cpu, &case.inputs());
+        let attends = |queries: &[u32], keys: &[u32]| {
+            let [queries, keys] = [queries, keys].map(|offsets| cpu.index(offsets));
+            catch_unwind(AssertUnwindSafe(|| cpu.attention(case.shape(&queries, &keys), &x))).is_ok()
+        };
+        assert!(attends(&[0, 2, 4], &[0, 1, 4]));
+        assert!(!attends(&[0, 4, 2], &[0, 2, 4]) && !attends(&[0, 2, 4], &[0, 4, 2]));
+    }
+}
+
 #[test]
 fn a_sequence_does_not_depend_on_the_others() {
     let case = Case::new(&[5, 1, 17, 130, 8], 2, 24);

@@ -87,14 +87,11 @@ impl Case {
         }
     }
 
-    /// The same with a first term of this type, which is then packed and not transposed, as a second one is not packed.
+    /// The same with a first term of this type, which is then packed and not transposed.
     fn with_dtype(mut self, dtype: Dtype) -> Case {
         self.dtype = dtype;
         let first = self.terms[0].as_mut().unwrap();
         (first.packed, first.transposed) = (true, false);
-        if let Some(second) = &mut self.terms[1] {
-            second.packed = false;
-        }
         self
     }
 
@@ -426,6 +423,23 @@ fn no_rows_and_no_columns_touch_nothing() {
         gemm(isa, Gemm::plain(1, 0, &[Term::new(&[1.0; 2], 2, 2, right)]), &mut out, 2);
         assert_eq!(out, [1.0; 3]);
     }
+}
+
+/// (3 - 1) 2^63 is 0 in 64 bits.
+#[test]
+fn strides_that_wrap_around_are_refused() {
+    let far = 1 << 63;
+    let refused = |term: Term<'_>, stride: usize| {
+        let product = || gemm(Isa::available()[0], Gemm::plain(3, 2, &[term]), &mut [0.0; 6], stride);
+        std::panic::catch_unwind(product).is_err()
+    };
+    let rows = |stride| Right::Rows { data: &[1.0; 6], stride };
+    let near = Term::new(&[1.0; 9], 3, 3, rows(2));
+    assert!(!refused(near, 2));
+    assert!(refused(near, far), "C");
+    assert!(refused(Term { row_stride: far, ..near }, 2), "the rows of L");
+    assert!(refused(Term { k_stride: far, ..near }, 2), "the columns of L");
+    assert!(refused(Term { right: rows(far), ..near }, 2), "R");
 }
 
 #[test]

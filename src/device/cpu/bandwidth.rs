@@ -48,7 +48,7 @@ pub fn read_bandwidth(isa: Isa, bytes: usize, time: Duration) -> f64 {
         share.fill(1.0);
         share
     });
-    let passes = (PIECE / (threads * blocks * BLOCK)).max(1);
+    let passes = PIECE.div_ceil(threads * blocks * BLOCK);
     let began = Instant::now();
     let mut best = 0.0f64;
     while began.elapsed() < time {

@@ -85,8 +85,7 @@ impl Mappings {
         });
         let (at, bytes) = (mapping.as_mut_ptr().addr() as u64, mapping.len());
         self.all.insert(at, mapping);
-        self.free.pieces.insert(at, bytes);
-        self.free.give(at, bytes);
+        self.free.add(at, bytes);
     }
 }
 
@@ -117,10 +116,8 @@ mod tests {
     /// The first line of each free block in its mapping, and its lines; the smallest first.
     fn free(heap: &Heap) -> Vec<(usize, usize)> {
         let mappings = heap.lock();
-        let Free { by_address, by_size, .. } = &mappings.free;
-        assert_eq!(by_address.len(), by_size.len());
-        assert!(by_address.iter().all(|(&at, &bytes)| by_size.contains(&(bytes, at))));
-        by_size.iter().map(|&(bytes, at)| (place(&mappings, at), bytes / size_of::<Line>())).collect()
+        let all = mappings.free.all().into_iter();
+        all.map(|(at, bytes)| (place(&mappings, at), bytes / size_of::<Line>())).collect()
     }
 
     #[test]

@@ -39,7 +39,11 @@ unsafe fn run<V: Vector, W: Words<V>>(rounds: usize, sums: *mut f32) {
                 *sum = W::dot(x, y, *sum);
             }
         }
-        let all = s.into_iter().skip(1).fold(s[0], |a, b| W::value(a).add(W::value(b)));
+        // No closure: the compiler would not have it in this function, whose instructions it needs.
+        let mut all = W::value(s[0]);
+        for &sum in &s[1..] {
+            all = all.add(W::value(sum));
+        }
         all.store(sums);
     }
 }
@@ -85,6 +89,19 @@ mod tests {
                 assert!((f64::from(*sum) / SUMS as f64 - expected).abs() < 1e-5, "{} {sum}", isa.name());
             }
             assert!(sums[lanes..].iter().all(|&s| s == 0.0), "{} has more lanes", isa.name());
+            if isa.multiplies(Dtype::Int8) {
+                // Whole numbers: those of the first sums' bits, and four products of bytes a round.
+                let bytes = |x: f32| x.to_bits().to_le_bytes();
+                let pairs = bytes(0.999).into_iter().zip(bytes(1e-3));
+                let products: i32 = pairs.map(|(x, y)| i32::from(x) * i32::from(y.cast_signed())).sum();
+                let expected = f64::from(1.0f32.to_bits()) + 3.0 * f64::from(products);
+                // SAFETY: as above.
+                unsafe { multiply_add(isa, Dtype::Int8, 3, sums.as_mut_ptr()) };
+                for sum in &sums[..lanes] {
+                    let relative = f64::from(*sum) / SUMS as f64 / expected;
+                    assert!((relative - 1.0).abs() < 1e-6, "int8 on {}: {sum}", isa.name());
+                }
+            }
             for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
                 assert!(fma_peak(isa, dtype, Duration::from_millis(1)) > 1e8);
             }

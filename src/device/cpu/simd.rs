@@ -285,6 +285,8 @@ impl Vector for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use x86::mask_avx512;
+#[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
@@ -309,8 +311,9 @@ mod x86 {
         }
     }
 
+    /// The first n of 16 lanes.
     #[inline(always)]
-    fn mask_avx512(n: usize) -> __mmask16 {
+    pub(in crate::device::cpu) fn mask_avx512(n: usize) -> __mmask16 {
         ((1u32 << n) - 1) as __mmask16
     }
 

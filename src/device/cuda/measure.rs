@@ -41,6 +41,8 @@ pub struct Latency {
     pub alone: Duration,
 }
 
+/// What it takes to launch a kernel on this device, the means of many runs.
+///
 /// # Errors
 /// [`crate::Error::Device`] where the device fails.
 pub fn latency(driver: &Arc<dyn Driver>) -> Result<Latency> {

@@ -21,9 +21,11 @@ pub(super) struct Pool {
 
 /// Blocks start at multiples of this, which is more than any kernel asks.
 const ALIGNMENT: usize = 256;
-/// The driver is asked for multiples of this, and for this part of what it has given at least: so that pieces are few,
-/// and little is taken that is not used.
-const PIECES: (usize, usize) = (2 << 20, 32);
+/// The driver is asked for multiples of this.
+const PIECE: usize = 2 << 20;
+/// It is asked for this part of what it has given at least: so that pieces are few, and little is taken that
+/// is not used.
+const LEAST_PART: usize = 32;
 
 impl Pool {
     pub fn new(driver: Arc<dyn Driver>, poison: bool) -> Pool {
@@ -57,17 +59,16 @@ impl Pool {
         Ok(block)
     }
 
-    /// The start of a new piece, the rest of which is free. Pieces that are not in use go into it: a step of longer
-    /// sequences than any before finds one in place of many that were cut for others. Where there is no room for that,
-    /// it is no larger than it must be.
+    /// Memory of a new piece, the rest of which is free. Pieces that are not in use go into it: a step of
+    /// longer sequences than any before finds one in place of many that were cut for others. Where there is
+    /// no room for that, it is no larger than it must be.
     fn grow(&self, bytes: usize) -> Result<Address> {
         let (least, wanted) = if self.poison {
             (bytes, bytes)
         } else {
-            let (unit, part) = PIECES;
             let unused = if self.lasting { 0 } else { self.shrink() };
-            let wanted = bytes.max(unused).max(self.allocated() / part);
-            (bytes.next_multiple_of(unit), wanted.next_multiple_of(unit))
+            let wanted = bytes.max(unused).max(self.allocated() / LEAST_PART);
+            (bytes.next_multiple_of(PIECE), wanted.next_multiple_of(PIECE))
         };
         let (piece, address) = match self.driver.allocate(wanted) {
             Err(_) if least < wanted => (least, self.driver.allocate(least)?),
@@ -75,11 +76,8 @@ impl Pool {
         };
         self.allocated.fetch_add(piece, Ordering::Relaxed);
         let mut free = self.free();
-        free.pieces.insert(address.0, piece);
-        if piece > bytes {
-            free.give(address.0 + bytes as u64, piece - bytes);
-        }
-        Ok(address)
+        free.add(address.0, piece);
+        Ok(Address(free.take(bytes, !self.poison).expect("there is room now")))
     }
 
     /// Gives all pieces back that nobody has a block of: how many bytes.
@@ -108,11 +106,8 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for (at, bytes) in std::mem::take(&mut self.free().pieces) {
-            // SAFETY: the pool allocated the piece with this size, and nobody holds a block of it: blocks hold the
-            // pool.
-            unsafe { self.driver.free(Address(at), bytes) };
-        }
+        // All of them: blocks hold the pool, so there are none.
+        self.shrink();
     }
 }
 
@@ -124,9 +119,14 @@ pub struct Block {
 }
 
 impl Block {
-    /// No memory: what an allocation gives on a device that has failed. Nothing is launched there any more.
+    /// No memory: what an allocation gives on a device that has failed. Nothing is launched there until
+    /// [`Cuda::check`](super::Cuda::check) has taken the failure, and none of this is to be used after that.
     pub(super) fn none() -> Block {
         Block { address: Address::NULL, bytes: 0, pool: None }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.pool.is_none()
     }
 
     pub fn address(&self) -> Address {

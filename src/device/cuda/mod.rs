@@ -1,12 +1,14 @@
 //! The CUDA device: kernels written by hand, over a driver that may be real or emulated.
 //!
-//! Everything runs on one stream, in order. The first failure is kept: nothing is launched after it, results
-//! are unspecified, and [`Cuda::check`] (and every read) tells of it. So operations need no `Result` each.
+//! Everything runs on one stream, in order. The first failure is kept until [`Cuda::check`] (or a read) tells
+//! of it: so long nothing is launched, and results are unspecified. So operations need no `Result` each.
+//! Whoever is told uses nothing that was made since: there may be no memory behind it.
 
 mod add;
 pub mod driver;
 pub mod first_use;
 pub mod images;
+mod index;
 pub mod kernels;
 pub mod measure;
 pub mod memory;
@@ -16,20 +18,23 @@ mod segments;
 pub mod selfcheck;
 pub mod tensor;
 pub mod tiles;
+mod transfer;
 mod unavailable;
 mod variants;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
-use half::bf16;
 
 pub use driver::{Address, Boxes, Driver, Fetch, Graph, Launch, Properties, TensorMap};
+pub(crate) use index::Bounds;
+pub use index::Index;
 #[cfg(feature = "cuda")]
 pub use real::driver_version;
 pub(crate) use segments::Room;
 pub use segments::Segments;
-pub use tensor::{Flat, Index, Precision, Rows, Tensor};
+pub use tensor::{Flat, Precision, Rows, Tensor};
+pub(crate) use transfer::Fetched;
 pub use unavailable::Unavailable;
 pub use variants::{Level, Subject, Trial, Variants};
 
@@ -38,7 +43,6 @@ use crate::bert::Config;
 use crate::{Error, Result};
 use kernels::Kernel;
 use memory::{Block, Pool};
-use tensor::Inverse;
 
 /// The driver of the first GPU that CUDA_VISIBLE_DEVICES leaves, with all kernels loaded.
 ///
@@ -203,117 +207,6 @@ impl Cuda {
         Flat { block: Arc::new(self.block(len * size_of::<f32>())), len }
     }
 
-    /// A vector of f32 with these values.
-    pub fn upload_flat(&self, values: &[f32]) -> Flat {
-        let flat = self.flat(values.len());
-        self.write(flat.address(), values);
-        flat
-    }
-
-    /// A tensor of f32, whatever the device's precision.
-    pub fn upload_f32(&self, data: &[f32], rows: usize, columns: usize) -> Tensor {
-        let tensor = self.tensor(Rows::all(rows), columns, Precision::F32);
-        self.write(tensor.address(), data);
-        tensor
-    }
-
-    /// `data` as the device's precision keeps it, in memory of its own: base weights.
-    pub(crate) fn upload_weights(&self, data: &[f32]) -> Arc<Block> {
-        let block = self.block(data.len() * self.precision.bytes());
-        self.write_rounded(block.address(), data);
-        Arc::new(block)
-    }
-
-    /// The values of a flat vector.
-    ///
-    /// # Errors
-    /// Whatever failed on the device up to now.
-    pub fn download_flat(&self, flat: &Flat) -> Result<Vec<f32>> {
-        let mut values = vec![0.0f32; flat.len()];
-        self.read(flat.address(), &mut values)?;
-        Ok(values)
-    }
-
-    /// Room for `capacity` rows, of which `live` are in use as far as kernels see.
-    pub fn live_rows(&self, capacity: usize, live: u32) -> Rows {
-        let count = self.block(size_of::<u32>());
-        self.write(count.address(), &[live]);
-        Rows::live(capacity, Arc::new(count), 0)
-    }
-
-    /// Numbers of `destinations`, with room for `sources` of them.
-    ///
-    /// # Panics
-    /// Where there is no room, or no such destination.
-    pub fn row_index_within(&self, values: &[u32], sources: Rows, destinations: Rows) -> Index {
-        let (mut starts, mut places) = inverse(values, destinations.capacity);
-        let mut padded = values.to_vec();
-        assert!(values.len() <= sources.capacity, "no room for so many rows");
-        // What no kernel may read is nothing that it could use.
-        padded.resize(sources.capacity, u32::MAX);
-        places.resize(sources.capacity, u32::MAX);
-        let inverse = Inverse {
-            starts: size_of_val(&padded[..]),
-            places: size_of_val(&padded[..]) + size_of_val(&starts[..]),
-            rows: destinations,
-        };
-        padded.append(&mut starts);
-        padded.append(&mut places);
-        let block = self.block(size_of_val(&padded[..]));
-        self.write(block.address(), &padded);
-        Index { block: Arc::new(block), offset: 0, rows: sources, inverse: Some(inverse) }
-    }
-
-    /// Sets a flat vector to zero.
-    pub(crate) fn clear(&self, flat: &Flat) {
-        if !self.failed() {
-            // SAFETY: the vector has `len` floats.
-            self.keep(unsafe { self.driver.fill(flat.address(), 0, flat.len() * size_of::<f32>()) });
-        }
-    }
-
-    /// `data` must fit where it goes.
-    pub(crate) fn write<T: Pod>(&self, to: Address, data: &[T]) {
-        if !self.failed() && !data.is_empty() {
-            // SAFETY: callers pass memory that they took for this data.
-            self.keep(unsafe { self.driver.write(to, bytemuck::cast_slice(data)) });
-        }
-    }
-
-    /// `data` in the device's precision, rounded to nearest, ties to even; it must fit where it goes.
-    fn write_rounded(&self, to: Address, data: &[f32]) {
-        match self.precision {
-            Precision::F32 => self.write(to, data),
-            Precision::Bf16 => {
-                self.write(to, &data.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
-            }
-        }
-    }
-
-    /// `from` must hold as much as `data`.
-    pub(crate) fn read<T: Pod>(&self, from: Address, data: &mut [T]) -> Result<()> {
-        self.check()?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: callers pass memory that they took for this data.
-        unsafe { self.driver.read(from, bytemuck::cast_slice_mut(data)) }
-    }
-
-    /// Starts to copy the first `rows` of an f32 tensor without gaps to the host, after everything before.
-    ///
-    /// # Errors
-    /// Whatever failed on the device up to now.
-    pub(crate) fn fetch(&self, tensor: &Tensor, rows: usize) -> Result<Fetched> {
-        self.check()?;
-        assert!(tensor.precision() == Precision::F32 && tensor.stride() == tensor.columns());
-        assert!(rows <= tensor.rows().capacity);
-        let len = rows * tensor.columns();
-        // SAFETY: the tensor has as many floats.
-        let fetch = unsafe { self.driver.fetch(tensor.address(), len * size_of::<f32>())? };
-        Ok(Fetched { fetch, len })
-    }
-
     /// Describes matrices to a kernel that copies boxes of them.
     pub(crate) fn tensor_map(&self, boxes: &Boxes) -> TensorMap {
         if self.failed() {
@@ -345,24 +238,6 @@ impl Cuda {
     }
 }
 
-/// Values on their way to the host.
-pub(crate) struct Fetched {
-    fetch: Box<dyn Fetch>,
-    len: usize,
-}
-
-impl Fetched {
-    /// Waits for them.
-    ///
-    /// # Errors
-    /// Whatever failed on the device up to the copy.
-    pub fn wait(self) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; self.len];
-        self.fetch.wait(bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
-    }
-}
-
 impl Device for Cuda {
     /// Two launches that gather, and in training one that scatters, take longer than the rows that they spare.
     const SHARES_PAIRS: bool = false;
@@ -375,9 +250,7 @@ impl Memory for Cuda {
     type Segments = Segments;
 
     fn index(&self, values: &[u32]) -> Index {
-        let block = self.block(size_of_val(values));
-        self.write(block.address(), values);
-        Index { block: Arc::new(block), offset: 0, rows: Rows::all(values.len()), inverse: None }
+        Index::new(self, values)
     }
 
     fn row_index(&self, values: &[u32], rows: usize) -> Index {
@@ -385,13 +258,7 @@ impl Memory for Cuda {
     }
 
     fn segments(&self, runs: &[Run]) -> Segments {
-        let room = Room { rows: runs.iter().map(|run| run.rows).sum(), runs: runs.len() };
-        let mut numbers = vec![0; room.numbers()];
-        room.write(runs, &mut numbers);
-        let block = self.block(size_of_val(&numbers[..]));
-        self.write(block.address(), &numbers);
-        let adapters = runs.iter().map(|run| run.adapter + 1).max().unwrap_or(0);
-        Segments::within(Arc::new(block), 0, room, adapters)
+        Segments::new(self, runs)
     }
 
     fn parameters(&self, values: &[f32]) -> Flat {
@@ -399,51 +266,14 @@ impl Memory for Cuda {
     }
 
     fn upload(&self, data: &[f32], rows: usize, columns: usize) -> Tensor {
-        let tensor = self.activations(Rows::all(rows), columns);
-        self.write_rounded(tensor.address(), data);
-        tensor
+        self.upload_activations(data, rows, columns)
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        let (rows, columns, stride) = (tensor.rows().capacity, tensor.columns(), tensor.stride());
-        if rows == 0 || columns == 0 {
-            return self.check().map(|()| Vec::new());
-        }
-        let span = (rows - 1) * stride + columns;
-        let values: Vec<f32> = match tensor.precision() {
-            Precision::F32 => {
-                let mut values = vec![0.0f32; span];
-                self.read(tensor.address(), &mut values)?;
-                values
-            }
-            Precision::Bf16 => {
-                let mut values = vec![bf16::ZERO; span];
-                self.read(tensor.address(), &mut values)?;
-                values.into_iter().map(f32::from).collect()
-            }
-        };
-        Ok((0..rows).flat_map(|i| values[i * stride..][..columns].iter().copied()).collect())
+        self.download_tensor(tensor)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
         add::add(self, a, b)
     }
-}
-
-/// For each row below `rows`, where its places start, and all places by row, in order.
-fn inverse(values: &[u32], rows: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut starts = vec![0u32; rows + 1];
-    for &row in values {
-        starts[row as usize + 1] += 1;
-    }
-    for row in 0..rows {
-        starts[row + 1] += starts[row];
-    }
-    let mut next = starts.clone();
-    let mut places = vec![0u32; values.len()];
-    for (place, &row) in values.iter().enumerate() {
-        places[next[row as usize] as usize] = place as u32;
-        next[row as usize] += 1;
-    }
-    (starts, places)
 }

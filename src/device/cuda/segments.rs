@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::driver::Address;
 use super::memory::Block;
-use super::tiles;
+use super::{Cuda, tiles};
 use crate::device::Run;
 
 /// Those of all kernels that read the operands of a row's adapter.
@@ -71,6 +71,16 @@ impl Room {
 }
 
 impl Segments {
+    pub(super) fn new(cuda: &Cuda, runs: &[Run]) -> Segments {
+        let room = Room { rows: runs.iter().map(|run| run.rows).sum(), runs: runs.len() };
+        let mut numbers = vec![0; room.numbers()];
+        room.write(runs, &mut numbers);
+        let block = cuda.block(size_of_val(&numbers[..]));
+        cuda.write(&block, &numbers);
+        let adapters = runs.iter().map(|run| run.adapter + 1).max().unwrap_or(0);
+        Segments::within(Arc::new(block), 0, room, adapters)
+    }
+
     /// Tables that [`Room::write`] fills, in `block` from byte `offset` on; they name adapters below `adapters`.
     pub(crate) fn within(block: Arc<Block>, offset: usize, room: Room, adapters: usize) -> Segments {
         assert!(offset + size_of::<u32>() * room.numbers() <= block.bytes() || block.bytes() == 0);

@@ -16,6 +16,13 @@ pub enum Precision {
 }
 
 impl Precision {
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
     pub fn bytes(self) -> usize {
         match self {
             Precision::F32 => 4,
@@ -60,8 +67,9 @@ pub struct RowsParameter {
 /// A row-major matrix on the device, or a range of the columns of one. Clones share the memory.
 #[derive(Clone)]
 pub struct Tensor {
-    block: Arc<Block>,
-    offset: usize,
+    pub(super) block: Arc<Block>,
+    /// In bytes.
+    pub(super) offset: usize,
     rows: Rows,
     columns: usize,
     /// Elements from row to row.
@@ -115,59 +123,6 @@ impl Tensor {
         assert!(range.end <= self.columns, "no such columns");
         let offset = self.offset + range.start * self.precision.bytes();
         Tensor { offset, columns: range.len(), ..self.clone() }
-    }
-}
-
-/// Row numbers or token ids on the device, and for row numbers the way back.
-#[derive(Clone)]
-pub struct Index {
-    pub(super) block: Arc<Block>,
-    pub(super) offset: usize,
-    pub(super) rows: Rows,
-    pub(super) inverse: Option<Inverse>,
-}
-
-/// For each row that an index may name, who names it: the places of row r are
-/// `places[starts[r]..starts[r + 1]]`, in order.
-#[derive(Clone)]
-pub(super) struct Inverse {
-    pub starts: usize,
-    pub places: usize,
-    /// The rows that may be named.
-    pub rows: Rows,
-}
-
-impl Index {
-    /// Numbers that lie in `block` from byte `offset` on, and are not scattered by.
-    pub(crate) fn within(block: Arc<Block>, offset: usize, rows: Rows) -> Index {
-        Index { block, offset, rows, inverse: None }
-    }
-
-    /// [len] u32.
-    pub fn address(&self) -> Address {
-        self.block.address().offset(self.offset)
-    }
-
-    pub fn rows(&self) -> &Rows {
-        &self.rows
-    }
-
-    /// The same memory, of which as many rows are in use.
-    ///
-    /// # Panics
-    /// Where there is less room than `rows` asks for.
-    pub fn with_rows(&self, rows: Rows) -> Index {
-        assert!(rows.capacity <= self.rows.capacity, "no room for so many rows");
-        Index { rows, ..self.clone() }
-    }
-
-    /// Where `starts` and `places` lie, and the rows that the index may name.
-    ///
-    /// # Panics
-    /// For an index that was not made with `row_index`.
-    pub fn inverse(&self) -> (Address, Address, &Rows) {
-        let Inverse { starts, places, rows } = self.inverse.as_ref().expect("made with row_index");
-        (self.block.address().offset(*starts), self.block.address().offset(*places), rows)
     }
 }
 

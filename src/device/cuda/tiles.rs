@@ -113,7 +113,7 @@ shared_constants! {
 /// The content of `tiles.h`.
 pub fn header() -> String {
     let line = |(name, value): &(&str, u32)| format!("constexpr unsigned {name} = {value};\n");
-    "#pragma once\n".chars().chain(HEADER.iter().flat_map(|c| line(c).chars().collect::<Vec<_>>())).collect()
+    HEADER.iter().fold("#pragma once\n".into(), |header, constant| header + &line(constant))
 }
 
 /// A size of tile for products on tensor cores.

@@ -35,6 +35,14 @@ impl Level {
         }
     }
 
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Plain => "plain",
+            Level::Tensor => "tensor",
+            Level::Hopper => "hopper",
+        }
+    }
+
     pub fn description(self) -> &'static str {
         match self {
             Level::Plain => "plain kernels, which multiply and add in f32",
@@ -103,21 +111,13 @@ impl Trial {
 /// "bf16 lora_linear tensor", by which processes and files name it.
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let precision = match self.precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        };
+        let precision = self.precision.name();
         let (operations, level) = match self.subject {
             Subject::Common => return write!(f, "{precision} common"),
             Subject::Linear(level) => ("lora_linear", level),
             Subject::Attention(level) => ("attention", level),
         };
-        let level = match level {
-            Level::Plain => "plain",
-            Level::Tensor => "tensor",
-            Level::Hopper => "hopper",
-        };
-        write!(f, "{precision} {operations} {level}")
+        write!(f, "{precision} {operations} {}", level.name())
     }
 }
 

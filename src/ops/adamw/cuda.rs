@@ -68,7 +68,7 @@ impl DeviceAdamw {
         assert!(groups.iter().all(|g| g.range.end <= parameters));
         let groups = merged(groups);
         let of_groups = cuda.block(size_of_val(&groups[..]));
-        cuda.write(of_groups.address(), &groups);
+        cuda.write(&of_groups, &groups);
         DeviceAdamw {
             options: state.options,
             m: cuda.upload_flat(&state.m),
@@ -82,7 +82,7 @@ impl DeviceAdamw {
 
     /// Before each update, or replay of one: its number, from 1, and the factor of all learning rates.
     pub fn set_step(&mut self, cuda: &Cuda, number: u32, factor: f32) {
-        cuda.write(self.step.address(), &[Step { number, factor }]);
+        cuda.write(&self.step, &[Step { number, factor }]);
     }
 
     /// One update of `values` by `gradient`, as [`Adamw::update`]; its norm, before clipping, is written to

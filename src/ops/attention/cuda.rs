@@ -8,7 +8,7 @@ use crate::device::cuda::kernels::{
     Kernel,
 };
 use crate::device::cuda::tensor::RowsParameter;
-use crate::device::cuda::{Address, Cuda, Level, Precision, Tensor, tiles};
+use crate::device::cuda::{Address, Bounds, Cuda, Index, Level, Precision, Tensor, tiles};
 
 /// `Attention` of kernels/attention.cuh.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -77,9 +77,9 @@ impl Attention for Cuda {
             (Form::Plain, Precision::F32) => (ATTENTION_F32, plain_bytes(1, size)),
             (Form::Plain, Precision::Bf16) => (ATTENTION_BF16, plain_bytes(1, size)),
         };
-        // SAFETY: `Parts::of` and `prepare` have checked the shapes. By the contract of `Shape` the offsets
-        // ascend and stay within the rows of q and kv. The output and the log-sum-exp are new memory with as
-        // many rows as q has.
+        // SAFETY: `Parts::of` and `prepare` have checked the shapes, and that the offsets ascend and stay
+        // within the rows of q and kv. The output and the log-sum-exp are new memory with as many rows as q
+        // has.
         unsafe { self.launch(kernel, grid(&shape, form), shared_bytes, &parameters) };
         (out, log_sum_exp)
     }
@@ -111,10 +111,10 @@ impl Attention for Cuda {
         parameters.scratch = scratch.address();
         let size = shape.head_size as u32;
         let run = |kernel: Kernel<AttentionParameters>, shared_bytes: u32| {
-            // SAFETY: `Parts::of` and `prepare` have checked the shapes. By the contract of `Shape` the offsets
-            // ascend and stay within the rows of q and kv. The gradients are new memory of the inputs' shapes;
-            // so is the scratch memory, with as many rows as q has and the columns that the kernels of this
-            // form ask for.
+            // SAFETY: `Parts::of` and `prepare` have checked the shapes, and that the offsets ascend and stay
+            // within the rows of q and kv. The gradients are new memory of the inputs' shapes; so is the
+            // scratch memory, with as many rows as q has and the columns that the kernels of this form ask
+            // for.
             unsafe { self.launch(kernel, grid(&shape, form), shared_bytes, &parameters) };
         };
         match (form, precision) {
@@ -171,6 +171,8 @@ fn prepare(
     assert!((1..=tiles::ATTENTION_HEAD_SIZE as usize).contains(&size), "heads of {size}");
     let offsets = shape.key_offsets.rows();
     assert_eq!(shape.query_offsets.rows().capacity, offsets.capacity);
+    let cut = |offsets: &Index, of: &Tensor| offsets.bounds().keep_to(Bounds::offsets_of(of.rows().capacity));
+    assert!(cut(shape.query_offsets, q) && cut(shape.key_offsets, k), "no such rows");
     assert!(!shape.single_query || q.rows().capacity >= sequences(shape));
     let like_q = |t: &Tensor, columns: usize, precision: Precision| {
         t.columns() == columns

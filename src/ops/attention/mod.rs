@@ -10,7 +10,7 @@ use crate::profile::Work;
 use crate::tape::{Backward, Gradients, Tape, Var};
 
 /// The shape of an attention: heads, their size, and where the sequences lie. The offsets ascend, and end
-/// within the rows of the inputs.
+/// within the rows of the inputs; else the operations panic.
 pub struct Shape<'a, D: Memory> {
     pub heads: usize,
     pub head_size: usize,

@@ -6,7 +6,7 @@ use super::{Embedding, EmbeddingTables};
 use crate::device::cuda::kernels::{EMBEDDING_BF16, EMBEDDING_F32};
 use crate::device::cuda::memory::Block;
 use crate::device::cuda::tensor::RowsParameter;
-use crate::device::cuda::{Address, Cuda, Flat, Index, Precision, Tensor, tiles};
+use crate::device::cuda::{Address, Bounds, Cuda, Flat, Index, Precision, Tensor, tiles};
 
 /// `Embedding` of kernels/embedding.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -29,7 +29,9 @@ pub struct EmbeddingParameters {
 pub struct Tables {
     hidden: usize,
     words: Arc<Block>,
+    vocabulary: usize,
     positions: Arc<Block>,
+    max_positions: usize,
     /// Segment 0 alone.
     segment: Arc<Block>,
     gamma: Flat,
@@ -46,7 +48,9 @@ impl Embedding for Cuda {
         Tables {
             hidden,
             words: self.upload_weights(&tables.words),
+            vocabulary: tables.words.len() / hidden,
             positions: self.upload_weights(&tables.positions),
+            max_positions: tables.positions.len() / hidden,
             segment: self.upload_weights(&tables.segments[..hidden]),
             gamma: self.upload_flat(&tables.gamma),
             beta: self.upload_flat(&tables.beta),
@@ -57,6 +61,8 @@ impl Embedding for Cuda {
     fn embedding(&self, tables: &Tables, tokens: &Index, positions: &Index) -> Tensor {
         let rows = tokens.rows();
         assert_eq!(rows.capacity, positions.rows().capacity, "one position a token");
+        assert!(tokens.bounds().keep_to(Bounds::numbers_of(tables.vocabulary)), "no such token");
+        assert!(positions.bounds().keep_to(Bounds::numbers_of(tables.max_positions)), "no such position");
         let y = self.activations(rows.clone(), tables.hidden);
         let parameters = EmbeddingParameters {
             tokens: tokens.address(),
@@ -76,9 +82,9 @@ impl Embedding for Cuda {
             Precision::Bf16 => EMBEDDING_BF16,
         };
         let grid = [(rows.capacity as u32).div_ceil(tiles::LAYER_NORM_THREADS / 32), 1, 1];
-        // SAFETY: tokens and positions are `rows` numbers of rows of their tables, by the trait's contract;
-        // rows of the tables and of y have `hidden` elements of the device's precision, gamma and beta `hidden`
-        // floats; y is new memory.
+        // SAFETY: tokens and positions are `rows` numbers of rows of their tables; rows of the tables and of
+        // y have `hidden` elements of the device's precision, gamma and beta `hidden` floats; y is new
+        // memory.
         unsafe { self.launch(kernel, grid, 0, &parameters) };
         y
     }

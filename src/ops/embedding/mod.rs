@@ -25,8 +25,10 @@ pub trait Embedding: Memory {
 
     fn embedding_tables(&self, tables: EmbeddingTables) -> Self::Tables;
 
-    /// LayerNorm(word + position + segment): [tokens.len(), H]. Token ids and positions are below the
-    /// tables' sizes.
+    /// LayerNorm(word + position + segment): [tokens.len(), H].
+    ///
+    /// # Panics
+    /// For a token id or position that the tables have no row for.
     fn embedding(&self, tables: &Self::Tables, tokens: &Self::Index, positions: &Self::Index)
     -> Self::Tensor;
 }

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use super::GatherRows;
 use crate::device::cuda::kernels::{GATHER_ROWS, SCATTER_ROWS_BF16, SCATTER_ROWS_F32};
 use crate::device::cuda::tensor::RowsParameter;
-use crate::device::cuda::{Address, Cuda, Index, Precision, Tensor, tiles};
+use crate::device::cuda::{Address, Bounds, Cuda, Index, Precision, Tensor, tiles};
 
 /// `GatherRows` of kernels/gather_rows.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -40,6 +40,7 @@ const ROWS_A_BLOCK: u32 = tiles::GATHER_ROWS_THREADS / 32;
 impl GatherRows for Cuda {
     fn gather_rows(&self, x: &Tensor, index: &Index) -> Tensor {
         let rows = index.rows();
+        assert!(index.bounds().keep_to(Bounds::numbers_of(x.rows().capacity)), "no such row");
         let y = self.tensor(rows.clone(), x.columns(), x.precision());
         let wide = x.is_wide();
         let units = |elements: usize| (elements * x.precision().bytes() / if wide { 16 } else { 2 }) as u32;
@@ -54,8 +55,8 @@ impl GatherRows for Cuda {
             unused: 0,
         };
         let grid = [(rows.capacity as u32).div_ceil(ROWS_A_BLOCK), 1, 1];
-        // SAFETY: the index has `rows` numbers of rows of x, by the trait's contract; y has as many rows of as
-        // many columns, in new memory, which is aligned as x is where that is wide.
+        // SAFETY: the index has `rows` numbers of rows of x; y has as many rows of as many columns, in new
+        // memory, which is aligned as x is where that is wide.
         unsafe { self.launch(GATHER_ROWS, grid, 0, &parameters) };
         y
     }

@@ -1,5 +1,5 @@
 //! Rows picked by number: the [CLS] rows of a batch, or, on a device that shares them, layer 0's rows from one per
-//! distinct (position, token) pair (DESIGN idea 9: exact, since layer 0 sees nothing but that pair).
+//! distinct (position, token) pair (exact, since layer 0 sees nothing but that pair).
 
 mod cpu;
 pub mod cuda;
@@ -11,6 +11,9 @@ use crate::tape::{Backward, Gradients, Place, Tape, Var};
 /// Gathering on a device.
 pub trait GatherRows: Memory {
     /// y[i] = x[index[i]].
+    ///
+    /// # Panics
+    /// Where x has no such row.
     fn gather_rows(&self, x: &Self::Tensor, index: &Self::Index) -> Self::Tensor;
 
     /// dx [rows, columns of dy], dx[index[i]] += dy[i], added to `dx` where given; in the order of i.

@@ -67,7 +67,7 @@ pub trait LoraLinear: Memory {
     /// Packs the modules of a layer; `backward` also packs what dx needs.
     fn linear(&self, input: usize, modules: &[LinearWeights], backward: bool) -> Self::Linear;
 
-    /// Packs A and B of a layer's modules out of the flat parameters of each adapter, with its alpha / r; `None`
+    /// Packs A and B of a layer's modules out of the flat parameters of each adapter, with its scale; `None`
     /// for a module without. `backward` also packs what the gradients need.
     fn lora(
         &self,

@@ -2,7 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::kernels::{MWER, MWER_SUM};
 use crate::device::cuda::tensor::RowsParameter;
-use crate::device::cuda::{Address, Cuda, Flat, Index, Precision, Rows, Tensor, tiles};
+use crate::device::cuda::{Address, Bounds, Cuda, Flat, Index, Precision, Rows, Tensor, tiles};
 
 /// `Mwer` of kernels/mwer.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -72,6 +72,7 @@ impl Cuda {
         assert!(scores.precision() == Precision::F32 && scores.columns() == 1 && scores.stride() == 1);
         assert!(lists.offsets.len() == hypotheses && lists.errors.len() == hypotheses);
         assert!(lists.starts.rows().capacity > utterances && at + 2 <= losses.len());
+        assert!(lists.starts.bounds().keep_to(Bounds::offsets_of(hypotheses)), "no such hypotheses");
         let (beta, theta, d_theta) = match beta {
             Beta::Given(beta) => (beta, Address::NULL, Address::NULL),
             Beta::Learned { parameters, theta } => {

@@ -59,7 +59,7 @@ impl Parameters {
     fn new(cuda: &Cuda, of: Vec<Flat>) -> Parameters {
         let addresses: Vec<u64> = of.iter().map(|flat| flat.address().0).collect();
         let block = cuda.block(size_of_val(&addresses[..]));
-        cuda.write(block.address(), &addresses);
+        cuda.write(&block, &addresses);
         Parameters { of, addresses: block }
     }
 

@@ -9,9 +9,9 @@ use super::plan::{Chunk, Plan, Spread};
 use crate::Result;
 use crate::bert::batch::RowSegments;
 use crate::bert::encoder::Operands;
-use crate::bert::{Encoder, PackedBatch, Packing};
+use crate::bert::{Config, Encoder, PackedBatch, Packing};
 use crate::device::cuda::memory::Block;
-use crate::device::cuda::{Cuda, Fetched, Graph, Index, Room, Rows, Segments, Tensor};
+use crate::device::cuda::{Bounds, Cuda, Fetched, Graph, Index, Room, Rows, Segments, Tensor};
 use crate::lora::Adapter;
 use crate::tape::Tape;
 
@@ -54,7 +54,7 @@ impl CudaScorer {
     /// [`crate::Error::Device`] where the GPU fails.
     ///
     /// # Panics
-    /// Where there is no such adapter.
+    /// Where there is no such adapter or token, or a sequence has no tokens or too many.
     pub fn start<S: AsRef<[u32]>>(&self, sequences: &[(usize, S)]) -> Result<Pending> {
         let plan = Plan::new(self.adapters.places(sequences), BATCH_TOKENS, 1);
         let mut chunks = Vec::with_capacity(plan.chunks.len());
@@ -125,7 +125,7 @@ impl Bucket {
         operands: &Operands<Cuda>,
         size: Size,
     ) -> Result<Bucket> {
-        let numbers = Numbers::new(cuda, size);
+        let numbers = Numbers::new(cuda, encoder.config(), size);
         let batch = numbers.batch();
         let forward = || encoder.forward(cuda, operands, &batch, None, &mut Tape::idle()).scores.value;
         // Once for the memory that it takes: a graph cannot wait for an allocation.
@@ -152,6 +152,16 @@ struct Numbers {
     block: Arc<Block>,
     places: Places,
     size: Size,
+    bounds: ListBounds,
+}
+
+/// What the numbers of the lists keep to, whatever the batch.
+struct ListBounds {
+    token_ids: Bounds,
+    positions: Bounds,
+    offsets: Bounds,
+    one_each: Bounds,
+    cls: Bounds,
 }
 
 /// Places in the block, in u32: counts of tokens, sequences and offsets; then the lists. Last come those of which
@@ -194,32 +204,41 @@ const COUNTS: usize = 3;
 const ALIGNED: usize = 64;
 
 impl Numbers {
-    fn new(cuda: &Cuda, size: Size) -> Numbers {
+    fn new(cuda: &Cuda, config: &Config, size: Size) -> Numbers {
         let places = Places::new(size);
         let block = Arc::new(cuda.block(places.end * size_of::<u32>()));
-        Numbers { block, places, size }
+        let bounds = ListBounds {
+            token_ids: Bounds::numbers_of(config.vocab),
+            positions: Bounds::numbers_of(config.max_positions),
+            offsets: Bounds::offsets_of(size.tokens),
+            one_each: Bounds::offsets_of(size.sequences),
+            cls: Bounds::numbers_of(size.tokens),
+        };
+        Numbers { block, places, size, bounds }
     }
 
     /// The batch as kernels see it.
     fn batch(&self) -> PackedBatch<Cuda> {
-        let (places, Size { tokens, sequences, adapters, .. }) = (&self.places, self.size);
+        let (places, bounds, Size { tokens, sequences, adapters, .. }) =
+            (&self.places, &self.bounds, self.size);
         let rows = |capacity: usize, count: usize| {
             Rows::live(capacity, self.block.clone(), count * size_of::<u32>())
         };
-        let index =
-            |place: usize, rows: Rows| Index::within(self.block.clone(), place * size_of::<u32>(), rows);
+        let index = |place: usize, rows: Rows, bounds: Bounds| {
+            Index::within(self.block.clone(), place * size_of::<u32>(), rows, bounds)
+        };
         let segments = |(place, room): (usize, Room)| {
             Segments::within(self.block.clone(), place * size_of::<u32>(), room, adapters)
         };
         PackedBatch {
-            token_ids: index(places.token_ids, rows(tokens, 0)),
-            positions: index(places.positions, rows(tokens, 0)),
+            token_ids: index(places.token_ids, rows(tokens, 0), bounds.token_ids),
+            positions: index(places.positions, rows(tokens, 0), bounds.positions),
             shared: None,
             tokens,
-            offsets: index(places.offsets, rows(sequences + 1, 2)),
+            offsets: index(places.offsets, rows(sequences + 1, 2), bounds.offsets),
             // The first token of a sequence is its [CLS].
-            cls: index(places.offsets, rows(sequences, 1)),
-            cls_offsets: index(places.one_each, rows(sequences + 1, 2)),
+            cls: index(places.offsets, rows(sequences, 1), bounds.cls),
+            cls_offsets: index(places.one_each, rows(sequences + 1, 2), bounds.one_each),
             sequences,
             segments: places.segments.map(|all| {
                 let [tokens, cls] = all.map(segments);
@@ -229,26 +248,28 @@ impl Numbers {
     }
 
     fn write(&self, cuda: &Cuda, packing: &Packing) {
-        let places = &self.places;
+        let (places, bounds) = (&self.places, &self.bounds);
         let (tokens, count) = (packing.token_ids.len(), packing.offsets.len() - 1);
         assert!(tokens <= self.size.tokens && count <= self.size.sequences, "no room for the batch");
         let mut numbers = vec![0u32; places.positions + tokens];
         let counts: [usize; COUNTS] = [tokens, count, count + 1];
         counts.iter().zip(&mut numbers).for_each(|(&count, number)| *number = count as u32);
         let one_each: Vec<u32> = (0..=count as u32).collect();
-        for (place, list) in [
-            (places.offsets, &packing.offsets),
-            (places.one_each, &one_each),
-            (places.token_ids, &packing.token_ids),
-            (places.positions, &packing.positions),
+        assert!(Bounds::of(&packing.offsets[..count]).keep_to(bounds.cls), "a sequence without tokens");
+        for (place, list, bounds) in [
+            (places.offsets, &packing.offsets, bounds.offsets),
+            (places.one_each, &one_each, bounds.one_each),
+            (places.token_ids, &packing.token_ids, bounds.token_ids),
+            (places.positions, &packing.positions, bounds.positions),
         ] {
+            assert!(Bounds::of(list).keep_to(bounds), "no such token or position");
             numbers[place..place + list.len()].copy_from_slice(list);
         }
         for ((place, room), runs) in places.segments.iter().flatten().zip(&packing.runs) {
             assert!(runs.iter().all(|run| run.adapter < self.size.adapters), "no such adapter");
             room.write(runs, &mut numbers[*place..place + room.numbers()]);
         }
-        cuda.write(self.block.address(), &numbers);
+        cuda.write(&self.block, &numbers);
     }
 }
 

@@ -103,9 +103,9 @@ pub(super) struct Call {
 
 of_words! {
     /// # Safety
-    /// The matrices of `call` are as large as its shape and strides say, and `dtype` is its own; `out`, `slope`, `scratch` and
-    /// the inputs do not overlap. Where `dtype` is not f32, the first term is packed, its rows of L have no gaps, and
-    /// the second term is not packed.
+    /// The matrices of `call` are as large as its shape and strides say, and `dtype` is its own; `out`,
+    /// `slope`, `scratch` and the inputs do not overlap. Where `dtype` is not f32, the first term is packed,
+    /// and its rows of L have no gaps.
     pub(super) fn dispatch(call: &Call) = run;
 }
 

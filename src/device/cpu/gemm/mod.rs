@@ -109,7 +109,7 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
     if m == 0 || n == 0 {
         return;
     }
-    let fits = |len: usize, rows: usize, stride: usize| len >= (rows - 1) * stride + n && stride >= n;
+    let fits = |len: usize, rows: usize, stride: usize| stride >= n && reaches(len, (rows, stride), (n, 1));
     assert!(fits(out.len(), m, stride), "C is too short");
     assert!(terms.len() <= 2, "a product has at most two terms");
     let mut raw = [RawTerm::NONE; 2];
@@ -118,7 +118,7 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
         if t.k == 0 {
             continue;
         }
-        assert!(t.left.len() > (m - 1) * t.row_stride + (t.k - 1) * t.k_stride, "L is too short");
+        assert!(reaches(t.left.len(), (m, t.row_stride), (t.k, t.k_stride)), "L is too short");
         let (right, packed, right_stride) = match t.right {
             Right::Packed(p) => {
                 assert!((p.k, p.n) == (t.k, n), "packed for another shape");
@@ -197,6 +197,14 @@ pub fn gemm(isa: Isa, g: Gemm<'_>, out: &mut [f32], stride: usize) {
         // and the scratch overlap nothing; an `Isa` value exists only where the CPU has the set.
         unsafe { dispatch(isa, dtype, &call) }
     });
+}
+
+/// Whether `len` floats reach to the last of a matrix. Its rows and its columns, at least one each, are given
+/// with their stride.
+fn reaches(len: usize, rows: (usize, usize), columns: (usize, usize)) -> bool {
+    let last = |(count, stride): (usize, usize)| (count - 1).checked_mul(stride);
+    let last = last(rows).zip(last(columns)).and_then(|(row, column)| row.checked_add(column));
+    last.is_some_and(|last| last < len)
 }
 
 thread_local! {

@@ -14,7 +14,7 @@ use crate::atomic::AtomicFile;
 use crate::device::Dtype;
 use crate::device::cpu::buffer::Buffer;
 use crate::device::cpu::isa::Isa;
-use crate::text::hex;
+use crate::text::{capitalised, hex};
 use crate::{Error, Result};
 
 /// The environment variable that names the folder; workers of a cluster inherit it.
@@ -68,7 +68,8 @@ impl Form {
     fn name(self, source: &[f32]) -> String {
         let Form { isa, dtype, k, n, by_columns } = self;
         let mut hash = Sha256::new();
-        hash.update(format!("{LAYOUT}, {}, {dtype:?}, {k} x {n}, {by_columns}:", isa.name()));
+        let dtype = capitalised(dtype.name());
+        hash.update(format!("{LAYOUT}, {}, {dtype}, {k} x {n}, {by_columns}:", isa.name()));
         hash.update(bytemuck::cast_slice::<f32, u8>(source));
         format!("{}.packed", hex(&hash.finalize()))
     }
@@ -201,6 +202,19 @@ mod tests {
         forms.iter().for_each(|&form| drop(packed(&store, form, 0)));
         assert_eq!(packed(&store, form, 1).words[0], -499.0);
         assert_eq!(files(&store).len(), 4);
+    }
+
+    /// Files outlive the program that wrote them.
+    #[test]
+    fn names_stay_as_they_were() {
+        let isa = Isa::available()[Isa::available().len() - 1];
+        let name = |dtype| Form { isa, dtype, k: 1, n: 1, by_columns: false }.name(&[1.0]);
+        let names = [
+            "e60532a52dbd741b7e844e2e4cca3d245cd1a3a7ea9362752993ed44b916440c.packed",
+            "e2a0b5bb06aba5ccc88899c8640e40ff90885623bfc6cf3f6933921c4f124764.packed",
+            "bbf0fb0658217004203570bf0fa7b42fab1204cd2d8c8f329d509445e77c4750.packed",
+        ];
+        assert_eq!([Dtype::F32, Dtype::Bf16, Dtype::Int8].map(name), names);
     }
 
     #[test]

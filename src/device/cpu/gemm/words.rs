@@ -120,7 +120,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Row, Words};
-    use crate::device::cpu::simd::{Avx2, Avx512, Vector, load};
+    use crate::device::cpu::simd::{Avx2, Avx512, Vector, load, mask_avx512};
 
     /// Two bf16, by AVX512-BF16: both products are added to the f32 sum.
     pub struct Bf16;
@@ -134,7 +134,7 @@ mod x86 {
     /// The first n of 16 lanes, all of them from 16 on.
     #[inline(always)]
     fn first(n: usize) -> __mmask16 {
-        ((1u32 << n.min(16)) - 1) as __mmask16
+        mask_avx512(n.min(16))
     }
 
     // SAFETY (of every block below): the trait's contract gives the instruction sets and the memory.

@@ -37,10 +37,12 @@ impl Pinned {
     /// Puts `data` at byte `offset`, and has the stream copy it to the device after everything before.
     ///
     /// # Safety
-    /// `to` has room for it. The device reads nothing here that was sent before.
+    /// `to` has room for it. The device reads none of the bytes `offset..offset + data.len()` now.
     pub unsafe fn send(&mut self, offset: usize, data: &[u8], to: Address) -> Result<()> {
-        assert!(offset + data.len() <= self.bytes, "more than the memory holds");
-        // SAFETY: the assertion; the memory is ours, and by the contract the device does not read it.
+        let end = offset.checked_add(data.len());
+        assert!(end.is_some_and(|end| end <= self.bytes), "more than the memory holds");
+        // SAFETY: the assertion; the memory is ours, and by the contract the device reads none of these bytes
+        // now.
         let from = unsafe {
             let from = self.at.add(offset);
             from.copy_from_nonoverlapping(data.as_ptr(), data.len());

@@ -49,7 +49,8 @@ unsafe fn forward<V: Vector>(head: Operands) {
                 4 => group::<V, 4>(head, rows.start, n),
                 5 => group::<V, 5>(head, rows.start, n),
                 GROUP => group::<V, GROUP>(head, rows.start, n),
-                _ => {}
+                0 => {}
+                _ => unreachable!("more rows than a group has"),
             }
         }
     }

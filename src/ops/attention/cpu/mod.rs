@@ -95,6 +95,7 @@ struct Head {
 
 fn heads(shape: &Shape<'_, Cpu>) -> impl Iterator<Item = Head> {
     let (count, size) = (shape.heads, shape.head_size);
+    assert!(shape.query_offsets.is_sorted() && shape.key_offsets.is_sorted(), "offsets ascend");
     let ranges =
         |offsets: &[u32]| -> Vec<_> { offsets.windows(2).map(|w| w[0] as usize..w[1] as usize).collect() };
     debug_assert!(
@@ -129,7 +130,8 @@ fn block(m: &Matrix, rows: &Range<usize>, columns: &Range<usize>) -> Rows {
 impl Cpu {
     /// The most keys of a sequence, in whole vectors.
     fn longest(&self, shape: &Shape<'_, Cpu>) -> usize {
-        let longest = shape.key_offsets.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+        let lengths = shape.key_offsets.windows(2).map(|w| w[1].saturating_sub(w[0]) as usize);
+        let longest = lengths.max().unwrap_or(0);
         longest.next_multiple_of(vector_shape(self.isa()).0)
     }
 

@@ -72,7 +72,8 @@ pub(super) unsafe fn products<V: Vector, const T: bool>(
                 4 => product::<V, 4, T>(left, inner, right, columns, [1.0; 4], onto, to),
                 5 => product::<V, 5, T>(left, inner, right, columns, [1.0; 5], onto, to),
                 GROUP => product::<V, GROUP, T>(left, inner, right, columns, [1.0; GROUP], onto, to),
-                _ => {}
+                0 => {}
+                _ => unreachable!("more rows than a group has"),
             }
         }
     }

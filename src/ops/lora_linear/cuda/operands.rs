@@ -68,7 +68,7 @@ pub struct Lora {
     /// A [padded rank, in] of all modules, then B^T [padded rank, out]; of each module, one adapter's after
     /// the other's. In the precision of the activations.
     operands: Arc<Block>,
-    /// alpha / r of each adapter.
+    /// The scale of each adapter.
     pub(super) scales: Flat,
     pub(super) modules: Vec<Option<Adapted>>,
     pub(super) adapters: usize,

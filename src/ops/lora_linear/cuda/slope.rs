@@ -30,12 +30,16 @@ impl Slope {
     }
 
     /// With these values, row-major, each as [`kept`](Self::kept).
+    ///
+    /// # Panics
+    /// Where they are not one for each element.
     pub fn upload(cuda: &Cuda, values: &[f32], rows: usize, columns: usize) -> Slope {
+        assert_eq!(values.len(), rows * columns, "a value for each element");
         let slope = Slope::new(cuda, &Rows::all(rows), columns);
         match cuda.precision() {
-            Precision::F32 => cuda.write(slope.address(), values),
+            Precision::F32 => cuda.write(&slope.block, values),
             Precision::Bf16 => {
-                cuda.write(slope.address(), &values.iter().map(|&s| byte(s)).collect::<Vec<_>>());
+                cuda.write(&slope.block, &values.iter().map(|&s| byte(s)).collect::<Vec<_>>());
             }
         }
         slope
@@ -50,12 +54,12 @@ impl Slope {
         match cuda.precision() {
             Precision::F32 => {
                 let mut values = vec![0.0; count];
-                cuda.read(self.address(), &mut values)?;
+                cuda.read(&self.block, 0, &mut values)?;
                 Ok(values)
             }
             Precision::Bf16 => {
                 let mut bytes = vec![0u8; count];
-                cuda.read(self.address(), &mut bytes)?;
+                cuda.read(&self.block, 0, &mut bytes)?;
                 Ok(bytes.into_iter().map(value).collect())
             }
         }
