@@ -14,6 +14,7 @@ slower, and OMP_WAIT_POLICY=passive in the environment avoids most of that.
 import argparse
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -74,7 +75,9 @@ class Process:
     def last_words(self) -> str:
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors if line.strip()]
-        return lines[-1] if lines else "it ended without a word"
+        # What a program says after its error is advice.
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        return (errors or lines or ["it ended without a word"])[-1]
 
     def end(self) -> None:
         if self.process.poll() is None:

@@ -1,6 +1,7 @@
 """The folder of a run: README.md, the plots, and every measured time."""
 
 import csv
+import re
 from pathlib import Path
 
 from . import plots, report
@@ -70,7 +71,8 @@ class Results:
         return [*lines, "", self.plot(model, "cost", plots.cost, measured, lengths)]
 
     def plot(self, model: str, name: str, draw, measured: Measured, *more) -> str:
-        file = f"{name}-{model}.svg"
+        # A link in Markdown has no spaces.
+        file = re.sub(r"[^\w.-]+", "-", f"{name}-{model}.svg")
         draw(measured, *more, self.out / file)
         return f"![{measured.scenario.title}]({file})"
 
