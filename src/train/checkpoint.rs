@@ -280,7 +280,8 @@ mod tests {
         save(out.path(), &identity(), &state()).unwrap();
         let file = |name: &str| out.path().join(format!("{PREFIX}00000001")).join(name);
         let refusal = || load(out.path(), &identity()).unwrap_err().to_string();
-        let values = Output { name: "values".into(), shape: vec![1], values: Box::new(|| vec![1.0].into()) };
+        let values =
+            Output { name: "values".into(), shape: vec![1], values: Box::new(|| Ok(vec![1.0].into())) };
         tensors::write(file(TENSORS), vec![values]).unwrap();
         let expected = format!("{}: there is no tensor m; remove it", file(TENSORS).display());
         assert!(refusal().starts_with(&expected), "{}", refusal());

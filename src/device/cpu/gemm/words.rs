@@ -65,7 +65,9 @@ macro_rules! of_words {
         $(#[$meta])*
         $vis unsafe fn $name(isa: $crate::device::cpu::Isa, dtype: $crate::device::Dtype, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
-            use $crate::device::{Dtype, cpu::gemm::words::{Bf16, Int8}, cpu::isa::Set, cpu::simd::{Avx2, Avx512}};
+            use $crate::device::{Dtype, cpu::isa::Set, cpu::simd::{Avx2, Avx512}};
+            #[cfg(target_arch = "x86_64")]
+            use $crate::device::cpu::gemm::words::{Bf16, Int8, Int8ByVnni};
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
@@ -85,6 +87,12 @@ macro_rules! of_words {
                 // SAFETY: the caller's contract is the body's.
                 unsafe { $body::<Avx2, Int8>($($arg),*) }
             }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avxvnni")]
+            unsafe fn int8_of_avx2_and_vnni($($arg: $ty),*) {
+                // SAFETY: the caller's contract is the body's.
+                unsafe { $body::<Avx2, Int8ByVnni>($($arg),*) }
+            }
             #[inline(always)]
             unsafe fn with_f32<V: $crate::device::cpu::simd::Vector>($($arg: $ty),*) {
                 // SAFETY: the caller's contract is the body's.
@@ -102,6 +110,8 @@ macro_rules! of_words {
                     #[cfg(target_arch = "x86_64")]
                     (Set::Avx512, Dtype::Int8) if isa.multiplies(dtype) => int8($($arg),*),
                     #[cfg(target_arch = "x86_64")]
+                    (Set::Avx2, Dtype::Int8) if is_x86_feature_detected!("avxvnni") => int8_of_avx2_and_vnni($($arg),*),
+                    #[cfg(target_arch = "x86_64")]
                     (Set::Avx2, Dtype::Int8) => int8_of_avx2($($arg),*),
                     _ => f32(isa, $($arg),*),
                 }
@@ -112,7 +122,7 @@ macro_rules! of_words {
 pub(in crate::device::cpu) use of_words;
 
 #[cfg(target_arch = "x86_64")]
-pub(in crate::device::cpu) use x86::{Bf16, Int8};
+pub(in crate::device::cpu) use x86::{Bf16, Int8, Int8ByVnni};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -128,6 +138,9 @@ mod x86 {
     /// Four int8, the left ones unsigned, whose products are added to the i32 sum: by AVX512-VNNI, or by AVX2 in three steps,
     /// with weights of [`int8_max`](crate::device::cpu::Isa::int8_max).
     pub struct Int8;
+
+    /// The same numbers and the same whole sums on sets with 256 bits, by AVX-VNNI in one step.
+    pub struct Int8ByVnni;
 
     const UINT8_MAX: f32 = 255.0;
 
@@ -247,6 +260,28 @@ mod x86 {
         }
     }
 
+    // SAFETY (of every block below): the trait's contract gives the instruction sets and the memory.
+    impl Words<Avx2> for Int8ByVnni {
+        const DEPTH: usize = 4;
+        const SCALED: bool = true;
+
+        #[inline(always)]
+        unsafe fn dot(left: Avx2, right: Avx2, sum: Avx2) -> Avx2 {
+            unsafe {
+                let bits = |x: Avx2| _mm256_castps_si256(x.0);
+                Avx2(_mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(bits(sum), bits(left), bits(right))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn convert(from: *const f32, n: usize, to: *mut f32) -> Row {
+            unsafe { <Int8 as Words<Avx2>>::convert(from, n, to) }
+        }
+        #[inline(always)]
+        unsafe fn value(sum: Avx2) -> Avx2 {
+            unsafe { <Int8 as Words<Avx2>>::value(sum) }
+        }
+    }
+
     /// One for each pair of bytes.
     static ONES: [i16; 16] = [1; 16];
 
@@ -293,5 +328,48 @@ mod x86 {
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             (Row { scale, zero: (-low * inverse).round_ties_even() }, inverse)
         }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::x86::{Int8, Int8ByVnni};
+    use super::*;
+    use crate::device::cpu::simd::Avx2;
+
+    /// The whole sums of the products of words of the largest numbers and some others.
+    ///
+    /// # Safety
+    /// Requires the instruction sets of `Avx2` and `W`.
+    #[target_feature(enable = "avx2,fma,avxvnni")]
+    unsafe fn sums<W: Words<Avx2>>() -> Vec<f32> {
+        let word = |bytes: [i8; 4]| f32::from_bits(u32::from_le_bytes(bytes.map(i8::cast_unsigned)));
+        let mut found = Vec::new();
+        for (left, right) in [([-1; 4], [-64; 4]), ([-1; 4], [64; 4]), ([3, 0, -128, 127], [-64, 5, 64, -1])]
+        {
+            let mut out = [0.0; 8];
+            // SAFETY: the caller vouches for the instruction sets; `out` is a vector.
+            unsafe {
+                let sum = W::dot(
+                    Avx2::splat(word(left)),
+                    Avx2::splat(word(right)),
+                    Avx2::splat(word([9, 0, 0, 0])),
+                );
+                W::value(sum).store(out.as_mut_ptr());
+            }
+            found.extend(out);
+        }
+        found
+    }
+
+    #[test]
+    fn avx_vnni_has_the_sums_of_avx2() {
+        if !is_x86_feature_detected!("avxvnni") {
+            return;
+        }
+        // SAFETY: a CPU with AVX-VNNI has AVX2 and FMA.
+        let (in_three_steps, in_one) = unsafe { (sums::<Int8>(), sums::<Int8ByVnni>()) };
+        assert_eq!(in_three_steps, in_one);
+        assert_eq!(in_one[..8], [9.0 - 4.0 * 255.0 * 64.0; 8]);
     }
 }
