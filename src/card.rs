@@ -11,6 +11,7 @@ use crate::lora::{Adapter, LoraConfig, Targets};
 use crate::model::BaseModel;
 use crate::nbest::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Unit};
+use crate::nbest::sample::Sample;
 use crate::rescore::weights::Weights;
 use crate::{Error, Result, atomic};
 
@@ -26,6 +27,9 @@ pub struct Card {
     pub unit: Unit,
     /// The combined score of training: w_a, w_l and beta, which is the one reached where it was learned.
     pub training_weights: Weights,
+    /// Of the utterances that it was trained on; empty in files from before this was kept.
+    #[serde(default, skip_serializing_if = "Sample::is_empty")]
+    pub trained_on: Sample,
 }
 
 impl Card {
@@ -78,16 +82,16 @@ pub fn open_adapter(dir: &Path, model: &BaseModel) -> Result<(Adapter, Option<Ca
     Ok((adapter, card))
 }
 
-/// The head that a model brings along, as one that was merged does: pooler and classifier, nothing adapted.
+/// The head that a model brings along, as one that was merged does: pooler and classifier, nothing adapted. `None`
+/// where it has none that gives one score.
 ///
 /// # Errors
-/// [`Error::File`] where it has none.
-pub fn own_head(model: &BaseModel) -> Result<Adapter> {
-    if !(has_classifier(&model.config, &model.checkpoint) && model.checkpoint.contains("pooler.dense.weight"))
-    {
-        let hint = "give --adapter DIR, or a merged model";
-        return Err(Error::file(&model.name, "the model has no head of one score", hint));
+/// [`Error::Tensor`] where it has one that cannot be read.
+pub fn own_head(model: &BaseModel) -> Result<Option<Adapter>> {
+    let BaseModel { config, checkpoint, .. } = model;
+    if !(has_classifier(config, checkpoint) && checkpoint.contains("pooler.dense.weight")) {
+        return Ok(None);
     }
     let nothing = LoraConfig { targets: Targets::default(), ..LoraConfig::default() };
-    Adapter::initialise(&model.config, &model.checkpoint, nothing, None, 0)
+    Adapter::initialise(config, checkpoint, nothing, None, 0).map(Some)
 }

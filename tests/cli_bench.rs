@@ -2,6 +2,7 @@
 
 mod support;
 
+use support::bert_with_half_a_head;
 use support::cli::Desk;
 
 #[test]
@@ -26,4 +27,7 @@ fn what_it_cannot_read_is_refused() {
     assert_eq!(ran.code, Some(2), "{}", ran.stdout);
     assert!(ran.stderr.contains("nowhere.jsonl"), "{}", ran.stderr);
     assert_eq!(ran.stdout, "");
+    bert_with_half_a_head(&desk.path("half"));
+    desk.refused("bench --model half", 2, &["half/model.safetensors", "classifier.bias"]);
+    desk.refused("bench --first-pass score", 2, &["--input"]);
 }

@@ -364,6 +364,30 @@ fn what_is_trained_on_starts_as_it_was() {
 }
 
 #[test]
+fn to_tune_on_what_it_was_trained_on_is_warned_of() {
+    let project = Project::new();
+    let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();
+    let named = |initial: &str| lists.replace("\"u", &format!("\"{initial}"));
+    project.write_first(60, "half.jsonl");
+    for (name, initial) in [("first.jsonl", "u"), ("others.jsonl", "v"), ("test.jsonl", "w")] {
+        fs::write(project.path(name), named(initial)).unwrap();
+    }
+    succeeded(project.train("first", &["--valid", "0.2", "--epochs", "1"]));
+    fs::write(project.path("lists.jsonl"), named("v")).unwrap();
+    succeeded(project.train("second", &["--init-adapter", "first", "--epochs", "1"]));
+    let warned = |adapter: &str, tune: &str| {
+        let arguments = ["evaluate", "--model", "base", "--adapter", adapter, "--tune", tune, "test.jsonl"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lorb-engine"));
+        let said = succeeded(command.current_dir(project.dir.path()).args(arguments).output().unwrap());
+        said.contains(&format!("warning: {tune} has utterances that the adapter was trained on"))
+    };
+    assert!(warned("first", "first.jsonl") && warned("first", "half.jsonl"));
+    assert!(!warned("first", "others.jsonl"));
+    // What it started from was trained, too.
+    assert!(warned("second", "others.jsonl") && warned("second", "first.jsonl"));
+}
+
+#[test]
 fn the_weights_of_the_loss_are_those_that_were_given() {
     let project = Project::new();
     let lists = fs::read_to_string(project.path("lists.jsonl")).unwrap();

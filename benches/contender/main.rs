@@ -134,7 +134,10 @@ impl Inputs {
             let lora = LoraConfig { targets: targets.parse()?, rank: 8, ..LoraConfig::default() };
             Adapter::initialise(&model.config, &model.checkpoint, lora, None, 1)
         };
-        if merged { own_head(model).or_else(|_| fresh()) } else { fresh() }
+        match own_head(model)?.filter(|_| merged) {
+            Some(head) => Ok(head),
+            None => fresh(),
+        }
     }
 }
 

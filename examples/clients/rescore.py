@@ -15,16 +15,23 @@ import requests
 
 
 def ask(session, url, request, attempts=10):
-    """The answer to a request; a full service is asked again when it says."""
+    """The scored utterances of a request. A full service is asked again when it says, and in halves for what is more
+    than it takes at once or scores in time."""
     for _ in range(attempts):
         response = session.post(f"{url}/v1/rescore", json=request, timeout=60)
-        if response.status_code == 503 and "Retry-After" in response.headers:
-            time.sleep(int(response.headers["Retry-After"]))
-            continue
-        if not response.ok:
-            raise RuntimeError(f"{response.status_code}: {response.text}")
-        return response.json()
-    raise RuntimeError(f"the service was full {attempts} times")
+        if response.ok:
+            return response.json()["utterances"]
+        utterances = request["utterances"]
+        refusal = response.json() if response.headers.get("Content-Type") == "application/json" else {}
+        too_much = refusal.get("error", {}).get("code") in ("deadline", "too_large")
+        if too_much and len(utterances) > 1:
+            middle = len(utterances) // 2
+            halves = [{**request, "utterances": half} for half in (utterances[:middle], utterances[middle:])]
+            return [scored for half in halves for scored in ask(session, url, half, attempts)]
+        if "Retry-After" not in response.headers:
+            break
+        time.sleep(int(response.headers["Retry-After"]))
+    raise RuntimeError(f"{response.status_code}: {response.text}")
 
 
 def main():
@@ -46,8 +53,7 @@ def main():
         request = {"utterances": [{"id": str(u["id"]), "hyps": h} for u, h in zip(batch, hyps)]}
         if options.adapter:
             request["adapter"] = options.adapter
-        answer = ask(session, options.url, request)
-        for utterance, scored in zip(batch, answer["utterances"]):
+        for utterance, scored in zip(batch, ask(session, options.url, request)):
             for hyp, scores in zip(utterance["hyps"], scored["hyps"]):
                 # As in the files: a field "ngram" may be one of yours.
                 hyp.update({"lorb_ngram" if key == "ngram" else key: score for key, score in scores.items()})

@@ -36,7 +36,7 @@ def evaluate(
     their own scores count. ``adapter_for`` has domains and the adapter of each, for the utterances whose field "domain"
     names it; ``adapter`` is then the one for all others. ``tune`` are lists to tune the weights on first, which are saved beside the adapter.
     ``prune`` is a margin, or "auto"; ``align`` is "levenshtein" or "sclite"; ``trn`` is a folder for transcripts that
-    sclite reads. ``format``, ``ref``, ``ctc_weight`` and ``manifest`` say how all files are read, as for ``load_nbest``.
+    sclite reads. It warns where ``tune`` has utterances that an adapter was trained on. ``format``, ``ref``, ``ctc_weight`` and ``manifest`` say how all files are read, as for ``load_nbest``.
     """
     return _engine.evaluate(
         {

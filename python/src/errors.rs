@@ -24,6 +24,13 @@ pub fn usage(py: Python<'_>, text: impl Into<String>) -> PyErr {
     exception(py, Error::Usage(text.into()))
 }
 
+/// Warns by Python's means, of the line that called the package.
+pub fn warn(py: Python<'_>, text: &str) -> PyResult<()> {
+    let (default, stack_level) = (py.None(), 2);
+    py.import(intern!(py, "warnings"))?.call_method1("warn", (text, default, stack_level))?;
+    Ok(())
+}
+
 /// What was caught where the engine panicked, which it never should.
 pub fn panicked(py: Python<'_>) -> PyErr {
     let text = "the engine failed, for the reason on the standard error: this is a defect of it";

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::compute::{Compute, Files, Finder, Lists, log};
 use crate::convert::{options, to_python};
-use crate::errors::{exception, usage};
+use crate::errors::{exception, usage, warn};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,10 +76,10 @@ pub fn evaluate<'py>(py: Python<'py>, request: &Bound<'py, PyDict>) -> PyResult<
             Heads::open(base.as_ref(), by_domain, adapter, &evaluate.lists)
         };
         let heads = scores_anew.then(open).transpose()?;
-        let report = serde_json::to_value(evaluate.run(device, heads)?).expect("a report is plain data");
-        Ok((report, finder.into_notes()))
+        Ok((evaluate.run(device, heads)?, finder.into_notes()))
     };
     let (report, notes) = workers.run(py, work)?;
     log(py, &notes)?;
-    to_python(py, &report)
+    report.warnings.iter().try_for_each(|text| warn(py, text))?;
+    to_python(py, &serde_json::to_value(report).expect("a report is plain data"))
 }

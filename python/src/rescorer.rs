@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 use crate::compute::{Compute, Files, Finder, Lists, Pending, Workers, log};
 use crate::convert::{Unfit, dict, options, to_json};
-use crate::errors::{exception, usage};
+use crate::errors::{exception, usage, warn};
 
 /// Texts of a block, whose scoring Ctrl-C leaves to end by itself.
 const BLOCK: usize = 1024;
@@ -152,10 +152,7 @@ impl Rescorer {
         });
         let (counts, dropped) = done?;
         if !dropped.is_empty() {
-            let text = format!("dropped, as the format cannot hold it: {dropped}");
-            // Of the line that called the package.
-            let (default, stack_level) = (py.None(), 2);
-            py.import("warnings")?.call_method1("warn", (text, default, stack_level))?;
+            warn(py, &format!("dropped, as the format cannot hold it: {dropped}"))?;
         }
         dict(py, &counts)
     }

@@ -33,8 +33,8 @@ pub struct Bench {
     /// The lists to rescore [default: embedded ones, of 30 hypotheses or fewer]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The field of a hypothesis that holds the first-pass log-score
-    #[arg(long, value_name = "FIELD", default_value = "am")]
+    /// The field of a hypothesis of --input that holds the first-pass log-score
+    #[arg(long, value_name = "FIELD", default_value = "am", requires = "input")]
     first_pass: String,
     /// Print one JSON object
     #[arg(long)]
@@ -93,9 +93,10 @@ impl Bench {
         if let Some(adapter) = &self.adapter {
             return Ok(open_adapter(&find_adapter(adapter)?.dir, model)?.0);
         }
-        own_head(model).or_else(|_| {
-            Adapter::initialise(&model.config, &model.checkpoint, LoraConfig::default(), None, 1)
-        })
+        match own_head(model)? {
+            Some(head) => Ok(head),
+            None => Adapter::initialise(&model.config, &model.checkpoint, LoraConfig::default(), None, 1),
+        }
     }
 
     /// The first lists of the input.

@@ -99,6 +99,7 @@ impl Evaluate {
             note("the weights are not saved: what the Hub's cache holds is not changed");
         }
         let report = evaluate.run(device, heads)?;
+        report.warnings.iter().for_each(|warning| note(format!("warning: {warning}")));
         let text = if self.json { report.json() } else { report.text() };
         print(&text)
     }

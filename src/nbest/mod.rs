@@ -18,6 +18,7 @@ mod reader;
 mod record;
 mod references;
 mod rows;
+pub mod sample;
 pub mod trn;
 pub mod wer;
 pub mod word_errors;

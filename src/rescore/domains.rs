@@ -5,8 +5,8 @@ use std::{fs, iter};
 
 use serde_json::{Value, json};
 
-use super::evaluation::Refusal;
 use super::head::Head;
+use super::judge::Refusal;
 use super::settings::{ListOptions, Settings};
 use super::weights::RescoringFile;
 use crate::card::open_adapter;
@@ -14,6 +14,7 @@ use crate::hub::Found;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
 use crate::nbest::Utterance;
+use crate::nbest::sample::Sample;
 use crate::{Error, Result, builtin};
 
 /// The field of an utterance that says what it is about. Formats that have fields of hypotheses alone have it there.
@@ -36,14 +37,16 @@ pub struct DomainHead {
     /// Where its settings are kept, and may be changed: not in the cache of the Hub.
     pub dir: Option<PathBuf>,
     pub settings: Settings,
+    /// Empty where no card says it.
+    pub trained_on: Sample,
 }
 
 /// The only head, for all utterances.
 impl From<Head> for Heads {
     fn from(head: Head) -> Heads {
-        let Head { model, adapter, dir, settings } = head;
+        let Head { model, adapter, dir, settings, trained_on } = head;
         let name = model.name.clone();
-        Heads { model, heads: vec![DomainHead { domain: None, name, adapter, dir, settings }] }
+        Heads { model, heads: vec![DomainHead { domain: None, name, adapter, dir, settings, trained_on }] }
     }
 }
 
@@ -70,11 +73,12 @@ impl Heads {
         let model = base.map_or_else(builtin::model, Found::base)?;
         let by_domain = by_domain.into_iter().map(|(domain, found)| (Some(domain), found));
         let open = |(domain, found): (Option<String>, Found)| {
-            let (adapter, _) = open_adapter(&found.dir, &model)?;
+            let (adapter, card) = open_adapter(&found.dir, &model)?;
+            let trained_on = card.map(|card| card.trained_on).unwrap_or_default();
             let mut settings = Settings::of(Some(&found.dir))?;
             lists.override_in(&mut settings.rescoring);
             let Found { dir, name, id } = found;
-            Ok(DomainHead { domain, name, adapter, dir: id.is_none().then_some(dir), settings })
+            Ok(DomainHead { domain, name, adapter, dir: id.is_none().then_some(dir), settings, trained_on })
         };
         let heads: Vec<DomainHead> =
             by_domain.chain(others.map(|found| (None, found))).map(open).collect::<Result<_>>()?;

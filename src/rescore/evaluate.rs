@@ -13,7 +13,7 @@ pub use self::prune::{Prune, Pruning};
 pub use self::report::{DomainReport, FileReport, Report, Weighing};
 use self::transcripts::Transcripts;
 use super::domains::{DomainHead, Heads, Routes};
-use super::evaluation::{Judge, Lists as Judged, Tally};
+use super::judge::{Judge, JudgedLists, Tally};
 use super::prune::{Comparison, Costs};
 use super::rescorer::Rescorer;
 use super::settings::{ListOptions, Settings};
@@ -86,7 +86,7 @@ impl Evaluate {
             .map(|rescorer| {
                 rescorer.with_ngrams(heads.iter().map(|head| head.settings.ngram.clone()).collect())
             });
-        let mut lists = Judged {
+        let mut lists = JudgedLists {
             rescorer: rescorer.as_ref(),
             routes: &routes,
             reading: &self.lists.reading,
@@ -95,10 +95,24 @@ impl Evaluate {
             scores: None,
             comparison: None,
         };
-        let scored = self.tune(&mut lists, &heads, &mut parts)?;
+        let (scored, warnings) = self.tune(&mut lists, &heads, &mut parts)?;
         let pruning = self.prune.map(|prune| prune.on(&scored, &parts[0].rescoring.weights));
         drop(scored);
-        self.evaluate(lists, &heads, parts, pruning)
+        let Counted { files, all, of_parts } = self.count(&mut lists, &mut parts, pruning)?;
+        if !self.tune.is_empty() {
+            // Now that nothing can be wrong with a list any more.
+            parts.iter_mut().try_for_each(Part::save)?;
+        }
+        let mut weighings = parts.into_iter().map(Part::weighing);
+        let (weighing, domains) = match routes.by_domain() {
+            false => (weighings.next().unwrap_or_default(), Vec::new()),
+            true => {
+                let domains = heads.iter().zip(weighings).zip(&of_parts);
+                let report = |((head, weighing), tally)| DomainReport::new(head, weighing, tally);
+                (Weighing::default(), domains.map(report).collect())
+            }
+        };
+        Ok(Report { unit, alignment: self.alignment, weighing, pruning, files, all, domains, warnings })
     }
 
     /// Weights that were tuned on a list do well on it whatever they are worth.
@@ -113,32 +127,18 @@ impl Evaluate {
     }
 
     /// Finds the weights of all parts on their own utterances of the lists to tune on, where there are any; gives the
-    /// lists of the first.
-    fn tune(&self, lists: &mut Judged, heads: &[DomainHead], parts: &mut [Part]) -> Result<Vec<ScoredList>> {
+    /// lists of the first, and what to warn of.
+    fn tune(
+        &self,
+        lists: &mut JudgedLists,
+        heads: &[DomainHead],
+        parts: &mut [Part],
+    ) -> Result<(Vec<ScoredList>, Vec<String>)> {
         if self.tune.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         }
-        let mut scored: Vec<Vec<ScoredList>> = vec![Vec::new(); parts.len()];
-        let mut tuned_on: Vec<Vec<TunedOn>> = vec![Vec::new(); parts.len()];
-        let fields = all_fields(parts.iter().map(|part| part.rescoring.fields.clone()));
-        for path in &self.tune {
-            let before: Vec<usize> = scored.iter().map(Vec::len).collect();
-            lists.read(path, &fields, |_, part, list| {
-                if list.hypotheses.iter().any(|h| h.pruned) {
-                    let hint = "tune on lists that were rescored without --prune, or give --model";
-                    return Err(("hypotheses of it were pruned, and have no \"lorb\"".into(), hint));
-                }
-                scored[part].push(list);
-                Ok(())
-            })?;
-            for ((scored, before), tuned_on) in scored.iter().zip(before).zip(&mut tuned_on) {
-                let utterances = (scored.len() - before) as u64;
-                if utterances > 0 {
-                    tuned_on.push(TunedOn { list: path.display().to_string(), utterances });
-                }
-            }
-        }
-        if let Some((_, head)) = scored.iter().zip(heads).find(|(scored, _)| scored.is_empty()) {
+        let (mut tunings, warnings) = self.read_to_tune(lists, heads, parts)?;
+        if let Some((_, head)) = tunings.iter().zip(heads).find(|(tuning, _)| tuning.lists.is_empty()) {
             return Err(Error::Usage(format!(
                 "the lists of --tune have no utterance of {} to tune the weights of {} on: add some, or leave the \
                  adapter out",
@@ -147,29 +147,69 @@ impl Evaluate {
             )));
         }
         let lorb = lists.scores.unwrap_or_default().lorb;
-        for ((part, scored), tuned_on) in parts.iter_mut().zip(&scored).zip(tuned_on) {
-            part.tune(scored, tuned_on, lorb);
+        for (part, tuning) in parts.iter_mut().zip(&mut tunings) {
+            part.tune(&tuning.lists, std::mem::take(&mut tuning.tuned_on), lorb);
         }
-        Ok(scored.swap_remove(0))
+        Ok((tunings.swap_remove(0).lists, warnings))
     }
 
-    fn evaluate(
+    /// The lists to tune each part on, and what to warn of.
+    fn read_to_tune(
         &self,
-        mut lists: Judged,
+        lists: &mut JudgedLists,
         heads: &[DomainHead],
-        mut parts: Vec<Part>,
+        parts: &[Part],
+    ) -> Result<(Vec<Tuning>, Vec<String>)> {
+        let mut tunings: Vec<Tuning> = parts.iter().map(|_| Tuning::default()).collect();
+        let mut warnings = Vec::new();
+        let fields = all_fields(parts.iter().map(|part| part.rescoring.fields.clone()));
+        let normaliser = lists.normaliser;
+        for path in &self.tune {
+            let before: Vec<usize> = tunings.iter().map(|tuning| tuning.lists.len()).collect();
+            let mut trained_on = false;
+            lists.read(path, &fields, |utterance, place, list| {
+                if list.hypotheses.iter().any(|h| h.pruned) {
+                    let hint = "tune on lists that were rescored without --prune, or give --model";
+                    return Err(("hypotheses of it were pruned, and have no \"lorb\"".into(), hint));
+                }
+                let said = normaliser.normalise(utterance.reference.as_deref().unwrap_or_default());
+                trained_on |= heads.get(place).is_some_and(|head| head.trained_on.has(&utterance.id, &said));
+                tunings[place].lists.push(list);
+                Ok(())
+            })?;
+            let list = path.display().to_string();
+            if trained_on {
+                warnings.push(format!(
+                    "{list} has utterances that the adapter was trained on: on those its scores are better than on any \
+                     others, and the weights trust them too much; tune on other lists"
+                ));
+            }
+            for (tuning, before) in tunings.iter_mut().zip(before) {
+                let utterances = (tuning.lists.len() - before) as u64;
+                if utterances > 0 {
+                    tuning.tuned_on.push(TunedOn { list: list.clone(), utterances });
+                }
+            }
+        }
+        Ok((tunings, warnings))
+    }
+
+    /// Counts the errors of the lists to evaluate, and writes their transcripts.
+    fn count(
+        &self,
+        lists: &mut JudgedLists,
+        parts: &mut [Part],
         pruning: Option<Pruning>,
-    ) -> Result<Report> {
+    ) -> Result<Counted> {
         let fields = all_fields(parts.iter().map(Part::fields));
         let (mut files, mut all, mut all_costs) = (Vec::new(), Tally::default(), Costs::default());
         let mut of_parts = vec![Tally::default(); parts.len()];
         lists.comparison = pruning.map(|p| Comparison::new(p.margin));
         let mut transcripts = self.transcripts.as_deref().map(Transcripts::create).transpose()?;
-        let alignment = self.alignment;
+        let (normaliser, unit, alignment) = (lists.normaliser, lists.unit, self.alignment);
         let by_domain = lists.routes.by_domain();
         for path in &self.files {
             let mut tally = Tally::default();
-            let (normaliser, unit) = (lists.normaliser, lists.unit);
             lists.read(path, &fields, |utterance, place, list| {
                 let part = &mut parts[place];
                 if utterance.is_rescored() {
@@ -192,32 +232,28 @@ impl Evaluate {
             all_costs += costs.unwrap_or_default();
         }
         transcripts.map_or(Ok(()), Transcripts::finish)?;
-        if !self.tune.is_empty() {
-            // Now that nothing can be wrong with a list any more.
-            parts.iter_mut().try_for_each(Part::save)?;
-        }
-        let mut weighings: Vec<Weighing> = parts.into_iter().map(Part::weighing).collect();
-        let (weighing, domains) = match by_domain {
-            false => (weighings.swap_remove(0), Vec::new()),
-            true => {
-                let domains = heads.iter().zip(weighings).zip(&of_parts);
-                let report = |((head, weighing), tally)| DomainReport::new(head, weighing, tally);
-                (Weighing::default(), domains.map(report).collect())
-            }
-        };
-        Ok(Report {
-            unit: lists.unit,
-            alignment,
-            weighing,
-            pruning,
-            all: (files.len() > 1).then(|| {
-                let costs = pruning.map(|_| all_costs);
-                FileReport::new(format!("all {} files", files.len()), &all, costs)
-            }),
-            files,
-            domains,
-        })
+        let all = (files.len() > 1).then(|| {
+            let costs = pruning.map(|_| all_costs);
+            FileReport::new(format!("all {} files", files.len()), &all, costs)
+        });
+        Ok(Counted { files, all, of_parts })
     }
+}
+
+/// What the weights of a part are tuned on.
+#[derive(Default)]
+struct Tuning {
+    lists: Vec<ScoredList>,
+    tuned_on: Vec<TunedOn>,
+}
+
+/// The errors of the evaluated lists.
+struct Counted {
+    files: Vec<FileReport>,
+    /// Where there are several files.
+    all: Option<FileReport>,
+    /// Of the utterances of each part, where they are by domain.
+    of_parts: Vec<Tally>,
 }
 
 /// The fields that lists must have for all of some, which name the same.

@@ -11,8 +11,9 @@ use crate::card::{open_adapter, own_head};
 use crate::hub::Found;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
+use crate::nbest::sample::Sample;
 use crate::text::hex;
-use crate::{Result, builtin};
+use crate::{Error, Result, builtin};
 
 /// A base and what scores with it.
 pub struct Head {
@@ -21,6 +22,8 @@ pub struct Head {
     /// Where its settings are kept, and may be changed: not in the cache of the Hub.
     pub dir: Option<PathBuf>,
     pub settings: Settings,
+    /// Empty where no card says it.
+    pub trained_on: Sample,
 }
 
 impl Head {
@@ -31,15 +34,20 @@ impl Head {
     /// Where the base has no head of its own, and whatever is wrong with a file.
     pub fn open(base: Option<Found>, adapter: Option<Found>, lists: &ListOptions) -> Result<Head> {
         let model = base.as_ref().map_or_else(builtin::model, Found::base)?;
-        let head = match &adapter {
-            Some(found) => open_adapter(&found.dir, &model)?.0,
-            None => own_head(&model)?,
+        let (head, card) = match &adapter {
+            Some(found) => open_adapter(&found.dir, &model)?,
+            None => {
+                let hint = "give --adapter DIR, or a merged model";
+                let missing = || Error::file(&model.name, "the model has no head of one score", hint);
+                (own_head(&model)?.ok_or_else(missing)?, None)
+            }
         };
         let home = adapter.or(base);
         let mut settings = Settings::of(home.as_ref().map(|home| home.dir.as_path()))?;
         lists.override_in(&mut settings.rescoring);
         let dir = home.and_then(|home| home.id.is_none().then_some(home.dir));
-        Ok(Head { model, adapter: head, dir, settings })
+        let trained_on = card.map(|card| card.trained_on).unwrap_or_default();
+        Ok(Head { model, adapter: head, dir, settings, trained_on })
     }
 
     /// A digest of what decides a rescored list, apart from the device: the base, the adapter, and the settings. Of

@@ -3,8 +3,8 @@
 pub mod confidence;
 pub mod domains;
 pub mod evaluate;
-pub mod evaluation;
 pub mod head;
+pub mod judge;
 pub mod ngram;
 pub mod output;
 pub mod prune;

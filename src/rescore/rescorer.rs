@@ -72,7 +72,7 @@ impl Rescorer {
         Rescorer { ngrams, ..self }
     }
 
-    /// The same with several adapters of the model.
+    /// Packs the model with several adapters of it, which have their places as numbers.
     ///
     /// # Errors
     /// As for [`new`](Self::new).

@@ -35,7 +35,7 @@ impl Default for Weights {
     }
 }
 
-/// The scores of one hypothesis; all finite.
+/// The scores of one hypothesis, all finite, or what each counts in the combined score.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Features {
     /// a_i.
@@ -66,11 +66,19 @@ impl Features {
 impl Weights {
     /// s_i = w_a a_i + w_l l_i + w_n n_i + w_d d_i + beta g_i.
     pub fn combined(&self, features: &Features) -> f64 {
-        self.first_pass * features.first_pass
-            + self.lm * features.lm
-            + self.words * features.words
-            + self.ngram * features.ngram
-            + self.lorb * features.lorb
+        let Features { first_pass, lm, lorb, words, ngram } = self.parts(features);
+        first_pass + lm + words + ngram + lorb
+    }
+
+    /// What each score counts in the combined score: w_a a_i, w_l l_i, beta g_i, w_n n_i and w_d d_i.
+    pub fn parts(&self, features: &Features) -> Features {
+        Features {
+            first_pass: self.first_pass * features.first_pass,
+            lm: self.lm * features.lm,
+            lorb: self.lorb * features.lorb,
+            words: self.words * features.words,
+            ngram: self.ngram * features.ngram,
+        }
     }
 }
 
@@ -148,12 +156,13 @@ impl RescoringFile {
     }
 
     /// Writes it into the directory of an adapter, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
-        let path = directory.join(Self::NAME);
-        let mut bytes =
-            serde_json::to_vec_pretty(self).map_err(|e| Error::io(&path, "write it", e.into()))?;
-        bytes.push(b'\n');
-        atomic::write(path, &bytes)
+        let mut text = serde_json::to_string_pretty(self).expect("weights are plain data");
+        text.push('\n');
+        atomic::write(directory.join(Self::NAME), text.as_bytes())
     }
 
     /// Reads it from the directory of an adapter; `None` where there is none.
@@ -187,6 +196,8 @@ mod tests {
         let weights = Weights { first_pass: 1.0, lm: 0.5, lorb: 2.0, words: -0.25, ngram: 0.5 };
         let features = Features { first_pass: -3.0, lm: -8.0, lorb: 1.5, words: 4.0, ngram: -2.0 };
         assert_eq!(weights.combined(&features), -3.0 - 4.0 + 3.0 - 1.0 - 1.0);
+        let parts = Features { first_pass: -3.0, lm: -4.0, lorb: 3.0, words: -1.0, ngram: -1.0 };
+        assert_eq!(weights.parts(&features), parts);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::rescore::output::Scores;
 use crate::rescore::weights::{Features, Weights, order, posterior};
 
 /// Who asks, and since when.
-pub(super) struct Client {
+pub(super) struct Asker {
     pub name: Arc<str>,
     /// When the head of the request was there, and when its body.
     pub arrived: Instant,
@@ -66,11 +66,11 @@ struct Pending {
 pub(super) async fn answer(
     service: &Arc<Service>,
     parsed: Parsed,
-    client: Client,
+    asker: Asker,
     explain: bool,
 ) -> Result<Answer, Problem> {
     let start = Instant::now();
-    let asked = with_adapters(service, parsed, &client).await?;
+    let asked = with_adapters(service, parsed, &asker).await?;
     metrics::stage("adapters", start.elapsed());
 
     let start = Instant::now();
@@ -80,7 +80,7 @@ pub(super) async fn answer(
     service.check_tokens(prepared.iter().map(Prepared::tokens).sum())?;
     metrics::stage("prepare", start.elapsed());
 
-    let pending = enqueue(service, &prepared, &client)?;
+    let pending = enqueue(service, &prepared, &asker)?;
     let mut answered = Vec::with_capacity(prepared.len());
     for (prepared, pending) in prepared.iter_mut().zip(pending) {
         let known = explain.then(|| prepared.known());
@@ -91,7 +91,7 @@ pub(super) async fn answer(
             sequences.into_iter().zip(scores).for_each(|(i, score)| prepared.sequences[i].1 = Some(score));
         }
         let adapter = &prepared.asked.adapter;
-        metrics::scored(adapter.label(), prepared.hypotheses.len(), client.arrived.elapsed());
+        metrics::scored(adapter.label(), prepared.hypotheses.len(), asker.arrived.elapsed());
         adapter.hypotheses.fetch_add(prepared.hypotheses.len() as u64, Ordering::Relaxed);
         answered.push(prepared.answer(known.as_deref())?);
     }
@@ -99,17 +99,15 @@ pub(super) async fn answer(
 }
 
 /// Finds each utterance's adapter, and what the request as a whole says for it.
-async fn with_adapters(
-    service: &Service,
-    mut parsed: Parsed,
-    client: &Client,
-) -> Result<Vec<Asked>, Problem> {
+async fn with_adapters(service: &Service, mut parsed: Parsed, asker: &Asker) -> Result<Vec<Asked>, Problem> {
     let utterances = std::mem::take(&mut parsed.ask.utterances);
-    let mut found = Vec::with_capacity(utterances.len());
+    let mut found: Vec<Asked> = Vec::with_capacity(utterances.len());
+    // The memory of their adapters.
+    let mut held = 0;
     for (i, utterance) in utterances.into_iter().enumerate() {
         let (path, ask) = (parsed.path(i), &parsed.ask);
         let name = utterance.adapter.as_deref().or(ask.adapter.as_deref());
-        let adapter = service.registry.get(name).await.map_err(|problem| Problem {
+        let adapter = service.registry.get(name, held).await.map_err(|problem| Problem {
             field: Some(if utterance.adapter.is_some() {
                 format!("{path}adapter")
             } else {
@@ -117,20 +115,23 @@ async fn with_adapters(
             }),
             ..problem
         })?;
+        if !found.iter().any(|before| Arc::ptr_eq(&before.adapter, &adapter)) {
+            held += adapter.taken();
+        }
         let reweighting = utterance.weights.or(ask.weights).unwrap_or_default();
         let weights = reweighting.over(adapter.settings.weights);
         if weights.lm != 0.0 && utterance.hyps.iter().any(|h| h.lm.is_none()) {
             let problem = "it is missing, and its weight is not 0";
             return Err(Problem::field(format!("{path}hyps[0].lm"), problem));
         }
-        let latest = client.read + service.limits.max_wait;
+        let latest = asker.read + service.limits.max_wait;
         let deadline = match utterance.deadline_ms.or(ask.deadline_ms) {
             Some(0) => {
                 let path = if utterance.deadline_ms.is_some() { &path } else { "" };
                 return Err(Problem::field(format!("{path}deadline_ms"), "it must be at least 1"));
             }
             Some(ms) => {
-                let own = client.arrived.checked_add(Duration::from_millis(ms));
+                let own = asker.arrived.checked_add(Duration::from_millis(ms));
                 own.map_or(latest, |own| latest.min(own))
             }
             None => latest,
@@ -171,11 +172,7 @@ fn prepare(service: &Service, asked: Asked) -> Result<Prepared, Problem> {
 }
 
 /// Asks for what is not known: for all of it, or, where there is no room, for nothing.
-fn enqueue(
-    service: &Service,
-    prepared: &[Prepared],
-    client: &Client,
-) -> Result<Vec<Option<Pending>>, Problem> {
+fn enqueue(service: &Service, prepared: &[Prepared], asker: &Asker) -> Result<Vec<Option<Pending>>, Problem> {
     let queued = Instant::now();
     let (mut jobs, mut pending) = (Vec::new(), Vec::new());
     for Prepared { asked, sequences, .. } in prepared {
@@ -196,7 +193,7 @@ fn enqueue(
             (row, tokens.len())
         };
         let rows: VecDeque<_> = unknown.iter().enumerate().map(row).collect();
-        jobs.push(Job { client: client.name.clone(), queued, deadline: asked.deadline, rows });
+        jobs.push(Job { client: asker.name.clone(), queued, deadline: asked.deadline, rows });
         let sequences = unknown.into_iter().map(|(i, _)| i).collect();
         pending.push(Some(Pending { sequences, scores }));
     }
@@ -235,7 +232,7 @@ impl Prepared {
                 return Err(Problem::field(field, "the weighted sum of its scores is not finite"));
             }
             let parts = explain.map(|known| {
-                let [first_pass, lm, lorb, words, ngram] = Parts::scores(weights, &features);
+                let Features { first_pass, lm, lorb, words, ngram } = weights.parts(&features);
                 let (cut, cached) = (read.cut, known[read.sequence]);
                 Parts {
                     first_pass,

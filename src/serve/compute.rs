@@ -157,9 +157,12 @@ fn compute(
             let time = start.elapsed();
             queue.computed(tokens, time);
             metrics::batch(batch.len(), tokens, time);
-            for (row, score) in batch.into_iter().zip(scores) {
-                cache.insert(row.adapter.identity, row.tokens, score);
-                row.answer.put(row.place, score);
+            // Whoever has an answer finds its adapters let go of.
+            drop(asked);
+            for (Row { adapter, tokens, place, answer }, score) in batch.into_iter().zip(scores) {
+                cache.insert(adapter.identity, tokens, score);
+                drop(adapter);
+                answer.put(place, score);
             }
             return Ok(());
         }

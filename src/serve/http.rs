@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::ask::{self, Client};
+use super::ask::{self, Asker};
 use super::observe::{Peer, RequestId, observe, panicked};
 use super::problem::{Problem, aside};
 use super::service::Service;
@@ -80,8 +80,8 @@ async fn rescore(
     let there = service.clone();
     let parsed = aside("parsing", move || wire::parse(whole.bytes(), &there.limits)).await?;
     metrics::stage("parse", read.elapsed());
-    let client = Client { name: name.into(), arrived, read };
-    let answer = ask::answer(&service, parsed, client, explain).await?;
+    let asker = Asker { name: name.into(), arrived, read };
+    let answer = ask::answer(&service, parsed, asker, explain).await?;
     if service.log_text {
         for utterance in &answer.utterances {
             tracing::info!(request = &*id, utterance = utterance.id, best = utterance.best, "rescored");

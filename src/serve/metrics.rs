@@ -90,15 +90,12 @@ pub(super) fn cache(hits: usize, misses: usize) {
 }
 
 /// What is read when somebody looks.
-pub(super) fn now(depth: &Depth, cache_bytes: u64) {
+pub(super) fn now(depth: &Depth, cache_bytes: u64, adapters: usize, adapter_bytes: usize) {
     gauge!("lorb_queue_tokens").set(depth.tokens as f64);
     gauge!("lorb_queue_utterances").set(depth.jobs as f64);
     gauge!("lorb_cache_bytes").set(cache_bytes as f64);
-}
-
-pub(super) fn adapters(loaded: usize, bytes: usize) {
-    gauge!("lorb_adapters_loaded").set(loaded as f64);
-    gauge!("lorb_adapter_bytes").set(bytes as f64);
+    gauge!("lorb_adapters_loaded").set(adapters as f64);
+    gauge!("lorb_adapter_bytes").set(adapter_bytes as f64);
 }
 
 pub(super) fn evicted() {

@@ -1,8 +1,11 @@
 //! The adapters of a service: folders of one directory, loaded when first asked for, the least recently used out.
+//!
+//! Their memory counts for as long as anybody scores with them, so that only those make room with which nobody does.
+//! Nobody waits for room: whoever finds none lets go of the adapters that it has, and is told to come again.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
@@ -35,6 +38,14 @@ pub(super) struct Loaded {
     pub identity: Identity,
     /// Hypotheses that were asked for.
     pub hypotheses: AtomicU64,
+    /// `None` for the model's own head, which is always there.
+    taken: Option<Taken>,
+}
+
+/// Memory of the adapters that counts until this is dropped.
+struct Taken {
+    bytes: usize,
+    of: Arc<AtomicUsize>,
 }
 
 pub(super) struct Registry {
@@ -43,17 +54,17 @@ pub(super) struct Registry {
     /// As the operating system knows it, without links.
     directory: Option<PathBuf>,
     budget: usize,
-    loaded: Mutex<Residents>,
+    /// Of all adapters that somebody has: the residents, and those that were replaced or forgotten since.
+    in_use: Arc<AtomicUsize>,
+    residents: Mutex<Residents>,
     /// An adapter is loaded once, however many ask for it: by a hash of its name.
     loading: [tokio::sync::Mutex<()>; 64],
     hasher: RandomState,
     own: Option<Arc<Loaded>>,
 }
 
-struct Residents {
-    by_name: LruCache<String, Arc<Loaded>>,
-    bytes: usize,
-}
+/// By name, the least recently used last.
+type Residents = LruCache<String, Arc<Loaded>>;
 
 /// An adapter as the list of them tells it.
 pub(super) struct Listed {
@@ -64,7 +75,7 @@ pub(super) struct Listed {
 
 impl Registry {
     /// # Errors
-    /// Where the directory cannot be read, or the model has neither a directory nor a head of its own.
+    /// Where the directory cannot be read, the model has a head of its own that cannot be read, or neither is there.
     pub fn new(
         model: Arc<BaseModel>,
         bank: Arc<Bank>,
@@ -77,22 +88,30 @@ impl Registry {
                 .map_err(|e| Error::io(path, "open the adapters' folder", e))
         };
         let directory = directory.map(open).transpose()?;
-        let own = match own_head(&model) {
-            Ok(head) => {
+        let own = match own_head(&model)? {
+            Some(head) => {
                 let settings = Settings::of(model.dir.as_deref())?;
                 Some(Arc::new(Loaded::new(None, &bank, head, settings)?))
             }
-            Err(_) if directory.is_some() => None,
-            Err(error) => return Err(error),
+            None if directory.is_some() => None,
+            None => {
+                let hint = "give --adapters DIR, or a merged model";
+                return Err(Error::file(&model.name, "the model has no head of one score", hint));
+            }
         };
-        let loaded = Mutex::new(Residents { by_name: LruCache::unbounded(), bytes: 0 });
+        let (in_use, residents) = (Arc::default(), Mutex::new(LruCache::unbounded()));
         let loading = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
         let hasher = RandomState::new();
-        Ok(Registry { model, bank, directory, budget, loaded, loading, hasher, own })
+        Ok(Registry { model, bank, directory, budget, in_use, residents, loading, hasher, own })
     }
 
-    /// The adapter of that name, loaded if need be; the model's own head for `None`.
-    pub async fn get(self: &Arc<Self>, name: Option<&str>) -> Result<Arc<Loaded>, Problem> {
+    /// The adapter of that name, loaded if need be; the model's own head for `None`. The same request holds adapters of
+    /// `held` bytes already.
+    ///
+    /// # Errors
+    /// Where its files are no good, where it never fits beside those that the request holds, and where it does not fit
+    /// now.
+    pub async fn get(self: &Arc<Self>, name: Option<&str>, held: usize) -> Result<Arc<Loaded>, Problem> {
         let Some(name) = name else {
             let missing = || Problem::field("adapter", "name one: the model has no head of its own");
             return self.own.clone().ok_or_else(missing);
@@ -103,7 +122,7 @@ impl Registry {
         let _one = self.one_at_a_time(name).await;
         match self.resident(name) {
             Some(loaded) => Ok(loaded),
-            None => self.read(name).await,
+            None => self.read(name, held).await,
         }
     }
 
@@ -111,15 +130,12 @@ impl Registry {
     /// stays; batches that have begun go on with what they began with.
     pub async fn load(self: &Arc<Self>, name: &str) -> Result<Arc<Loaded>, Problem> {
         let _one = self.one_at_a_time(name).await;
-        self.read(name).await
+        self.read(name, 0).await
     }
 
     /// Forgets an adapter until it is asked for again. Whether it was there.
     pub fn unload(&self, name: &str) -> bool {
-        let mut residents = self.lock();
-        let removed = residents.remove(name);
-        residents.report();
-        removed
+        self.lock().pop(name).is_some()
     }
 
     /// Every folder that may be an adapter, and what is loaded, by name.
@@ -131,11 +147,11 @@ impl Registry {
         // Links may lead where nothing is read from.
         names.retain(|name| self.folder(name).is_ok());
         let residents = self.lock();
-        names.extend(residents.by_name.iter().map(|(name, _)| name.clone()));
+        names.extend(residents.iter().map(|(name, _)| name.clone()));
         names.sort();
         names.dedup();
         let listed = |name: String| {
-            let loaded = residents.by_name.peek(&name);
+            let loaded = residents.peek(&name);
             let loaded = loaded.map(|l| (l.bytes(), l.hypotheses.load(Ordering::Relaxed)));
             Listed { name, loaded }
         };
@@ -144,7 +160,12 @@ impl Registry {
 
     /// Bytes in use and the most that may be.
     pub fn memory(&self) -> (usize, usize) {
-        (self.lock().bytes, self.budget)
+        (self.in_use.load(Ordering::Relaxed), self.budget)
+    }
+
+    /// How many are loaded.
+    pub fn count(&self) -> usize {
+        self.lock().len()
     }
 
     /// Whether requests may leave the adapter out.
@@ -153,7 +174,7 @@ impl Registry {
     }
 
     fn resident(&self, name: &str) -> Option<Arc<Loaded>> {
-        self.lock().by_name.get(name).cloned()
+        self.lock().get(name).cloned()
     }
 
     async fn one_at_a_time(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
@@ -161,7 +182,7 @@ impl Registry {
         self.loading[at].lock().await
     }
 
-    async fn read(self: &Arc<Self>, name: &str) -> Result<Arc<Loaded>, Problem> {
+    async fn read(self: &Arc<Self>, name: &str, held: usize) -> Result<Arc<Loaded>, Problem> {
         let (registry, name) = (self.clone(), name.to_string());
         let read = move || {
             let folder = registry.folder(&name)?;
@@ -172,7 +193,7 @@ impl Registry {
                 metrics::refused_adapter();
                 Problem { code: "bad_adapter", ..Problem::field("adapter", reason) }
             })?;
-            registry.keep(loaded)
+            registry.keep(loaded, held)
         };
         let read = tokio::task::spawn_blocking(read).await;
         read.unwrap_or_else(|_| Err(Problem::field("adapter", "it could not be read")))
@@ -201,43 +222,62 @@ impl Registry {
         Loaded::new(Some(name.into()), &self.bank, adapter, settings)
     }
 
-    /// Makes room, and keeps it in place of another of its name.
-    fn keep(&self, loaded: Loaded) -> Result<Arc<Loaded>, Problem> {
-        let bytes = loaded.bytes();
-        if bytes > self.budget {
-            let problem = format!("it takes {bytes} bytes, and all adapters may take {}", self.budget);
+    /// Keeps it in place of another of its name, beside those of `held` bytes that its request holds.
+    fn keep(&self, mut loaded: Loaded, held: usize) -> Result<Arc<Loaded>, Problem> {
+        let (bytes, budget) = (loaded.bytes(), self.budget);
+        if bytes > budget {
+            let problem = format!("it takes {bytes} bytes, and all adapters may take {budget}");
             return Err(Problem { code: "bad_adapter", ..Problem::field("adapter", problem) });
         }
-        let name = loaded.name.clone().expect("only the own head has none");
-        let loaded = Arc::new(loaded);
-        let mut residents = self.lock();
-        residents.remove(&name);
-        while residents.bytes + bytes > self.budget {
-            let Some((out, _)) = residents.by_name.peek_lru() else { break };
-            let out = out.clone();
-            residents.remove(&out);
-            metrics::evicted();
+        if held + bytes > budget {
+            let together = held + bytes;
+            let problem =
+                format!("those of the request up to it take {together} bytes, and {budget} are the most");
+            return Err(Problem::too_large(Some("adapter".into()), problem));
         }
-        residents.bytes += bytes;
-        residents.by_name.put(name, loaded.clone());
-        residents.report();
+        let name = loaded.name.clone().expect("only the own head has none");
+        let mut residents = self.lock();
+        self.make_room(&mut residents, &name, bytes)?;
+        loaded.taken = Some(Taken::new(bytes, &self.in_use));
+        let loaded = Arc::new(loaded);
+        residents.put(name, loaded.clone());
         Ok(loaded)
     }
 
+    /// Lets go of the adapter of that name, and of others with which nobody scores, until `bytes` more are within the
+    /// budget; of none where that is not enough.
+    fn make_room(&self, residents: &mut Residents, name: &str, bytes: usize) -> Result<(), Problem> {
+        // While the residents are locked nobody takes one of them, or more memory.
+        let is_idle = |(_, loaded): &(&String, &Arc<Loaded>)| Arc::strong_count(loaded) == 1;
+        let idle: usize = residents.iter().filter(is_idle).map(|(_, loaded)| loaded.bytes()).sum();
+        let in_use = || self.in_use.load(Ordering::Relaxed);
+        if in_use() - idle + bytes > self.budget {
+            return Err(Problem::busy("adapters that are in use leave no room for another", 1));
+        }
+        residents.pop(name);
+        while in_use() + bytes > self.budget {
+            let oldest = residents.iter().rev().find(is_idle).map(|(name, _)| name.clone());
+            residents.pop(&oldest.expect("without the idle ones there is room"));
+            metrics::evicted();
+        }
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Residents> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.residents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Residents {
-    fn remove(&mut self, name: &str) -> bool {
-        let removed = self.by_name.pop(name);
-        self.bytes -= removed.as_ref().map_or(0, |loaded| loaded.bytes());
-        removed.is_some()
+impl Taken {
+    fn new(bytes: usize, of: &Arc<AtomicUsize>) -> Taken {
+        of.fetch_add(bytes, Ordering::Relaxed);
+        Taken { bytes, of: of.clone() }
     }
+}
 
-    fn report(&self) {
-        metrics::adapters(self.by_name.len(), self.bytes);
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -247,12 +287,18 @@ impl Loaded {
         let normaliser = Normaliser::new(&settings.normalise)?;
         let identity = identity(&adapter);
         let seat = Arc::new(bank.seat(adapter)?);
-        Ok(Loaded { name, seat, settings, ngram, normaliser, identity, hypotheses: AtomicU64::new(0) })
+        let hypotheses = AtomicU64::new(0);
+        Ok(Loaded { name, seat, settings, ngram, normaliser, identity, hypotheses, taken: None })
     }
 
     /// Memory of the device and of the n-gram model.
     pub fn bytes(&self) -> usize {
         self.seat.bytes() + self.ngram.as_ref().map_or(0, |domain| domain.ngram.bytes())
+    }
+
+    /// Of these, what counts as memory of adapters.
+    pub fn taken(&self) -> usize {
+        self.taken.as_ref().map_or(0, |taken| taken.bytes)
     }
 
     /// The name in figures.

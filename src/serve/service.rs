@@ -111,7 +111,8 @@ impl Service {
 
     /// The metrics as Prometheus reads them.
     pub(super) fn figures(&self) -> String {
-        metrics::now(&self.queue.depth(), self.cache.bytes());
+        let (adapter_bytes, _) = self.registry.memory();
+        metrics::now(&self.queue.depth(), self.cache.bytes(), self.registry.count(), adapter_bytes);
         self.figures.render()
     }
 

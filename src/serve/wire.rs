@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::config::Limits;
 use super::problem::Problem;
-use crate::rescore::weights::{Features, Weights};
+use crate::rescore::weights::Weights;
 
 /// Some utterances; what they do not say themselves holds for all.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ pub struct AnsweredFields {
 pub struct AnsweredHypothesis {
     /// This engine's score.
     pub lorb: f64,
-    /// What the n-gram model of the adapter's domain gives it, where there is one and the list is not strange to it.
+    /// What the adapter's n-gram model gives it, where it has one; 0 where the list is strange to that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ngram: Option<f64>,
     /// The combined score.
@@ -138,18 +138,6 @@ pub struct Parts {
     pub cut: bool,
     /// Whether the score was known already.
     pub cached: bool,
-}
-
-impl Parts {
-    pub(super) fn scores(weights: &Weights, features: &Features) -> [f64; 5] {
-        [
-            weights.first_pass * features.first_pass,
-            weights.lm * features.lm,
-            weights.lorb * features.lorb,
-            weights.words * features.words,
-            weights.ngram * features.ngram,
-        ]
-    }
 }
 
 /// A request, and how its fields are called.

@@ -68,6 +68,8 @@ impl Job {
         };
         self.open_out()?;
         let [mut train, valid, test] = self.read(&preparation)?;
+        let mut trained_on = card.map(|card| card.trained_on.clone()).unwrap_or_default();
+        train.iter().for_each(|e| trained_on.add(&e.id, &e.texts.reference));
         let options = self.asked.over(match self.is_embedded() {
             true => TrainOptions::for_embedded(),
             false => TrainOptions::for_examples(&train),
@@ -104,6 +106,7 @@ impl Job {
             fields,
             normalise,
             unit,
+            trained_on,
             identity,
         })
     }

@@ -19,6 +19,7 @@ use crate::card::Card;
 use crate::lora::{Adapter, Group};
 use crate::nbest::Fields;
 use crate::nbest::normalise::{NormaliseOptions, Unit};
+use crate::nbest::sample::Sample;
 use crate::ops::adamw::{Adamw, AdamwOptions};
 use crate::rescore::confidence::fit_confidence_scale;
 use crate::rescore::ngram::{DomainModel, Ngram};
@@ -45,6 +46,8 @@ pub struct Prepared<'b> {
     pub(super) fields: Fields,
     pub(super) normalise: NormaliseOptions,
     pub(super) unit: Unit,
+    /// With what the adapter was trained on that training starts from.
+    pub(super) trained_on: Sample,
     pub(super) identity: Identity,
 }
 
@@ -141,6 +144,7 @@ impl Prepared<'_> {
             normalise: self.normalise.clone(),
             unit: self.unit,
             training_weights: Weights { lorb: beta, ..self.fixed_weights },
+            trained_on: self.trained_on.clone(),
         };
         card.save(out)?;
         let utterances = self.valid.len() as u64;

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
+use lorb_engine::serve::Limits;
 use serde_json::{Value, json};
 
+use crate::embedded::Embedded;
 use crate::harness::{Server, conforms, write_adapter, write_adapters, write_shaped};
 use crate::support::cli::Desk;
 use crate::support::{TinyBert, tiny_bert};
@@ -148,6 +152,53 @@ fn the_least_recently_used_make_room() {
     server.rescore(&ask(&oldest));
     assert_eq!(lorb(&server.rescore(&ask("d00"))), scores[0]);
     assert!(loaded(&server).contains(&oldest) && !loaded(&server).contains(&kept[1]));
+    // Those of one request must have room at once.
+    let together =
+        |names: &[String]| json!({"utterances": names.iter().map(|name| ask(name)).collect::<Vec<_>>()});
+    server.rescore(&together(&names[..kept.len()]));
+    let refused = server.ask("POST", "/v1/rescore", &together(&names).to_string());
+    let field = format!("utterances[{}].adapter", kept.len());
+    assert_eq!((refused.status, refused.code(), refused.field()), (413, "too_large".into(), field));
+    conforms("Problem", &refused.json());
+}
+
+#[test]
+fn those_that_score_make_no_room_even_forgotten() {
+    let service = Embedded::start(Limits::default(), |bank| Box::new(move |asked| bank.scores(asked)));
+    let [a, b] = ["a", "b"].map(|name| {
+        let put = service.ask("PUT", &format!("/v1/adapters/{name}"), "");
+        put.json()["bytes"].as_u64().unwrap()
+    });
+    service.stop().unwrap();
+
+    let (score_on, told) = mpsc::channel();
+    let limits = Limits { max_wait: Duration::from_secs(30), ..Limits::default() };
+    let service = Embedded::within((a + b - 1) as usize, limits, |bank| {
+        Box::new(move |asked| {
+            // Until the other end is gone.
+            let _ = told.recv();
+            bank.scores(asked)
+        })
+    });
+    let scored = |name: &str| service.ask("POST", "/v1/rescore", &ask(name).to_string());
+    let bytes = || service.ask("GET", "/v1/adapters", "").json()["bytes"].as_u64().unwrap();
+    std::thread::scope(|scope| {
+        let with_a = scope.spawn(|| scored("a"));
+        while bytes() < a {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(service.ask("DELETE", "/v1/adapters/a", "").status, 200);
+        for refused in [scored("b"), service.ask("PUT", "/v1/adapters/b", "")] {
+            assert_eq!((refused.status, refused.code().as_str()), (503, "busy"));
+            assert_eq!(refused.header("retry-after"), Some("1"));
+        }
+        assert_eq!(bytes(), a);
+        drop::<mpsc::Sender<()>>(score_on);
+        assert_eq!(with_a.join().unwrap().status, 200);
+    });
+    assert_eq!(bytes(), 0);
+    assert_eq!(scored("b").status, 200);
+    service.stop().unwrap();
 }
 
 #[test]

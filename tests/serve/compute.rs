@@ -10,15 +10,14 @@ use lorb_engine::serve::{Limits, Score};
 use serde_json::json;
 
 use crate::embedded::Embedded;
-use crate::http::{Connection, Response, request};
+use crate::http::{Connection, Response};
 
 fn ask(service: &Embedded) -> Response {
     // More than a request may wait for anything.
     let deadline_ms = 600_000;
     let hyps = json!([{"text": "the of", "am": 0}, {"text": "of the", "am": 0}]);
     let body = json!({"adapter": "a", "deadline_ms": deadline_ms, "hyps": hyps});
-    let bytes = request("POST", "/v1/rescore", "Connection: close\r\n", &body.to_string());
-    Connection::open(service.address).exchange(&bytes).unwrap()
+    service.ask("POST", "/v1/rescore", &body.to_string())
 }
 
 /// The last of `times` requests is the one that fails: the service says why and ends with it.

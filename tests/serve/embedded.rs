@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::harness::write_adapters;
+use crate::http::{Connection, Response, request};
 use crate::support::cli::Desk;
 
 pub struct Embedded {
@@ -26,13 +27,22 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// With the adapter "a", whose scores come from `score`.
+    /// With the adapters "a" and "b", whose scores come from `score`.
     pub fn start(limits: Limits, score: impl FnOnce(Arc<Bank>) -> Box<Score>) -> Embedded {
+        Embedded::within(1 << 20, limits, score)
+    }
+
+    /// The same with so many bytes for adapters.
+    pub fn within(
+        adapter_bytes: usize,
+        limits: Limits,
+        score: impl FnOnce(Arc<Bank>) -> Box<Score>,
+    ) -> Embedded {
         let desk = Desk::new();
-        write_adapters(&desk, &["a"]);
+        write_adapters(&desk, &["a", "b"]);
         let config = Config {
             adapters: Some(desk.path("adapters")),
-            adapter_bytes: 1 << 20,
+            adapter_bytes,
             cache_bytes: 0,
             token: None,
             admin_token: None,
@@ -48,6 +58,12 @@ impl Embedded {
         let (stop, stopped) = oneshot::channel::<()>();
         let served = runtime.spawn(serve(service, computing, listener, async { drop(stopped.await) }));
         Embedded { address, runtime, served, stop, _desk: desk }
+    }
+
+    /// On a connection of its own.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Response {
+        let bytes = request(method, path, "Connection: close\r\n", body);
+        Connection::open(self.address).exchange(&bytes).unwrap()
     }
 
     /// Asks it to end, and waits until it has.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Server, conforms, utterances, write_adapters};
 use crate::http::{Connection, request};
+use crate::support::bert_with_half_a_head;
 use crate::support::cli::{Desk, lists};
 
 fn start(options: &str) -> (Desk, Server) {
@@ -190,8 +191,10 @@ fn options_that_cannot_work_are_refused() {
     let desk = Desk::new();
     write_adapters(&desk, &["a"]);
     desk.refused("serve --adapters adapters", 2, &["--model"]);
-    desk.refused("serve --model base", 2, &["no head of one score"]);
+    desk.refused("serve --model base", 2, &["no head of one score", "--adapters DIR"]);
     desk.refused("serve --model base --adapters nowhere", 2, &["nowhere"]);
+    bert_with_half_a_head(&desk.path("half"));
+    desk.refused("serve --model half --adapters adapters", 2, &["classifier.bias"]);
     desk.refused("serve --model base --adapters adapters --queue-tokens 10", 2, &["--queue-tokens"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();

@@ -11,6 +11,7 @@ use lorb_engine::lora::{Adapter, LoraConfig};
 use lorb_engine::model::BaseModel;
 use lorb_engine::nbest::Fields;
 use lorb_engine::nbest::normalise::{NormaliseOptions, Unit};
+use lorb_engine::nbest::sample::Sample;
 use lorb_engine::rescore::weights::Weights;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -151,6 +152,7 @@ pub fn write_adapter(base: &Path, dir: &Path) {
         normalise: NormaliseOptions::default(),
         unit: Unit::Word,
         training_weights: Weights { lorb: 2.0, ..Weights::default() },
+        trained_on: Sample::default(),
     };
     card.save(dir).unwrap();
 }

@@ -108,6 +108,17 @@ pub fn tiny_bert(dir: &Path, seed: u64, options: &TinyBert) {
     write_safetensors(&dir.join("model.safetensors"), options.dtype, &tensors);
 }
 
+/// A BERT with a head of one score that lacks its bias.
+pub fn bert_with_half_a_head(dir: &Path) {
+    tiny_bert(dir, 3, &TinyBert { labels: 1, ..TinyBert::default() });
+    let path = dir.join("model.safetensors");
+    let mut file = fs::read(&path).unwrap();
+    let name = b"classifier.bias";
+    let at = file.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    file[at..at + name.len()].copy_from_slice(b"classifier.lost");
+    fs::write(path, file).unwrap();
+}
+
 /// A safetensors file of tensors of one type, given as bytes.
 pub fn write_safetensors(path: &Path, dtype: Dtype, tensors: &[(String, Vec<usize>, Vec<u8>)]) {
     let views = tensors

@@ -5,7 +5,7 @@ use lorb_engine::Result;
 use lorb_engine::nbest::normalise::{Normaliser, units};
 use lorb_engine::nbest::word_errors::Alignment;
 use lorb_engine::nbest::{ListReader, Utterance};
-use lorb_engine::rescore::evaluation::{Choice, Judge, System, Tally};
+use lorb_engine::rescore::judge::{Choice, Judge, System, Tally};
 use lorb_engine::rescore::tune::ScoredList;
 use lorb_engine::rescore::weights::Weights;
 use serde_json::{Map, Value, json};

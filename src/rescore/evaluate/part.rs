@@ -8,7 +8,7 @@ use crate::Result;
 use crate::nbest::Fields;
 use crate::rescore::confidence::fit_confidence_scale;
 use crate::rescore::domains::DomainHead;
-use crate::rescore::evaluation::{Choice, System};
+use crate::rescore::judge::{Choice, System};
 use crate::rescore::prune::Margin;
 use crate::rescore::tune::{ScoredList, tune_weights};
 use crate::rescore::weights::{RescoringFile, TunedOn, Weights};

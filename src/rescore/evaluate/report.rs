@@ -8,7 +8,7 @@ use crate::nbest::normalise::Unit;
 use crate::nbest::wer::{Change, Interval, Wer, relative_text};
 use crate::nbest::word_errors::{Alignment, Errors};
 use crate::rescore::domains::DomainHead;
-use crate::rescore::evaluation::{System, Tally};
+use crate::rescore::judge::{System, Tally};
 use crate::rescore::prune::{Cost, Costs};
 use crate::rescore::weights::Weights;
 use serde::Serialize;
@@ -28,6 +28,9 @@ pub struct Report {
     pub all: Option<FileReport>,
     /// Of all files, where there are adapters for domains.
     pub domains: Vec<DomainReport>,
+    /// Why its numbers may not be what they seem.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// How scores were weighed, and who says so.

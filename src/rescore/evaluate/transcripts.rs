@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::nbest::Utterance;
 use crate::nbest::normalise::{Normaliser, Unit, units};
 use crate::nbest::trn::line;
-use crate::rescore::evaluation::{Refusal, System};
+use crate::rescore::judge::{Refusal, System};
 use crate::{Result, atomic};
 
 /// A file of what was said, and one of what each system chose, all in one folder.

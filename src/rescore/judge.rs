@@ -64,7 +64,7 @@ pub enum Choice {
 }
 
 /// Lists with references that belong to one evaluation: all have the same scores.
-pub struct Lists<'a> {
+pub struct JudgedLists<'a> {
     /// Scores the lists; without it their own scores count.
     pub rescorer: Option<&'a Rescorer>,
     /// Which of its adapters scores an utterance.
@@ -86,7 +86,7 @@ pub struct Scores {
     pub lorb: bool,
 }
 
-impl Lists<'_> {
+impl JudgedLists<'_> {
     /// Goes through `path` in its order, in constant memory.
     ///
     /// # Errors
@@ -261,7 +261,7 @@ mod tests {
         let alignment = Alignment::default();
         let systems = systems.to_vec();
         let judge = Judge { normaliser: &normaliser, unit: Unit::Word, alignment, systems };
-        let mut lists = Lists {
+        let mut lists = JudgedLists {
             rescorer: None,
             routes: &Routes::single(),
             reading: &Reading::default(),
