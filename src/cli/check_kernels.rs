@@ -33,10 +33,20 @@ impl CheckKernels {
         let missing = |missing| Error::Usage(format!("there is no CUDA device to use: {missing}"));
         let driver = cuda::open().map_err(missing)?;
         for check in self.trial.subject.checks() {
-            let off = check.run(&driver, &cpu, self.trial, &self.sizes)?;
+            let off = check.run(&driver, &cpu, self.trial, &self.sizes).map_err(untried_without_room)?;
             print(&format!("{}: off by {off:.2} of what it may be\n", check.operation))?;
         }
         Ok(())
+    }
+}
+
+/// A GPU that others have filled says nothing of its kernels: nothing is kept of that.
+fn untried_without_room(error: Error) -> Error {
+    match error {
+        Error::Device(said) if said.contains("CUDA_ERROR_OUT_OF_MEMORY") => {
+            Error::Usage(format!("the GPU has no room for the check, free some of its memory: {said}"))
+        }
+        error => error,
     }
 }
 

@@ -69,8 +69,14 @@ fn kernels() -> Result<()> {
 
 /// What the GPU is.
 fn describe(properties: &Properties) -> Result<()> {
-    let Properties { name, compute_capability: (major, minor), multiprocessors, shared_bytes, memory_bytes } =
-        properties;
+    let Properties {
+        name,
+        compute_capability: (major, minor),
+        multiprocessors,
+        shared_bytes,
+        memory_bytes,
+        ..
+    } = properties;
     line("device", name)?;
     line(
         "",

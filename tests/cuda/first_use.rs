@@ -98,8 +98,9 @@ fn what_agrees_on_one_device_is_tried_on_another() {
     let machine = Machine::new(&[]);
     machine.examine(Precision::F32).unwrap();
     machine.tried();
-    let others: [&dyn Fn() -> Emulated; 3] = [
+    let others: [&dyn Fn() -> Emulated; 4] = [
         &|| Emulated::new(Order::Forward).named("another"),
+        &|| Emulated::new(Order::Forward).with_uuid("another"),
         &|| Emulated::new(Order::Forward).with_multiprocessors(8),
         &|| Emulated::hopper(163 << 10, Order::Forward),
     ];

@@ -33,6 +33,7 @@ const START: u64 = 1 << 30;
 fn idle(memory_bytes: u64) -> Arc<Idle> {
     let properties = Properties {
         name: "idle".into(),
+        uuid: String::new(),
         compute_capability: (9, 0),
         multiprocessors: 132,
         shared_bytes: 227 << 10,

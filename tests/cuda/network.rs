@@ -144,7 +144,7 @@ fn five_steps_follow_the_cpu() {
     for dropout in [0.0, 0.2] {
         let network = Network::new(dropout);
         let (losses, values, scores) = network.learn_on_cpu();
-        let (plain, hopper) = if dropout > 0.0 { (1, 0) } else { (4, 1) };
+        let (plain, hopper) = if dropout > 0.0 { (1, 1) } else { (4, 1) };
         for cuda in devices().take(plain).chain(hoppers().take(hopper)) {
             let (found, moved, scored) = network.learn_on(&cuda);
             let name = format!("{:?}, dropout {dropout}", cuda.precision());

@@ -156,9 +156,10 @@ impl Emulated {
     }
 
     fn of(compute_capability: (u32, u32), shared_bytes: u32, order: Order) -> Emulated {
-        let name = "emulated".into();
+        let (name, uuid) = ("emulated".into(), "emulated".into());
         let (multiprocessors, memory_bytes) = (4, 1 << 32);
-        let properties = Properties { name, compute_capability, multiprocessors, shared_bytes, memory_bytes };
+        let properties =
+            Properties { name, uuid, compute_capability, multiprocessors, shared_bytes, memory_bytes };
         let machine = Machine {
             device: lorb_emulate::Device::new(),
             order,
@@ -177,6 +178,12 @@ impl Emulated {
     /// The same with as many multiprocessors.
     pub fn with_multiprocessors(mut self, multiprocessors: u32) -> Emulated {
         self.properties.multiprocessors = multiprocessors;
+        self
+    }
+
+    /// Another one that is called the same.
+    pub fn with_uuid(mut self, uuid: &str) -> Emulated {
+        self.properties.uuid = uuid.into();
         self
     }
 

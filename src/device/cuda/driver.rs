@@ -53,6 +53,8 @@ pub struct TensorMap(pub [u64; 16]);
 pub struct Properties {
     /// As the vendor calls it.
     pub name: String,
+    /// Which of those that are called so, or which part of one.
+    pub uuid: String,
     /// Major and minor.
     pub compute_capability: (u32, u32),
     pub multiprocessors: u32,

@@ -123,10 +123,11 @@ impl LoraLinear for Cuda {
         assert!(slope.is_none_or(|slope| slope.has(capacity, input)));
         let level = layer.level(&[x, Some(dy), before]);
         let low = match call.dropout {
-            Some(_) => Low::Masked,
+            // What is under dropout is the adapters' product alone.
+            Some(_) if ranks > 0 => Low::Masked,
             // U of one module is summed along its dy; of several, each has columns of its own.
-            None if wanted && layer.modules.len() == 1 && layer.fuses(level) => Low::Fused,
-            None => Low::Stored,
+            _ if wanted && layer.modules.len() == 1 && layer.fuses(level) => Low::Fused,
+            _ => Low::Stored,
         };
 
         let u = (ranks > 0).then(|| self.activations(rows.clone(), ranks));
@@ -275,7 +276,7 @@ impl<'c> Layer<'c> {
     }
 
     fn scales(&self) -> Address {
-        self.call.lora.map_or(Address::NULL, |l| l.scales.address())
+        self.call.lora.and_then(|l| l.scales.as_ref()).map_or(Address::NULL, Flat::address)
     }
 
     fn adapters(&self) -> usize {

@@ -87,6 +87,17 @@ impl Learner for CudaLearner<'_> {
         }
         let (cuda, at) = (self.cuda, self.unread * VALUES);
         let objective = self.options.objective();
+        // All that is copied comes first: between kernels it would keep the next from starting early.
+        cuda.clear(&self.gradient);
+        let lists = HostLists::new(batch);
+        let lists = Lists {
+            offsets: &cuda.upload_flat(&lists.offsets),
+            errors: &cuda.upload_flat(&lists.errors),
+            starts: &cuda.index(&lists.starts),
+            utterances: &Rows::all(batch.utterances.len()),
+        };
+        self.steps += 1;
+        self.adamw.set_step(cuda, self.steps as u32, factor);
         let operands = self.encoder.operands(cuda, &[(&self.adapter, &self.values)]);
         let packed = PackedBatch::new(cuda, &batch.sequences);
         let p = self.adapter.config.dropout;
@@ -99,15 +110,6 @@ impl Learner for CudaLearner<'_> {
         });
         let mut tape = Tape::recording();
         let scored = self.encoder.forward(cuda, &operands, &packed, dropout, &mut tape);
-
-        cuda.clear(&self.gradient);
-        let lists = HostLists::new(batch);
-        let lists = Lists {
-            offsets: &cuda.upload_flat(&lists.offsets),
-            errors: &cuda.upload_flat(&lists.errors),
-            starts: &cuda.index(&lists.starts),
-            utterances: &Rows::all(batch.utterances.len()),
-        };
         let beta = match self.adapter.layout.theta() {
             Some(theta) => Beta::Learned { parameters: &self.values, theta },
             None => Beta::Given(objective.beta as f32),
@@ -123,8 +125,6 @@ impl Learner for CudaLearner<'_> {
         seeds.push((scored.scores, d_scores));
         tape.backward(cuda, seeds, &mut self.gradient);
 
-        self.steps += 1;
-        self.adamw.set_step(cuda, self.steps as u32, factor);
         self.adamw.update(cuda, &mut self.values, &self.gradient, (&mut self.losses, at + 3));
         self.unread += 1;
         Ok(())

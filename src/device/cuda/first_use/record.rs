@@ -18,6 +18,8 @@ use crate::{Result, atomic};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     device: String,
+    /// A fault may be that of one of several alike.
+    uuid: String,
     compute_capability: (u32, u32),
     /// Tiles are chosen by it.
     multiprocessors: u32,
@@ -38,6 +40,7 @@ impl Key {
         let exact = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
         Key {
             device: properties.name.clone(),
+            uuid: properties.uuid.clone(),
             compute_capability: properties.compute_capability,
             multiprocessors: properties.multiprocessors,
             driver: format!("CUDA {major}.{minor} {}", exact.lines().next().unwrap_or_default()),

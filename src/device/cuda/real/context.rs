@@ -10,6 +10,7 @@ use cudarc::driver::sys::{
 use super::super::driver::Properties;
 use super::super::unavailable::{LEAST_CAPABILITY, Unavailable};
 use super::call::{check, describe};
+use crate::text::hex;
 use crate::{Error, Result};
 
 /// The version of CUDA that the installed driver is of, major and minor; none where there is no driver.
@@ -120,11 +121,15 @@ fn properties(device: CUdevice) -> Result<Properties> {
     // SAFETY: the driver writes a text with its 0 into at most as many bytes.
     let named = unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device) };
     check("cuDeviceGetName", named)?;
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: the driver writes 16 bytes.
+    check("cuDeviceGetUuid", unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) })?;
     let mut memory_bytes = 0usize;
     // SAFETY: the driver writes one size.
     check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut memory_bytes, device) })?;
     Ok(Properties {
         name: String::from_utf8_lossy(name.split(|&b| b == 0).next().unwrap_or_default()).into_owned(),
+        uuid: hex(&uuid.bytes.map(|byte| byte as u8)),
         compute_capability: (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,

@@ -68,8 +68,8 @@ pub struct Lora {
     /// A [padded rank, in] of all modules, then B^T [padded rank, out]; of each module, one adapter's after
     /// the other's. In the precision of the activations.
     operands: Arc<Block>,
-    /// The scale of each adapter.
-    pub(super) scales: Flat,
+    /// The scale of each adapter; none where no module has any, for a copy would keep the kernels apart for nothing.
+    pub(super) scales: Option<Flat>,
     pub(super) modules: Vec<Option<Adapted>>,
     pub(super) adapters: usize,
 }
@@ -128,9 +128,9 @@ impl Lora {
             let slot = slot.clone()?;
             Some(Adapted { padded: padded(&slot), a: address(a[m]), b: address(b[m]), slot })
         };
-        let scales: Vec<f32> = adapters.iter().map(|(_, scale)| *scale).collect();
+        let scales = || cuda.upload_flat(&adapters.iter().map(|(_, scale)| *scale).collect::<Vec<f32>>());
         let lora = Lora {
-            scales: cuda.upload_flat(&scales),
+            scales: slots.iter().any(Option::is_some).then(scales),
             modules: slots.iter().enumerate().map(module).collect(),
             adapters: adapters.len(),
             operands: operands.clone(),
