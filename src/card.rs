@@ -95,3 +95,9 @@ pub fn own_head(model: &BaseModel) -> Result<Option<Adapter>> {
     let nothing = LoraConfig { targets: Targets::default(), ..LoraConfig::default() };
     Adapter::initialise(config, checkpoint, nothing, None, 0).map(Some)
 }
+
+/// What is wrong with a model that has no [`own_head`] where one is needed; `option` gives another.
+pub fn no_head(model: &BaseModel, option: &str) -> Error {
+    let hint = format!("give {option}, or a merged model");
+    Error::file(&model.name, "the model has no head of one score", hint)
+}

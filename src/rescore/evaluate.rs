@@ -172,8 +172,12 @@ impl Evaluate {
                     let hint = "tune on lists that were rescored without --prune, or give --model";
                     return Err(("hypotheses of it were pruned, and have no \"lorb\"".into(), hint));
                 }
-                let said = normaliser.normalise(utterance.reference.as_deref().unwrap_or_default());
-                trained_on |= heads.get(place).is_some_and(|head| head.trained_on.has(&utterance.id, &said));
+                // One is enough to know.
+                trained_on = trained_on
+                    || heads.get(place).is_some_and(|head| {
+                        let said = normaliser.normalise(utterance.reference.as_deref().unwrap_or_default());
+                        head.trained_on.has(&utterance.id, &said)
+                    });
                 tunings[place].lists.push(list);
                 Ok(())
             })?;

@@ -7,13 +7,13 @@ use sha2::{Digest, Sha256};
 
 use super::settings::{ListOptions, Settings};
 use super::weights::RescoringFile;
-use crate::card::{open_adapter, own_head};
+use crate::card::{no_head, open_adapter, own_head};
 use crate::hub::Found;
 use crate::lora::Adapter;
 use crate::model::BaseModel;
 use crate::nbest::sample::Sample;
 use crate::text::hex;
-use crate::{Error, Result, builtin};
+use crate::{Result, builtin};
 
 /// A base and what scores with it.
 pub struct Head {
@@ -36,11 +36,7 @@ impl Head {
         let model = base.as_ref().map_or_else(builtin::model, Found::base)?;
         let (head, card) = match &adapter {
             Some(found) => open_adapter(&found.dir, &model)?,
-            None => {
-                let hint = "give --adapter DIR, or a merged model";
-                let missing = || Error::file(&model.name, "the model has no head of one score", hint);
-                (own_head(&model)?.ok_or_else(missing)?, None)
-            }
+            None => (own_head(&model)?.ok_or_else(|| no_head(&model, "--adapter DIR"))?, None),
         };
         let home = adapter.or(base);
         let mut settings = Settings::of(home.as_ref().map(|home| home.dir.as_path()))?;

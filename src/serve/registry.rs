@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::cache::Identity;
 use super::metrics;
 use super::problem::Problem;
-use crate::card::{open_adapter, own_head};
+use crate::card::{no_head, open_adapter, own_head};
 use crate::lora::Adapter;
 use crate::lora::name::{self, is_name};
 use crate::model::BaseModel;
@@ -94,10 +94,7 @@ impl Registry {
                 Some(Arc::new(Loaded::new(None, &bank, head, settings)?))
             }
             None if directory.is_some() => None,
-            None => {
-                let hint = "give --adapters DIR, or a merged model";
-                return Err(Error::file(&model.name, "the model has no head of one score", hint));
-            }
+            None => return Err(no_head(&model, "--adapters DIR")),
         };
         let (in_use, residents) = (Arc::default(), Mutex::new(LruCache::unbounded()));
         let loading = std::array::from_fn(|_| tokio::sync::Mutex::new(()));

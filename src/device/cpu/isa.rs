@@ -1,5 +1,7 @@
 //! The instruction sets that the kernels exist for, and the choice among them at run time.
 
+#[cfg(target_arch = "x86_64")]
+use std::sync::LazyLock;
 use std::sync::OnceLock;
 
 use crate::device::Dtype;
@@ -79,7 +81,7 @@ impl Isa {
         match (self.0, dtype) {
             (_, Dtype::F32) => true,
             #[cfg(target_arch = "x86_64")]
-            (Set::Avx512, Dtype::Bf16) => is_x86_feature_detected!("avx512bf16") && !multiplies_bf16_slowly(),
+            (Set::Avx512, Dtype::Bf16) => is_x86_feature_detected!("avx512bf16") && !*MULTIPLIES_BF16_SLOWLY,
             #[cfg(target_arch = "x86_64")]
             (Set::Avx512, Dtype::Int8) => is_x86_feature_detected!("avx512vnni"),
             (Set::Avx2, Dtype::Int8) => true,
@@ -105,14 +107,15 @@ impl Isa {
 /// Whether VDPBF16PS is slower than as many multiply-adds of f32: on Intel's Xeons since Sapphire Rapids, which have
 /// AVX512-FP16 too. There it starts every other cycle, two f32 ones every cycle (measured: 84 and 178 GFLOP/s); on AMD's
 /// Zen 4 it makes twice f32's. By the CPU's name and not by a clock, so that a machine always computes the same bits.
+/// Each product asks, and in a virtual machine CPUID takes as long as a small one.
 #[cfg(target_arch = "x86_64")]
-fn multiplies_bf16_slowly() -> bool {
+static MULTIPLIES_BF16_SLOWLY: LazyLock<bool> = LazyLock::new(|| {
     #[allow(unused_unsafe, reason = "later versions of Rust have it safe")]
     // SAFETY: every CPU of x86-64 has CPUID.
     let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
     let is_intel = (vendor.ebx, vendor.edx, vendor.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e);
     is_intel && is_x86_feature_detected!("avx512fp16")
-}
+});
 
 /// Compiles a generic kernel once per instruction set and declares the function that picks one.
 ///
